@@ -1,0 +1,1 @@
+"""Guardrail checks that run beside the traffic and never delay it."""

@@ -1,0 +1,1 @@
+"""Engines that evaluate a compiled policy bundle: embedded WebAssembly, or an OPA server."""

@@ -1,0 +1,244 @@
+"""What a policy is asked, and what it answers.
+
+One decision is a pure function of one :class:`DecisionInput`: nothing else (no clock, no network, no state)
+can change it, so any decision can be made again later from the record. Policies answer with
+:class:`Finding` objects; how findings become one action is in ``policies.compose``.
+
+The input has a version ``major.minor``. A minor version only adds fields; a policy declares the major that it
+was written for.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+INPUT_VERSION = "1.0"
+
+
+class Stage(StrEnum):
+    """When a policy is asked. ``REASONING`` and ``OUTPUT`` are asked while an answer flows."""
+
+    REQUEST = "request"
+    REASONING = "reasoning"
+    TOOL_CALL = "tool_call"
+    OUTPUT = "output"
+    RESPONSE = "response"
+
+
+class Action(StrEnum):
+    """What a finding asks for, from the mildest to the strictest (see ``policies.compose.STRICTNESS``)."""
+
+    ALLOW = "allow"
+    FLAG = "flag"
+    REDACT = "redact"
+    QUARANTINE = "quarantine"
+    APPROVE = "approve"
+    DENY = "deny"
+    TERMINATE = "terminate"
+
+
+class Severity(StrEnum):
+    INFO = "info"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+
+class Mode(StrEnum):
+    """Enforce changes what the client gets; warn alerts; shadow only records."""
+
+    ENFORCE = "enforce"
+    WARN = "warn"
+    SHADOW = "shadow"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Identity(_Part):
+    """Who asks: the agent that the credential stands for; ``anonymous`` where none is configured."""
+
+    agent: str
+    owner: str | None = None
+    team: str | None = None
+
+
+class RecentCall(_Part):
+    """A tool call of this run that the model made earlier. ``repeats`` counts how often the same call
+    gave the same result with nothing new in between (0 = not yet repeated)."""
+
+    name: str
+    arguments: str
+    result_changed: bool | None = None
+    repeats: int = 0
+
+
+class RunFacts(_Part):
+    """What is known of the run so far: counts are of earlier exchanges, tokens and USD of settled ones."""
+
+    id: str
+    step: int = 0
+    tool_calls: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+    seconds: float = 0.0
+    recent_calls: list[RecentCall] = []
+    findings: list[str] = Field(default=[], description="Ids of earlier findings, `policy/id`.")
+
+
+class OfferedTool(_Part):
+    name: str
+    description: str | None = None
+    parameters: Any = None
+
+
+class MessageView(_Part):
+    """One message of the request; ``new`` if the run had not shown it before."""
+
+    role: str
+    text: str
+    name: str | None = None
+    tool_call_id: str | None = None
+    new: bool = True
+
+
+class RequestFacts(_Part):
+    api: Literal["chat"] = "chat"
+    model: str | None = None
+    stream: bool = False
+    n: int = 1
+    tool_choice: Any = None
+    tools: list[OfferedTool] = []
+    messages: list[MessageView] = Field(default=[], description="New messages only; all if unknown.")
+    message_count: int = 0
+    sampling: dict[str, Any] = Field(default={}, description="temperature, top_p, max_tokens, seed …")
+
+
+class CallFacts(_Part):
+    """A tool call of the answer. ``arguments`` is the parsed object of a complete call, else null;
+    ``raw`` is its text as the model wrote it. ``offered``: the request offered a tool of just this name."""
+
+    id: str | None = None
+    name: str
+    index: int = 0
+    choice: int = 0
+    arguments: dict[str, Any] | None = None
+    raw: str = ""
+    complete: bool = True
+    offered: bool = True
+
+
+class ResponseFacts(_Part):
+    choice: int = 0
+    text: str = ""
+    reasoning: str = ""
+    finish_reason: str | None = None
+    calls: list[CallFacts] = []
+
+
+class Signal(_Part):
+    """A cheap finding on a surface: pattern ``id`` of pattern set ``set`` matched at ``path``
+    (a JSON pointer into the surface's value, or "" for a text). Never the matched text itself."""
+
+    set: str
+    id: str
+    severity: Severity = Severity.MEDIUM
+    path: str = ""
+    count: int = 1
+
+
+class CheckFact(_Part):
+    """A guardrail check's verdict on an earlier or this exchange, as far as it has come."""
+
+    check: str
+    status: Literal["passed", "modified", "blocked", "error", "timeout", "dropped"]
+    surface: str
+    detail: str | None = None
+
+
+class BudgetFacts(_Part):
+    scope: Literal["run", "agent", "team", "total"]
+    unit: Literal["tokens", "usd", "requests", "tool_calls", "seconds"]
+    limit: float
+    used: float
+
+
+class DecisionInput(_Part):
+    """All that a policy can see. Fields of other stages are null (``call`` outside ``tool_call``, …)."""
+
+    version: str = INPUT_VERSION
+    stage: Stage
+    time: str = Field(description="RFC 3339, UTC, when the exchange was opened.")
+    exchange: str
+    identity: Identity
+    run: RunFacts
+    request: RequestFacts
+    call: CallFacts | None = None
+    response: ResponseFacts | None = None
+    signals: list[Signal] = []
+    checks: list[CheckFact] = []
+    budgets: list[BudgetFacts] = []
+
+
+class Redaction(_Part):
+    path: str
+    start: int | None = None
+    end: int | None = None
+    replacement: str = "[redacted]"
+
+
+class Finding(_Part):
+    """One element of a policy's stage set, as Rego returns it. ``message`` is what the agent is told: a
+    constant of the policy, never text from the traffic."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9_.-]{1,64}$")]
+    severity: Severity
+    message: Annotated[str, Field(min_length=1, max_length=500)]
+    action: Action
+    tags: list[str] = []
+    redactions: list[Redaction] = []
+
+
+class PolicyFinding(_Part):
+    """A finding with where it came from and how far it counts."""
+
+    policy: str = Field(description="`owner.name`, the package below `interlock.policies`.")
+    mode: Mode
+    finding: Finding
+
+
+class PolicyError(_Part):
+    """A policy that did not answer. ``cause`` says whose fault: the engine's, or this input's."""
+
+    policy: str
+    mode: Mode
+    cause: Literal["engine", "input", "policy"]
+    message: str
+
+
+class Decision(_Part):
+    """What all policies in force say together at one stage.
+
+    ``action`` is the strictest *enforced* action; shadow and warn findings are listed and change nothing.
+    ``refusal`` is set iff the action is deny or terminate: the policy's constant text and code for the agent.
+    """
+
+    stage: Stage
+    action: Action
+    findings: list[PolicyFinding] = []
+    errors: list[PolicyError] = []
+    rule: str | None = Field(default=None, description="`policy/finding id` that decided the action.")
+    refusal: str | None = None
+    code: str = Field(default="policy_denied", description="`policy_denied` or `judge_unavailable`.")
+    engine: str = "none"
+    bundle: str = Field(default="", description="Bundle digest (sources and data).")
+    rollout: str = Field(default="", description="Roll-out digest (modes).")
+    asked: list[str] = Field(default=[], description="Policies that were asked.")
+    duration_us: int = 0

@@ -1,0 +1,1 @@
+"""vLLM's dialects as readers and writers without I/O: bytes in, deltas out."""

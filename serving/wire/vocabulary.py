@@ -1,0 +1,75 @@
+"""The neutral words that every dialect of vLLM's wire is read into.
+
+A reader takes bytes in any chunking and yields :class:`Event` objects: the unit is the whole server-sent
+event, with its exact bytes, and with what it says as :class:`ChoiceDelta` objects, one per choice that it
+speaks of. Whoever passes an event on passes ``raw``, so nothing is parsed and written again.
+
+These are plain data on the hot path (one object per token), hence ``msgspec.Struct``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class ToolDelta(msgspec.Struct, frozen=True):
+    """A piece of one tool call. ``id`` and ``name`` come with its first piece only."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+class ChoiceDelta(msgspec.Struct, frozen=True):
+    """What one event says about one choice.
+
+    ``text`` and ``reasoning`` are None where the event does not carry the field or carries null.
+    ``tokens`` is how many tokens the event shows in logprobs or token ids (0: it shows neither).
+    """
+
+    choice: int
+    text: str | None = None
+    reasoning: str | None = None
+    tools: tuple[ToolDelta, ...] = ()
+    finish: str | None = None
+    tokens: int = 0
+    logprob_text: str | None = None
+    token_ids: tuple[int, ...] = ()
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Token counts as vLLM reports them; ``cached`` and ``reasoning`` are parts of the two totals."""
+
+    prompt: int
+    completion: int
+    cached: int = 0
+    reasoning: int = 0
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One server-sent event: its exact bytes, terminator included, and what it says.
+
+    ``kind``: "delta" (choices), "usage" (no choices), "error", "done" (``[DONE]``), "comment", or
+    "unknown" (not understood: the setting for unjudged answers decides).
+    """
+
+    raw: bytes
+    kind: str
+    choices: tuple[ChoiceDelta, ...] = ()
+    usage: Usage | None = None
+    error: Any = None
+    answer_id: str | None = None
+
+
+class ToolCall(msgspec.Struct):
+    """A whole tool call, accumulated. ``complete`` is False if the answer was cut off inside it."""
+
+    choice: int
+    index: int
+    id: str | None
+    name: str
+    arguments: str
+    complete: bool = True

@@ -1,0 +1,1 @@
+"""The record: a durable journal, and everything that is made from it."""
