@@ -26,8 +26,8 @@ class _Section(BaseModel):
 class AgentSettings(_Section):
     """One agent: who may speak for it, and what it may spend.
 
-    ``keys`` are the API keys (``Authorization: Bearer``) that stand for it; they are Interlock's own and never
-    reach the model server. Budgets that are null do not bind.
+    ``keys`` are the API keys (``Authorization: Bearer``) that stand for it; they are Interlock's own, never
+    sent to the model server. Budgets that are null do not bind.
     """
 
     keys: list[SecretStr] = []

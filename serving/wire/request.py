@@ -1,0 +1,65 @@
+"""A judged request as the model server will read it.
+
+The strict reading (``serving.wire.strict``) makes sure that there is only one way to read the bytes; this is
+what they say, reduced to what Interlock needs. The bytes themselves go upstream unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class SentCall(msgspec.Struct, frozen=True):
+    """A tool call inside an assistant message of the history. ``arguments`` is the text as sent."""
+
+    id: str | None
+    name: str
+    arguments: str
+
+
+class SentMessage(msgspec.Struct, frozen=True):
+    """One message of the history. ``text`` joins all text parts with newlines ("" if none);
+    ``media`` names the types of other parts (``image_url`` …)."""
+
+    role: str
+    text: str
+    reasoning: str | None = None
+    calls: tuple[SentCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    media: tuple[str, ...] = ()
+
+
+class SentTool(msgspec.Struct, frozen=True):
+    name: str
+    description: str | None = None
+    parameters: Any = None
+
+
+class ChatRequest(msgspec.Struct, frozen=True):
+    """A chat-completions request. ``limit`` is max_completion_tokens or max_tokens; ``shows_tokens``: the
+    answer will carry logprobs or token ids; ``calls_possible``: tools are offered and not forbidden."""
+
+    model: str | None
+    messages: tuple[SentMessage, ...]
+    tools: tuple[SentTool, ...] = ()
+    tool_choice: Any = None
+    stream: bool = False
+    include_usage: bool = False
+    n: int = 1
+    limit: int | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
+    token_ids: bool = False
+    sampling: dict[str, Any] = {}
+    fields: frozenset[str] = frozenset()
+
+    @property
+    def shows_tokens(self) -> bool:
+        return self.logprobs or self.token_ids
+
+    @property
+    def calls_possible(self) -> bool:
+        return bool(self.tools) and self.tool_choice != "none"
