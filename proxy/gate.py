@@ -1,0 +1,503 @@
+"""What the client is given of a streamed answer: pass, hold, release, refuse, cut.
+
+The gate is a plain object: events and verdicts in, bytes and questions out. It opens no socket, reads no
+clock and starts no task; the relay feeds it, sends what it gives and has its questions answered.
+
+How to think about it
+---------------------
+The unit is the whole event. Each choice of the answer has a queue and one of five states:
+
+====== ==================================================================================================
+FLOW   nothing is held; events pass at once.
+DOUBT  the last events showed tokens (logprobs, token ids) and no text that explains them. They may be the
+       opening of a tool call, so they wait until an event of this choice says which surface they belong to.
+HOLD   a call has begun. Its events, and every later event of the choice, wait in order.
+DRAIN  the choice has finished upstream, and some of its calls are not judged yet.
+ENDED  the choice has finished and its queue is empty.
+====== ==================================================================================================
+
+What an event says about its choice is one of four kinds, and ``_NEXT`` is the whole machine:
+
+* CALL    it carries a piece of a tool call
+* FINISH  it carries a finish reason (and no piece of a call)
+* BLIND   it shows tokens that its text does not explain
+* PLAIN   anything else
+
+A state may also be left from the other side: when verdicts come in and the queue empties, HOLD goes back to
+FLOW (no call is open any more) and DRAIN goes on to ENDED. An event that is CALL and finishes as well is taken
+as CALL and then as FINISH.
+
+A call is complete when a higher index begins in its choice or when its choice finishes; never because its JSON
+parses. Each complete call is asked about once. An event leaves the queue when it is at the head and every call
+that it touches, or may touch, has its verdict. Denied calls vanish: their events become one text event with the
+refusal, the calls that stay are renumbered so that no gap shows, and events that show tokens of a denied call
+lose their logprobs and token ids.
+
+Events without choices (usage, ``[DONE]``) wait until no choice holds anything. An error event drops all that is
+held and passes at once. After :meth:`Gate.cut` or :meth:`Gate.fail` nothing is accepted any more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from enum import Enum, auto
+from typing import Literal
+
+import msgspec
+
+from serving.wire.vocabulary import ChoiceDelta, Event, ToolCall, Usage
+from serving.wire.writer import EventChange, StreamWriter
+
+
+class State(Enum):
+    FLOW = auto()
+    DOUBT = auto()
+    HOLD = auto()
+    DRAIN = auto()
+    ENDED = auto()
+
+
+class Kind(Enum):
+    PLAIN = auto()
+    BLIND = auto()
+    CALL = auto()
+    FINISH = auto()
+
+
+_NEXT: dict[State, dict[Kind, State | None]] = {
+    # None: what the model server sends there contradicts itself; the answer is cut.
+    State.FLOW: {
+        Kind.PLAIN: State.FLOW,
+        Kind.BLIND: State.DOUBT,
+        Kind.CALL: State.HOLD,
+        Kind.FINISH: State.ENDED,
+    },
+    State.DOUBT: {
+        Kind.PLAIN: State.FLOW,
+        Kind.BLIND: State.DOUBT,
+        Kind.CALL: State.HOLD,
+        Kind.FINISH: State.ENDED,
+    },
+    State.HOLD: {
+        Kind.PLAIN: State.HOLD,
+        Kind.BLIND: State.HOLD,
+        Kind.CALL: State.HOLD,
+        Kind.FINISH: State.DRAIN,
+    },
+    State.DRAIN: {Kind.PLAIN: State.DRAIN, Kind.BLIND: State.DRAIN, Kind.CALL: None, Kind.FINISH: None},
+    State.ENDED: {Kind.PLAIN: State.ENDED, Kind.BLIND: State.ENDED, Kind.CALL: None, Kind.FINISH: None},
+}
+
+Problem = Literal["held_bytes"]
+
+
+class Question(msgspec.Struct, frozen=True):
+    """A call that is to be judged. ``problem`` is set where the gate itself found it unfit."""
+
+    ticket: int
+    call: ToolCall
+    problem: Problem | None = None
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The verdict on a question. ``refusal`` (None: allowed) is the text that takes the call's place;
+    ``cut`` ends the whole answer with it."""
+
+    refusal: str | None = None
+    cut: bool = False
+
+
+class _Call(msgspec.Struct):
+    index: int
+    id: str | None
+    name: str
+    pieces: list[str]
+    complete: bool = False
+    overflowed: bool = False
+    answer: Answer | None = None
+    told: bool = False
+
+
+class _Held(msgspec.Struct):
+    event: Event
+    delta: ChoiceDelta
+    touches: set[int]
+    doubtful: bool
+
+
+class _Choice:
+    """One choice's queue, state and calls."""
+
+    __slots__ = ("calls", "given", "kept", "newest", "numbers", "queue", "said", "state")
+
+    def __init__(self) -> None:
+        self.state = State.FLOW
+        self.queue: deque[_Held] = deque()
+        self.calls: dict[int, _Call] = {}
+        self.newest = -1
+        self.numbers: dict[int, int] = {}  # kept call: upstream's index → the client's
+        self.kept = 0
+        self.said = False  # some text has been given, so a refusal needs a break before it
+        self.given: list[str] = []  # refusals that were given
+
+    @property
+    def refused(self) -> bool:
+        return any(c.answer is not None and c.answer.refusal is not None for c in self.calls.values())
+
+
+class Gate:
+    """One streamed answer.
+
+    ``hold``: calls wait for their verdict; if False they are asked about and pass meanwhile (no policy in
+    force could change them). ``watch_tokens``: the answer may show tokens of calls in logprobs or token ids.
+    ``held_limit``: bytes that may be held, over all choices; a call beyond is asked about as unfit.
+    ``closing``: finish reason of a choice whose calls were all refused.
+    """
+
+    def __init__(
+        self,
+        writer: StreamWriter,
+        *,
+        hold: bool = True,
+        watch_tokens: bool = False,
+        held_limit: int = 1024 * 1024,
+        closing: str = "stop",
+    ) -> None:
+        self._writer = writer
+        self._hold = hold
+        self._watch = watch_tokens and hold
+        self._limit = held_limit
+        self._closing = closing
+        self._choices: dict[int, _Choice] = {}
+        self._tail: list[Event] = []
+        self._out: list[bytes] = []
+        self._questions: list[Question] = []
+        self._tickets: dict[int, tuple[_Choice, _Call]] = {}
+        self._next_ticket = 0
+        self._template: bytes | None = None
+        self.held_bytes = 0
+        self.over = False
+        self.dropped_events = 0
+
+    # -- what the relay takes out ------------------------------------------------------------------
+
+    def take(self) -> list[bytes]:
+        """Bytes to send now, in order."""
+        out, self._out = self._out, []
+        return out
+
+    def questions(self) -> list[Question]:
+        """Calls to judge, each once."""
+        asked, self._questions = self._questions, []
+        return asked
+
+    @property
+    def waiting(self) -> bool:
+        """Some question has no answer yet."""
+        return bool(self._tickets)
+
+    @property
+    def holding(self) -> bool:
+        return self.held_bytes > 0
+
+    def refusals(self, choice: int) -> list[str]:
+        """The refusal texts that ``choice`` was given."""
+        state = self._choices.get(choice)
+        return list(state.given) if state else []
+
+    def kept(self, choice: int) -> list[int]:
+        """Upstream's indices of the calls that ``choice`` was given."""
+        state = self._choices.get(choice)
+        if state is None:
+            return []
+        return [i for i, c in sorted(state.calls.items()) if c.answer is None or c.answer.refusal is None]
+
+    # -- what the relay puts in --------------------------------------------------------------------
+
+    def feed(self, event: Event) -> None:
+        """The next event of the answer."""
+        if self.over:
+            return
+        if event.kind == "delta":
+            self._template = event.raw
+            if len(event.choices) == 1:
+                self._choice_event(event, event.choices[0])
+            else:
+                self._several(event)
+            return
+        if event.kind == "error":
+            self.fail(event.raw)
+            return
+        if event.kind == "done":
+            self._close_open_calls()
+        if self.held_bytes:
+            self._tail.append(event)
+            self.held_bytes += len(event.raw)
+        else:
+            self._out.append(event.raw)
+
+    def _close_open_calls(self) -> None:
+        """``[DONE]`` came though some choice never finished: its calls are what they are, incomplete."""
+        for number, choice in self._choices.items():
+            self._complete(number, choice, complete=False)
+            self._resolve_doubt(choice, set())
+            self._drain(choice)
+
+    def answer(self, ticket: int, answer: Answer) -> None:
+        """The verdict on a question."""
+        choice, call = self._tickets.pop(ticket)
+        if self.over:
+            return
+        call.answer = answer
+        if answer.cut and answer.refusal is not None:
+            self.cut(answer.refusal)
+            return
+        self._drain(choice)
+
+    def fail(self, raw: bytes = b"") -> None:
+        """Upstream failed: what is held is dropped, ``raw`` (its own error event, or nothing) passes."""
+        for choice in self._choices.values():
+            self.dropped_events += len(choice.queue)
+            choice.queue.clear()
+            choice.state = State.ENDED
+        self._tail.clear()
+        self.held_bytes = 0
+        self._questions.clear()
+        for choice in self._choices.values():
+            for call in choice.calls.values():
+                call.complete = True
+        if raw:
+            self._out.append(raw)
+
+    def end(self) -> bool:
+        """The stream is over. False if it broke off while something was held (which is then dropped)."""
+        if self.over or not self.held_bytes:
+            return True
+        if self._tail and self._tail[-1].kind == "done":
+            return True
+        self.fail()
+        return False
+
+    def cut(self, text: str, *, finish: str | None = None, usage: Usage | None = None) -> None:
+        """End the whole answer here: each open choice says ``text`` and stops."""
+        self.over = True
+        template = self._template
+        for number, choice in sorted(self._choices.items()):
+            self.dropped_events += len(choice.queue)
+            if choice.state is not State.ENDED and template is not None:
+                self._say(choice, template, number, text)
+                self._out.append(self._writer.finish(template, number, finish or self._closing))
+            choice.queue.clear()
+            choice.state = State.ENDED
+        self._tail.clear()
+        self.held_bytes = 0
+        self._questions.clear()
+        if template is not None and usage is not None:
+            self._out.append(self._writer.usage(template, usage))
+        self._out.append(self._writer.ending())
+
+    def abort(self, status: int, code: str, message: str) -> None:
+        """End the answer with an error event, as the model server reports its own failures."""
+        self.fail(self._writer.error(status, code, message))
+        self.over = True
+        self._out.append(self._writer.ending())
+
+    # -- one choice --------------------------------------------------------------------------------
+
+    def _several(self, event: Event) -> None:
+        """vLLM's events speak of one choice each; of an event with several, each part goes its own way."""
+        simple = all(
+            self._kind(delta) is Kind.PLAIN and self._state(delta.choice).state is State.FLOW for delta in event.choices
+        )
+        if simple or not self._hold:
+            for delta in event.choices:
+                self._choice_event(event, delta, emit=False)
+            self._out.append(event.raw)
+            return
+        parts = self._writer.split(event.raw, tuple(delta.choice for delta in event.choices))
+        for raw, delta in zip(parts, event.choices, strict=True):
+            self._choice_event(Event(raw, "delta", (delta,), event.usage, answer_id=event.answer_id), delta)
+
+    def _state(self, number: int) -> _Choice:
+        choice = self._choices.get(number)
+        if choice is None:
+            choice = self._choices[number] = _Choice()
+        return choice
+
+    def _kind(self, delta: ChoiceDelta) -> Kind:
+        if delta.tools:
+            return Kind.CALL
+        if delta.finish is not None:
+            return Kind.FINISH
+        if self._watch and delta.tokens:
+            shown = (delta.reasoning or "") + (delta.text or "")
+            if not shown:
+                return Kind.BLIND
+            if delta.logprob_text is None:
+                return Kind.BLIND if delta.tokens > 1 else Kind.PLAIN
+            if delta.logprob_text != shown:
+                return Kind.BLIND
+        return Kind.PLAIN
+
+    def _choice_event(self, event: Event, delta: ChoiceDelta, *, emit: bool = True) -> None:
+        choice = self._state(delta.choice)
+        kind = self._kind(delta)
+        if kind is Kind.PLAIN and choice.state is State.FLOW:
+            if delta.text and not choice.said:
+                choice.said = not delta.text.isspace()
+            if emit:
+                self._out.append(event.raw)
+            return
+        following = _NEXT[choice.state][kind]
+        if following is not None and kind is Kind.CALL and not self._take_pieces(delta, choice):
+            following = None
+        if following is None and not self._hold:
+            self._out.append(event.raw)
+            return
+        if following is None:
+            self.cut("The answer was stopped: it went on with a tool call that had ended.")
+            return
+        if kind is Kind.CALL and delta.finish is not None:
+            following = State.DRAIN
+        touches = {tool.index for tool in delta.tools}
+        if kind is not Kind.BLIND:
+            self._resolve_doubt(choice, touches)
+        choice.state = following
+        if delta.finish is not None:
+            self._complete(delta.choice, choice, complete=delta.finish != "length")
+        if not self._hold:
+            if emit:
+                self._out.append(event.raw)
+            return
+        if kind is not Kind.CALL and choice.newest >= 0 and delta.tokens:
+            touches = {choice.newest}  # tokens after a call may still be that call's
+        choice.queue.append(_Held(event, delta, touches, kind is Kind.BLIND))
+        self.held_bytes += len(event.raw)
+        if self.held_bytes > self._limit:
+            self._overflow(delta.choice, choice)
+        self._drain(choice)
+
+    def _resolve_doubt(self, choice: _Choice, touches: set[int]) -> None:
+        """Events in doubt belong to the call before them, to the call that begins now, or to neither. The event
+        before them, if it shows several tokens, may show the first ones of the call that begins now."""
+        for held in reversed(choice.queue):
+            if not held.doubtful:
+                if held.delta.tokens > 1:
+                    held.touches |= touches
+                break
+            held.doubtful = False
+            held.touches |= touches
+
+    def _take_pieces(self, delta: ChoiceDelta, choice: _Choice) -> bool:
+        for tool in delta.tools:
+            call = choice.calls.get(tool.index)
+            if call is None:
+                if tool.index < choice.newest:
+                    return False
+                self._complete(delta.choice, choice, complete=True)
+                call = choice.calls[tool.index] = _Call(tool.index, tool.id, tool.name or "", [])
+                choice.newest = tool.index
+            else:
+                if call.overflowed:
+                    continue
+                if call.complete:
+                    return False
+                call.id = call.id or tool.id
+                if tool.name:
+                    call.name += tool.name
+            if tool.arguments:
+                call.pieces.append(tool.arguments)
+        return True
+
+    def _complete(self, number: int, choice: _Choice, *, complete: bool) -> None:
+        call = choice.calls.get(choice.newest)
+        if call is not None and not call.complete:
+            self._ask(number, choice, call, complete=complete)
+
+    def _ask(
+        self, number: int, choice: _Choice, call: _Call, *, complete: bool, problem: Problem | None = None
+    ) -> None:
+        call.complete = True
+        ticket = self._next_ticket
+        self._next_ticket += 1
+        self._tickets[ticket] = (choice, call)
+        whole = ToolCall(number, call.index, call.id, call.name, "".join(call.pieces), complete)
+        self._questions.append(Question(ticket, whole, problem))
+
+    def _overflow(self, number: int, choice: _Choice) -> None:
+        """Too much is held: the open call of this choice is unfit, and nothing more may come of it."""
+        call = choice.calls.get(choice.newest)
+        if call is not None and not call.complete:
+            call.overflowed = True
+            self._ask(number, choice, call, complete=False, problem="held_bytes")
+
+    # -- release -----------------------------------------------------------------------------------
+
+    def _drain(self, choice: _Choice) -> None:
+        queue = choice.queue
+        while queue and not queue[0].doubtful and self._judged(choice, queue[0].touches):
+            held = queue.popleft()
+            self.held_bytes -= len(held.event.raw)
+            self._give(choice, held)
+        if not queue:
+            if choice.state is State.DRAIN:
+                choice.state = State.ENDED
+            elif choice.state is State.HOLD and not self._open(choice):
+                choice.state = State.FLOW
+        if self._tail and not any(c.queue for c in self._choices.values()):
+            for event in self._tail:
+                self._out.append(event.raw)
+            self._tail.clear()
+            self.held_bytes = 0
+
+    @staticmethod
+    def _judged(choice: _Choice, touches: Iterable[int]) -> bool:
+        return all(choice.calls[index].answer is not None for index in touches)
+
+    @staticmethod
+    def _open(choice: _Choice) -> bool:
+        return any(call.answer is None for call in choice.calls.values())
+
+    def _give(self, choice: _Choice, held: _Held) -> None:
+        delta, event = held.delta, held.event
+        if delta.text and not choice.said:
+            choice.said = not delta.text.isspace()
+        dropped = set()
+        for index in sorted(held.touches):
+            call = choice.calls[index]
+            assert call.answer is not None
+            if call.answer.refusal is not None:
+                dropped.add(index)
+                if not call.told:
+                    call.told = True
+                    self._say(choice, event.raw, delta.choice, call.answer.refusal)
+            elif index not in choice.numbers:
+                choice.numbers[index] = choice.kept
+                choice.kept += 1
+        if not choice.refused:
+            self._out.append(event.raw)
+            return
+        finish = None
+        if delta.finish is not None and not choice.kept and delta.finish != "length":
+            finish = self._closing
+        change = EventChange(
+            choice=delta.choice,
+            dropped=frozenset(dropped),
+            renumber={i: choice.numbers[i] for i in held.touches if choice.numbers.get(i, i) != i},
+            hide_tokens=bool(dropped) and delta.tokens > 0,
+            finish=finish if finish != delta.finish else None,
+        )
+        if not (change.dropped or change.renumber or change.hide_tokens or change.finish):
+            self._out.append(event.raw)
+            return
+        changed = self._writer.change(event.raw, change)
+        if changed is not None:
+            self._out.append(changed)
+
+    def _say(self, choice: _Choice, template: bytes, number: int, text: str) -> None:
+        choice.given.append(text)
+        if choice.said:
+            text = "\n\n" + text
+        choice.said = True
+        self._out.append(self._writer.text(template, number, text))

@@ -1,0 +1,98 @@
+"""Reads the whole (not streamed) answer of ``/v1/chat/completions``."""
+
+from __future__ import annotations
+
+import msgspec
+
+from serving.wire.chat_stream import WireUsage
+from serving.wire.vocabulary import ToolCall, Usage
+
+
+class AnswerChoice(msgspec.Struct, frozen=True):
+    """One choice. ``position`` is its place in the list, ``number`` its ``index`` field."""
+
+    position: int
+    number: int
+    text: str
+    reasoning: str
+    calls: tuple[ToolCall, ...]
+    finish: str | None
+
+
+class WholeAnswer(msgspec.Struct, frozen=True):
+    choices: tuple[AnswerChoice, ...]
+    usage: Usage | None
+    answer_id: str | None
+    model: str | None
+
+
+class _Function(msgspec.Struct):
+    name: str
+    arguments: str | None = None
+
+
+class _Tool(msgspec.Struct):
+    function: _Function
+    id: str | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[_Tool] | None = None
+    function_call: msgspec.Raw | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+    index: int = 0
+    finish_reason: str | None = None
+
+
+class _Answer(msgspec.Struct):
+    choices: list[_Choice]
+    id: str | None = None
+    model: str | None = None
+    usage: WireUsage | None = None
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+def read_answer(body: bytes) -> WholeAnswer | None:
+    """What ``body`` says; None if it is not understood (the setting for unjudged answers decides)."""
+    try:
+        answer = _decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    choices = []
+    for position, choice in enumerate(answer.choices):
+        message = choice.message
+        if message.function_call is not None and bytes(message.function_call) != b"null":
+            return None
+        complete = choice.finish_reason != "length"
+        calls = message.tool_calls or []
+        last = len(calls) - 1
+        choices.append(
+            AnswerChoice(
+                position=position,
+                number=choice.index,
+                text=message.content or "",
+                reasoning=message.reasoning or message.reasoning_content or "",
+                calls=tuple(
+                    ToolCall(
+                        choice.index,
+                        i,
+                        call.id,
+                        call.function.name,
+                        call.function.arguments or "",
+                        complete or i < last,
+                    )
+                    for i, call in enumerate(calls)
+                ),
+                finish=choice.finish_reason,
+            )
+        )
+    usage = answer.usage.neutral() if answer.usage is not None else None
+    return WholeAnswer(tuple(choices), usage, answer.id, answer.model)

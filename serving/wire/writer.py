@@ -1,0 +1,54 @@
+"""How a judged answer is changed, said without naming an API: each dialect brings one such writer.
+
+The gate decides *what* the client may see; a writer knows how that looks in its API. Writers change bytes by
+splicing: all that is not concerned stays as the model server sent it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from serving.wire.vocabulary import Usage
+
+
+class EventChange(msgspec.Struct, frozen=True):
+    """What is to become of one choice's part of one event.
+
+    ``dropped``: tool-call indices that the client does not get. ``renumber``: kept indices that move.
+    ``hide_tokens``: logprobs and token ids of this event may show a dropped call. ``finish``: the finish
+    reason to show in place of the one that stands there.
+    """
+
+    choice: int
+    dropped: frozenset[int] = frozenset()
+    renumber: Mapping[int, int] = {}
+    hide_tokens: bool = False
+    finish: str | None = None
+
+
+class StreamWriter(Protocol):
+    """Writes changed events of one streamed answer."""
+
+    def change(self, raw: bytes, change: EventChange) -> bytes | None:
+        """The event with the change made; None if nothing is left in it that the client should see."""
+
+    def text(self, template: bytes, choice: int, text: str) -> bytes:
+        """An event like ``template`` (same id, model, time) in which ``choice`` says ``text``."""
+
+    def finish(self, template: bytes, choice: int, reason: str) -> bytes:
+        """An event like ``template`` that ends ``choice``."""
+
+    def usage(self, template: bytes, usage: Usage) -> bytes:
+        """A closing usage event like ``template``."""
+
+    def error(self, status: int, code: str, message: str) -> bytes:
+        """An error event, in the form in which the model server reports its own failures."""
+
+    def ending(self) -> bytes:
+        """What closes the stream after the last event."""
+
+    def split(self, raw: bytes, choices: tuple[int, ...]) -> list[bytes]:
+        """One event for each choice of an event that speaks of several."""
