@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from serving.wire.chat_stream import WireUsage
+from serving.wire.chat_stream import WireUsage, given
 from serving.wire.vocabulary import ToolCall, Usage
 
 
@@ -41,7 +41,7 @@ class _Message(msgspec.Struct):
     reasoning: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[_Tool] | None = None
-    function_call: msgspec.Raw | None = None
+    function_call: msgspec.Raw = msgspec.Raw()
 
 
 class _Choice(msgspec.Struct):
@@ -69,7 +69,7 @@ def read_answer(body: bytes) -> WholeAnswer | None:
     choices = []
     for position, choice in enumerate(answer.choices):
         message = choice.message
-        if message.function_call is not None and bytes(message.function_call) != b"null":
+        if given(message.function_call):
             return None
         complete = choice.finish_reason != "length"
         calls = message.tool_calls or []

@@ -31,7 +31,7 @@ class _Delta(msgspec.Struct):
     reasoning: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[_Tool] | None = None
-    function_call: msgspec.Raw | None = None
+    function_call: msgspec.Raw = msgspec.Raw()
 
 
 class _Token(msgspec.Struct):
@@ -81,11 +81,15 @@ class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     id: str | None = None
     usage: WireUsage | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
-_NULL = b"null"
+
+
+def given(value: msgspec.Raw) -> bool:
+    """A field that was not looked into is there and not null."""
+    return bytes(value) not in (b"", b"null")
 
 
 class ChatStreamReader:
@@ -117,11 +121,9 @@ def read_event(raw: bytes) -> Event:
         return Event(raw, "done")
     try:
         chunk = _decode(data)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return Event(raw, "unknown")
-    except RecursionError:
-        return Event(raw, "unknown")
-    if chunk.error is not None and bytes(chunk.error) != _NULL:
+    if given(chunk.error):
         return Event(raw, "error", error=bytes(chunk.error))
     if chunk.choices is None:
         return Event(raw, "unknown")
@@ -130,8 +132,7 @@ def read_event(raw: bytes) -> Event:
         return Event(raw, "usage", usage=usage, answer_id=chunk.id)
     deltas = []
     for choice in chunk.choices:
-        call = choice.delta.function_call
-        if call is not None and bytes(call) != _NULL:
+        if given(choice.delta.function_call):
             return Event(raw, "unknown")
         deltas.append(_choice_delta(choice))
     return Event(raw, "delta", tuple(deltas), usage, answer_id=chunk.id)

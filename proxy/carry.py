@@ -1,0 +1,184 @@
+"""The HTTP mechanics of carrying one exchange unchanged: contract C1, C2, C6 and C8 for headers and bodies.
+
+aiohttp adds, drops and rewrites things that a proxy must leave alone; every such habit is turned off here and
+nowhere else. What cannot be carried unchanged (header bytes that are not UTF-8) is refused, never altered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+from aiohttp import hdrs, web
+from aiohttp.typedefs import LooseHeaders
+from multidict import CIMultiDict
+from yarl import URL
+
+from serving.settings import LimitSettings, UpstreamSettings
+from serving.wire.errors import error_body
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_OWN_PREFIX = "x-interlock-"
+_ADDED = (hdrs.CONTENT_TYPE, hdrs.DATE, hdrs.SERVER)
+
+
+class Uncarriable(Exception):
+    """A header that cannot be passed on unchanged; ``str()`` names it."""
+
+
+class UpstreamUnreachable(Exception):
+    """The model server did not take the connection; nothing was sent to it."""
+
+
+def _end_to_end(raw_headers: Iterable[tuple[bytes, bytes]], connection: Iterable[str]) -> CIMultiDict[str]:
+    drop = HOP_BY_HOP.union(
+        token.strip().lower() for value in connection for token in value.split(",") if token.strip()
+    )
+    headers: CIMultiDict[str] = CIMultiDict()
+    for name, value in raw_headers:
+        try:
+            key, text = name.decode("ascii"), value.decode("utf-8")
+        except UnicodeDecodeError:
+            shown = name.decode("ascii", "backslashreplace")
+            raise Uncarriable(f"The header {shown!r} has bytes that are not UTF-8.") from None
+        if key.lower() not in drop:
+            headers.add(key, text)
+    return headers
+
+
+def request_headers(request: web.BaseRequest) -> CIMultiDict[str]:
+    """The caller's end-to-end headers, order and duplicates kept, without Interlock's own and without
+    ``Expect``, which is answered here. Raises :class:`Uncarriable`."""
+    headers = _end_to_end(request.raw_headers, request.headers.getall(hdrs.CONNECTION, ()))
+    for name in [key for key in headers if key.lower().startswith(_OWN_PREFIX)]:
+        headers.popall(name, None)
+    headers.popall(hdrs.EXPECT, None)
+    return headers
+
+
+def answer_headers(answer: aiohttp.ClientResponse) -> CIMultiDict[str]:
+    """The model server's end-to-end headers. Raises :class:`Uncarriable`."""
+    return _end_to_end(answer.raw_headers, answer.headers.getall(hdrs.CONNECTION, ()))
+
+
+class Upstream:
+    """Connections to the model server."""
+
+    def __init__(self, settings: UpstreamSettings, limits: LimitSettings) -> None:
+        self._base = settings.url.rstrip("/")
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0,
+                keepalive_timeout=settings.keepalive_seconds,
+                ttl_dns_cache=30,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=(hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.USER_AGENT, hdrs.CONTENT_TYPE),
+            timeout=aiohttp.ClientTimeout(total=settings.total_seconds, sock_connect=settings.connect_seconds),
+            max_line_size=limits.header_bytes,
+            max_field_size=limits.header_bytes,
+            max_headers=limits.header_count,
+            requote_redirect_url=False,
+        )
+
+    async def open(
+        self, method: str, target: str, headers: LooseHeaders, body: bytes | AsyncIterator[bytes] | None
+    ) -> aiohttp.ClientResponse:
+        """Send the request once and return when the answer's head is there. ``target`` is the raw path and
+        query. Raises :class:`UpstreamUnreachable`, or ``aiohttp.ClientError`` when it broke later."""
+        try:
+            return await self._session.request(
+                method,
+                URL(self._base + target, encoded=True),
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+            )
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise UpstreamUnreachable(type(error).__name__) from error
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+class CarriedRequest(web.BaseRequest):
+    """A request whose answers get no header that the model server did not send."""
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        given = response.get("given")
+        if given is not None:
+            for name in _ADDED:
+                if name not in given:
+                    response.headers.popall(name, None)
+        else:
+            response.headers.popall(hdrs.SERVER, None)
+
+
+def answer_like(answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    """A response with the status, reason and headers of ``answer`` and no body yet."""
+    headers = answer_headers(answer)
+    response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers)
+    response["given"] = headers.copy()
+    return response
+
+
+class _Connection(web.RequestHandler):
+    """One client connection; errors of the HTTP parser are told in the JSON dialect."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("The answer has begun; it cannot become an error any more.")
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.log_exception("unhandled error", exc_info=exc)
+            body = error_body("internal_error", "Interlock failed on this request.")
+        else:
+            body = error_body("bad_http", "The request is not HTTP that can be carried.")
+        response = web.Response(status=status, body=body, content_type="application/json")
+        response.force_close()
+        return response
+
+
+class CarryingServer(web.Server):
+    """aiohttp's low-level server without a router: the endpoint table decides what a path is."""
+
+    def __init__(self, handler: Any, limits: LimitSettings) -> None:
+        loop = asyncio.get_running_loop()
+
+        def factory(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> CarriedRequest:
+            return CarriedRequest(message, payload, protocol, writer, task, loop, client_max_size=0)
+
+        super().__init__(handler, request_factory=factory, handler_cancellation=True)
+        self._options: dict[str, Any] = {
+            "auto_decompress": False,
+            "access_log": None,
+            "keepalive_timeout": 75.0,
+            "max_line_size": limits.header_bytes,
+            "max_field_size": limits.header_bytes,
+            "max_headers": limits.header_count,
+            "lingering_time": 2.0,
+        }
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._options)
