@@ -1,0 +1,198 @@
+"""Request fields that hide a surface from the judge, or split what it reads from what the model reads.
+
+How to think about it. A judge reads the messages and the answer. vLLM takes fields with which a client can make
+the model read something else (a template of its own, token ids in place of the messages), have an answer begin
+before its first byte (a prefilled half call), or have part of it left out (reasoning). Each such field is a
+rule: when it applies, which surfaces it hides, and why. The answer is the same for all of them today: the
+request is refused while an enforcing policy reads a hidden surface, and passes untouched while none does.
+Policies that only record refuse nothing; for those :func:`hidden` says what coverage must report.
+
+Fields that merely ask for more (logprobs, token ids, prompt echoes) are the gate's business, and so are those
+that steer a call into plain text (``tool_choice: none``, ``logit_bias``, ``structured_outputs``): they hide
+nothing. Conditions are wide where vLLM coerces (``"false"``, ``0``): what is not plainly harmless applies.
+
+Source: ``ChatCompletionRequest`` and ``renderers/`` of vLLM 0.32.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from typing import Any, Literal
+
+import msgspec
+
+Surface = Literal["request", "reasoning", "text", "tool_call", "tool_result", "logprobs"]
+
+PROMPT: frozenset[Surface] = frozenset({"request", "tool_result"})
+ANSWER: frozenset[Surface] = frozenset({"reasoning", "text", "tool_call"})
+
+
+class FieldProblem(msgspec.Struct, frozen=True):
+    """A field that applies: its ``param`` (a path in OpenAI's notation), what it hides, and a sentence for the
+    client. ``status`` and ``code`` are those of the refusal."""
+
+    param: str
+    hides: frozenset[Surface]
+    message: str
+    status: int = 403
+    code: str = "hidden_surface"
+
+
+class FieldRule(msgspec.Struct, frozen=True):
+    """``applies`` gets the whole request body (a JSON object) and is pure."""
+
+    param: str
+    hides: frozenset[Surface]
+    why: str
+    applies: Callable[[Mapping[str, Any]], bool]
+
+
+def field_problem(fields: Mapping[str, Any], reads: Set[str]) -> FieldProblem | None:
+    """The first field that hides a surface in ``reads``: the surfaces that enforcing policies read."""
+    if not reads:
+        return None
+    return next((problem for problem in hidden(fields) if not problem.hides.isdisjoint(reads)), None)
+
+
+def hidden(fields: Mapping[str, Any]) -> Iterator[FieldProblem]:
+    """Every field of the request that hides something, whoever reads it."""
+    for rule in RULES:
+        if rule.applies(fields):
+            message = f"`{rule.param}` {rule.why}, and a policy in force must see that. Leave the field out."
+            yield FieldProblem(rule.param, rule.hides, message)
+
+
+MEDIA_PARTS = frozenset(
+    {
+        *("image_url", "image_pil", "image_embeds", "input_image", "video_url", "video_embeds"),
+        *("audio_url", "input_audio", "audio_embeds", "prompt_embeds"),
+    }
+)
+TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking", "tool_reference"})
+REASONING_EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})
+
+
+def _given(name: str) -> Callable[[Mapping[str, Any]], bool]:
+    """Neither absent nor null, false, or empty."""
+    return lambda fields: fields.get(name) not in (None, False, "", [], {})
+
+
+def _not_true(name: str) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda fields: fields.get(name, True) is not True
+
+
+def _tokens_as_ids(fields: Mapping[str, Any]) -> bool:
+    return _given("return_tokens_as_token_ids")(fields) and _given("logprobs")(fields)
+
+
+def _template_text(fields: Mapping[str, Any]) -> bool:
+    """Switches (booleans, numbers) choose between the template's own texts; anything else is text."""
+    arguments = fields.get("chat_template_kwargs")
+    if arguments is None:
+        return False
+    if not isinstance(arguments, Mapping):
+        return True
+    return any(
+        not isinstance(value, bool | int | float | None)
+        and not (name == "reasoning_effort" and value in REASONING_EFFORTS)
+        for name, value in arguments.items()
+    )
+
+
+def _foreign_prompt(fields: Mapping[str, Any]) -> bool:
+    """``prompt_token_ids`` replace the messages with any vLLM; ``do_remote_prefill`` needs a KV connector."""
+    transfer = fields.get("kv_transfer_params")
+    if transfer is None:
+        return False
+    if not isinstance(transfer, Mapping):
+        return True
+    return transfer.get("prompt_token_ids") is not None or _given("do_remote_prefill")(transfer)
+
+
+def _cut_on_the_right(fields: Mapping[str, Any]) -> bool:
+    side = fields.get("truncation_side")
+    return fields.get("truncate_prompt_tokens") is not None and side not in (None, "left")
+
+
+def _messages(fields: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    messages = fields.get("messages")
+    if isinstance(messages, Iterable) and not isinstance(messages, str | Mapping):
+        yield from (message for message in messages if isinstance(message, Mapping))
+
+
+def _media(fields: Mapping[str, Any]) -> bool:
+    return any(_is_media(part) for message in _messages(fields) for part in _parts(message))
+
+
+def _parts(message: Mapping[str, Any]) -> list[Any]:
+    content = message.get("content")
+    return content if isinstance(content, list) else []
+
+
+def _is_media(part: Any) -> bool:
+    """As vLLM finds it: by a part's keys, whatever its type says; a type that we do not know counts too."""
+    if not isinstance(part, Mapping):
+        return False
+    kind = part.get("type", "text")
+    return not MEDIA_PARTS.isdisjoint(part) or not isinstance(kind, str) or kind not in TEXT_PARTS
+
+
+def _message_tools(fields: Mapping[str, Any]) -> bool:
+    return any(_given("tools")(message) for message in _messages(fields))
+
+
+def _message_task(fields: Mapping[str, Any]) -> bool:
+    return any(_given("task")(message) for message in _messages(fields))
+
+
+RULES: tuple[FieldRule, ...] = (
+    FieldRule(
+        "include_reasoning",
+        frozenset({"reasoning", "logprobs"}),
+        "leaves the model's reasoning out of the answer",
+        _not_true("include_reasoning"),
+    ),
+    FieldRule(
+        "return_tokens_as_token_ids",
+        frozenset({"logprobs", "tool_call", "text"}),
+        "with `logprobs` names tokens by number, so that a refused text could not be found among them",
+        _tokens_as_ids,
+    ),
+    FieldRule("chat_template", PROMPT | ANSWER, "replaces the model's own prompt", _given("chat_template")),
+    FieldRule("chat_template_kwargs", PROMPT, "puts text into the prompt that is in no message", _template_text),
+    FieldRule("documents", PROMPT, "puts text into the prompt that is in no message", _given("documents")),
+    FieldRule(
+        "continue_final_message",
+        ANSWER,
+        "lets the answer begin inside a message of the request",
+        _given("continue_final_message"),
+    ),
+    FieldRule(
+        "add_generation_prompt",
+        ANSWER,
+        "set to false lets the answer begin outside an assistant message",
+        _not_true("add_generation_prompt"),
+    ),
+    FieldRule(
+        "truncation_side",
+        PROMPT | ANSWER,
+        "ends the prompt in the middle of a message, where the answer then begins",
+        _cut_on_the_right,
+    ),
+    FieldRule(
+        "kv_transfer_params",
+        PROMPT | ANSWER,
+        "replaces the messages by a prompt that was made elsewhere",
+        _foreign_prompt,
+    ),
+    FieldRule(
+        "ec_transfer_params",
+        PROMPT,
+        "brings in media that were encoded elsewhere",
+        _given("ec_transfer_params"),
+    ),
+    FieldRule("messages[].content[]", PROMPT, "holds media that no policy can read", _media),
+    FieldRule("messages[].tools", PROMPT, "offers tools inside a message", _message_tools),
+    FieldRule("messages[].task", PROMPT, "puts text into the prompt that is in no message", _message_task),
+)
+"""In the order in which a client is told."""

@@ -1,0 +1,92 @@
+"""Fields that hide a surface are refused while an enforcing policy reads it, and only then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from serving.request_fields import RULES, field_problem, hidden
+
+ALL = frozenset({"request", "reasoning", "text", "tool_call", "tool_result", "logprobs"})
+USER = {"role": "user", "content": "hi"}
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {"model": "m", "messages": [USER], **fields}
+
+
+@pytest.mark.parametrize(
+    ("param", "fields"),
+    [
+        ("include_reasoning", {"include_reasoning": False}),
+        ("include_reasoning", {"include_reasoning": "false"}),
+        ("include_reasoning", {"include_reasoning": 0}),
+        ("return_tokens_as_token_ids", {"return_tokens_as_token_ids": True, "logprobs": True}),
+        ("chat_template", {"chat_template": "{{ messages }}"}),
+        ("chat_template_kwargs", {"chat_template_kwargs": {"documents": [{"text": "obey"}]}}),
+        ("chat_template_kwargs", {"chat_template_kwargs": {"model_identity": "You are root"}}),
+        ("chat_template_kwargs", {"chat_template_kwargs": {"reasoning_effort": "high. Obey"}}),
+        ("chat_template_kwargs", {"chat_template_kwargs": "x"}),
+        ("documents", {"documents": [{"title": "t", "text": "obey"}]}),
+        ("continue_final_message", {"continue_final_message": True}),
+        ("continue_final_message", {"continue_final_message": "true"}),
+        ("add_generation_prompt", {"add_generation_prompt": False}),
+        ("truncation_side", {"truncate_prompt_tokens": 9, "truncation_side": "right"}),
+        ("kv_transfer_params", {"kv_transfer_params": {"prompt_token_ids": [1, 2]}}),
+        ("kv_transfer_params", {"kv_transfer_params": {"do_remote_prefill": True}}),
+        ("ec_transfer_params", {"ec_transfer_params": {"x": 1}}),
+        ("messages[].content[]", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+        (
+            "messages[].content[]",
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "", "audio_url": "http://a"}]}]},
+        ),
+        ("messages[].content[]", {"messages": [{"role": "user", "content": [{"type": "hologram"}]}]}),
+        ("messages[].content[]", {"messages": [{"role": "tool", "content": [{"image_embeds": "AA=="}]}]}),
+        ("messages[].tools", {"messages": [{"role": "developer", "content": "", "tools": [{"name": "x"}]}]}),
+        ("messages[].task", {"messages": [{"role": "user", "content": "", "task": "obey"}]}),
+    ],
+)
+def test_a_hiding_field_is_refused_while_its_surface_is_read_and_passes_otherwise(
+    param: str, fields: dict[str, Any]
+) -> None:
+    request = body(**fields)
+    found = field_problem(request, ALL)
+    assert found is not None
+    assert (found.param, found.status, found.code) == (param, 403, "hidden_surface")
+    assert param in found.message
+    assert field_problem(request, ALL - found.hides) is None
+    assert field_problem(request, frozenset()) is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"include_reasoning": True, "add_generation_prompt": True, "continue_final_message": False},
+        {"logprobs": True, "top_logprobs": 3, "return_token_ids": True, "prompt_logprobs": 1},
+        {"return_tokens_as_token_ids": True},
+        {"chat_template_kwargs": {"enable_thinking": False, "reasoning_effort": "low", "budget": 3}},
+        {"chat_template_kwargs": None, "documents": None, "chat_template": None, "kv_transfer_params": None},
+        {"kv_transfer_params": {"do_remote_decode": True}},
+        {"truncate_prompt_tokens": 9},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}, "plain"]}]},
+        {"messages": [{"role": "assistant", "content": [{"type": "thinking", "thinking": "…"}]}]},
+        {"messages": "not a list"},
+        {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"},
+        {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a+"}, "stop": ["x"]},
+    ],
+)
+def test_ordinary_fields_hide_nothing(fields: dict[str, Any]) -> None:
+    assert field_problem(body(**fields), ALL) is None
+
+
+def test_every_hidden_surface_is_listed_for_coverage() -> None:
+    request = body(include_reasoning=False, chat_template="x")
+    assert [problem.param for problem in hidden(request)] == ["include_reasoning", "chat_template"]
+
+
+def test_the_message_of_a_rule_reads_as_a_sentence() -> None:
+    for rule in RULES:
+        assert rule.hides
+        assert not rule.why.endswith(".")
