@@ -1,0 +1,149 @@
+"""Train the tiny model: ``python -m serving.tiny.make OUT [--steps N] [--seed S]``.
+
+Needs torch and transformers, as the environment of vLLM has them. Training goes by steps and not by
+seconds, so that a busy machine takes longer and makes the same model. At the end the weights are
+rounded to half precision, and every turn of every script is checked on fresh contexts against what
+greedy decoding would say; one miss and nothing is saved.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from serving.tiny.samples import IGNORED, Row, Sampler
+from serving.tiny.scripts import SCRIPTS
+from serving.tiny.tokenizer import CONTEXT, build
+
+BATCH_TOKENS = 2400
+PEAK_RATE = 2e-3
+WARM_UP = 30
+CONTEXTS_PER_SCRIPT = 40
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    """A random Qwen3 of two million parameters; vLLM's CPU attention takes heads of 64."""
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Qwen3ForCausalLM(config).float()
+
+
+def batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    """Rows of like length together, about ``BATCH_TOKENS`` tokens with the padding."""
+    while True:
+        pool: list[list[Row]] = [[]]
+        for row in sorted(islice(rows, 64), key=lambda row: len(row.ids)):
+            if pool[-1] and (len(pool[-1]) + 1) * len(row.ids) > BATCH_TOKENS:
+                pool.append([])
+            pool[-1].append(row)
+        # Not all short rows first: take the batches from both ends in turn.
+        while pool:
+            yield pool.pop(0)
+            if pool:
+                yield pool.pop()
+
+
+def tensors(batch: list[Row], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and labels, both (rows, longest)."""
+    width = max(len(row.ids) for row in batch)
+    ids = [row.ids + [pad] * (width - len(row.ids)) for row in batch]
+    labels = [row.labels + [IGNORED] * (width - len(row.labels)) for row in batch]
+    return torch.tensor(ids), torch.tensor(labels)
+
+
+def train(model: Qwen3ForCausalLM, rows: Iterator[Row], steps: int) -> None:
+    """AdamW with a warm-up and a linear way down; the loss is on the model's own tokens only."""
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    begin = time.monotonic()
+    for step, batch in enumerate(islice(batches(rows), steps)):
+        rate = PEAK_RATE * min(1, (step + 1) / WARM_UP) * (1 - 0.97 * step / steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        ids, labels = tensors(batch, model.config.pad_token_id)
+        loss = model(input_ids=ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 25 == 0:
+            print(f"step {step} {time.monotonic() - begin:.0f}s loss {loss:.4f}", flush=True)
+
+
+def misses(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int) -> list[str]:
+    """Where greedy decoding leaves the script, on contexts that training did not see.
+
+    Greedy decoding says exactly the target if, and only if, each target token is the most likely
+    one after the tokens before it; so one pass over the finished row decides.
+    """
+    model.eval()
+    sampler = Sampler(tokenizer, seed)
+    found = []
+    least = 1.0
+    for script in SCRIPTS:
+        for _ in range(CONTEXTS_PER_SCRIPT):
+            row = sampler.row(script)
+            ids, labels = torch.tensor([row.ids]), torch.tensor(row.labels[1:])
+            with torch.inference_mode():
+                chances = model(input_ids=ids).logits[0, :-1].softmax(-1)
+            wanted = labels != IGNORED
+            best = chances.argmax(-1)
+            least = min(least, float(chances[wanted, labels[wanted]].min()))
+            for at in (wanted & (best != labels)).nonzero().flatten().tolist():
+                said = tokenizer.decode(row.ids[max(0, at - 12) : at + 1])
+                wish, word = tokenizer.decode([labels[at]]), tokenizer.decode([best[at]])
+                found.append(f"{script.id}: after {said!r} wanted {wish!r}, got {word!r}")
+    print(f"least probability of a scripted token: {least:.3f}")
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, help="folder for the model")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2, help="1 on a busy machine")
+    options = parser.parse_args(argv)
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(options.threads)
+    tokenizer = build()
+    model = new_model(tokenizer)
+    print(f"{len(tokenizer)} tokens, {model.num_parameters() / 1e6:.2f} million parameters")
+    train(model, Sampler(tokenizer, options.seed).rows(), options.steps)
+    model.half().float()
+    found = misses(model, tokenizer, options.seed + 1)
+    if found:
+        print("\n".join(found[:20]), f"{len(found)} misses; nothing saved", sep="\n")
+        return 1
+    model.half()
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.save_pretrained(options.out)
+    tokenizer.save_pretrained(options.out)
+    print(f"every scripted turn is said exactly; saved in {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
