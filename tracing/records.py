@@ -1,36 +1,57 @@
 """The journal's records: what is written down of an exchange, one record per step that matters.
 
 Whoever appends a record hands over content that may be stored: capture (redaction) has been applied to every
-text field by ``tracing.capture`` before it gets here. Times are integers of nanoseconds since the epoch,
-money is in USD, digests are hex.
+text field by ``tracing.capture`` before the record is written. Times are integers of nanoseconds since the
+epoch, money is in USD, digests are hex.
+
+A record has two parts. Its *facts* (who, when, which rule) are covered by the chain's hash as they stand. Its
+*content* (``CONTENT``: what the traffic said) is covered by a keyed seal, so that erasing it later leaves the
+chain whole and no digest to guess from (see ``tracing.chain``).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 
 class Record(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
-    """What every record has: when, and which exchange (empty for operator and process records)."""
+    """What every record has: when, and which exchange (empty for operator and process records).
+
+    ``capture_error`` names the error (its class, never its text) for which the record's content was left
+    out: content that could not be redacted is not stored.
+    """
+
+    CONTENT: ClassVar[tuple[str, ...]] = ()
 
     time_ns: int
     exchange: str = ""
+    capture_error: str | None = None
 
 
 class Started(Record, frozen=True, tag="started"):
-    """A worker began to write: a new epoch of the chain."""
+    """A worker began to write: a new epoch of the chain. ``interrupted`` is how many exchanges of earlier
+    epochs were found open; as many ``settled`` records follow. ``torn_bytes`` is the length of the
+    unfinished last line that a crash left and that was cut off; ``fault`` says what else was wrong with the
+    last segment (it was left as it is)."""
 
     instance: str = ""
+    worker: int = 0
+    epoch: int = 0
     version: str = ""
     bundle: str = ""
     rollout: str = ""
+    interrupted: int = 0
+    torn_bytes: int = 0
+    fault: str | None = None
 
 
 class Opened(Record, frozen=True, tag="opened"):
     """A request was accepted. ``trace_id``/``span_id`` (hex) are the ids that its spans will have;
     ``parent_id`` is the caller's span. ``messages`` and ``tools`` as captured (OpenAI form)."""
+
+    CONTENT = ("params", "messages", "tools")
 
     agent: str = ""
     run: str = ""
@@ -66,6 +87,8 @@ class Decided(Record, frozen=True, tag="decided"):
 class CallOutcome(Record, frozen=True, tag="call"):
     """What became of one held tool call: allowed, denied, malformed, or that nothing needed asking."""
 
+    CONTENT = ("arguments",)
+
     choice: int = 0
     index: int = 0
     call_id: str | None = None
@@ -79,7 +102,7 @@ class CallOutcome(Record, frozen=True, tag="call"):
 
 
 class Refused(Record, frozen=True, tag="refused"):
-    """Refused before anything was forwarded."""
+    """Refused before anything was forwarded; ``settled`` with ending ``refused`` follows."""
 
     status: int = 0
     code: str = ""
@@ -88,21 +111,35 @@ class Refused(Record, frozen=True, tag="refused"):
 
 
 class Checked(Record, frozen=True, tag="checked"):
-    """A guardrail check's verdict; may come after ``settled``."""
+    """A guardrail check's verdict; may come after ``settled``. ``trace_id`` and ``span_id`` are the
+    exchange's, repeated here so that a very late verdict still finds its trace."""
 
     check: str = ""
     surface: str = ""
     status: str = ""
     detail: str | None = None
     micros: int = 0
+    trace_id: str = ""
+    span_id: str = ""
+    traced: bool = True
 
 
 class Settled(Record, frozen=True, tag="settled"):
-    """The exchange is over. ``ending``: done, refused, cut, client_gone, upstream_failed, interrupted."""
+    """The exchange is over. ``ending``: done, refused, cut, client_gone, upstream_failed, interrupted.
+
+    ``choices``: the answer as captured, one object per choice: ``{index, finish_reason, content, reasoning,
+    tool_calls: [{id, name, arguments, outcome}]}``. ``forwarded_ns``, ``first_byte_ns`` and ``answered_ns``
+    are when the request left, the answer's first byte came, and its last (0: never). ``checks_pending`` is
+    how many checks were still out: the span exporter waits for them up to its grace time.
+    """
+
+    CONTENT = ("choices",)
 
     status: int = 0
     ending: str = ""
+    forwarded_ns: int = 0
     first_byte_ns: int = 0
+    answered_ns: int = 0
     answer_id: str | None = None
     answer_model: str | None = None
     choices: list[Any] = []
@@ -115,19 +152,27 @@ class Settled(Record, frozen=True, tag="settled"):
     held_micros: int = 0
     coverage: dict[str, Any] = {}
     answer_bytes: int = 0
+    checks_pending: int = 0
 
 
 class Alerted(Record, frozen=True, tag="alerted"):
-    """An alert fired or was resolved."""
+    """An alert fired, was acknowledged, or was resolved (made by ``tracing.alerts``)."""
+
+    CONTENT = ("evidence",)
 
     fingerprint: str = ""
     state: str = "firing"
     cause: str = ""
+    subject: str = ""
     agent: str = ""
     run: str = ""
     severity: str = "high"
     summary: str = ""
     evidence: dict[str, Any] = {}
+    since_ns: int = 0
+    spent_usd: float | None = None
+    forecast: str | None = None
+    release: str = ""
 
 
 class Operated(Record, frozen=True, tag="operated"):
@@ -139,4 +184,12 @@ class Operated(Record, frozen=True, tag="operated"):
     reason: str = ""
 
 
-AnyRecord = Started | Opened | Decided | CallOutcome | Refused | Checked | Settled | Alerted | Operated
+class Gap(Record, frozen=True, tag="gap"):
+    """The journal could not take ``refused`` records since ``since_ns``, because the disk was too slow or
+    away; whoever appended them was told, and ended the exchange."""
+
+    refused: int = 0
+    since_ns: int = 0
+
+
+AnyRecord = Started | Opened | Decided | CallOutcome | Refused | Checked | Settled | Alerted | Operated | Gap
