@@ -42,7 +42,7 @@ class Parts(msgspec.Struct, frozen=True):
     hash: str
     seal: str | None = None
     key: str | None = None
-    content: msgspec.Raw | None = None
+    content: msgspec.Raw = msgspec.Raw()
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -72,7 +72,7 @@ def write_line(seq: int, prev: str, record: Record) -> tuple[bytes, str]:
     """The line (newline included) and its hash. ``msgspec`` errors if the record cannot be JSON."""
     content = {name: value for name in record.CONTENT if (value := getattr(record, name))}
     if not content:
-        return _assemble(seq, prev, _encoder.encode(record), None, None, None)
+        return _assemble(seq, prev, _encoder.encode(record), None, None, b"")
     bare = _encoder.encode(without_content(record))
     key = os.urandom(32).hex()
     body = _encoder.encode(content)
@@ -106,14 +106,14 @@ def check_line(line: bytes) -> Parts:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise LineFault("not a journal line") from error
     record = bytes(parts.record)
-    content = None if parts.content is None else bytes(parts.content)
+    content = bytes(parts.content)
     anew, digest = _assemble(parts.seq, parts.prev, record, parts.seal, parts.key, content)
     if digest != parts.hash:
         raise LineFault("the record was changed: its hash is wrong")
     if anew != line:
         raise LineFault("the line was changed: its bytes are not what the journal writes")
     if parts.seal is not None and (
-        parts.key is None or content is None or not hmac.compare_digest(_seal(parts.key, content), parts.seal)
+        parts.key is None or not hmac.compare_digest(_seal(parts.key, content), parts.seal)
     ):
         raise LineFault("the content was changed: its seal is wrong")
     return parts
@@ -126,14 +126,14 @@ def _blank(kind: type[Record]) -> dict[str, Any]:
 
 
 def _assemble(
-    seq: int, prev: str, record: bytes, seal: str | None, key: str | None, content: bytes | None
+    seq: int, prev: str, record: bytes, seal: str | None, key: str | None, content: bytes
 ) -> tuple[bytes, str]:
     covered = b'{"seq":%d,"prev":"%s","record":%s' % (seq, prev.encode(), record)
     if seal is not None:
         covered += b',"seal":"%s"' % seal.encode()
     digest = hashlib.sha256(covered).hexdigest()
     ending = b"}\n"
-    if key is not None and content is not None:
+    if key is not None:
         ending = b',"key":"%s","content":%s}\n' % (key.encode(), content)
     return covered + b',"hash":"%s"' % digest.encode() + ending, digest
 
