@@ -1,189 +1,323 @@
 """All settings, as one pydantic model with a published JSON Schema.
 
-Settings come from one YAML file and from ``INTERLOCK_*`` variables (nested names joined by two underscores:
-``INTERLOCK_LIMITS__REQUEST_BYTES``); a variable wins over the file, a command-line flag over both. Every
-default is what a first user on a laptop needs: nothing is injected into requests, and the starter policies
-are in force.
+How to think about it. Three places say what holds: a YAML file, ``INTERLOCK_*`` variables (nested names joined
+by two underscores: ``INTERLOCK_LIMITS__REQUEST_BYTES``), and command-line flags; a variable wins over the file,
+a flag over both. ``Settings()`` itself reads none of them: it is plain data, and every default is what a first
+user on a laptop needs (nothing is injected into requests, and the starter policies are in force). Reading the
+three places, with errors that name key, line and remedy, is ``serving.config_file.load``; rules that tie
+several keys together are there too.
 
-Reading the file, and errors that name key, line and remedy, are in ``serving.config_file``.
+Unknown keys are errors: a misspelt guard must not be silently off.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+
+def _http_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an http:// or https:// URL")
+    if parts.username or parts.password:
+        raise ValueError("must not hold a user name or password; there is a setting for the credential")
+    if parts.query or parts.fragment:
+        raise ValueError("must not have a query or fragment")
+    return url
+
 
 PositiveSeconds = Annotated[float, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveUsd = Annotated[float, Field(gt=0)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+UserPath = Annotated[Path, AfterValidator(lambda path: path.expanduser())]
+Secret = Annotated[SecretStr, Field(min_length=1)]
+AgentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+RequestPath = Annotated[str, StringConstraints(pattern=r"^/")]
+Capture = Literal["full", "redacted", "hashes", "none"]
+Mode = Literal["enforce", "warn", "shadow", "off"]
+Trust = Literal["trusted", "internal", "untrusted"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class AgentSettings(_Section):
-    """One agent: who may speak for it, and what it may spend.
+    """One agent: who may speak for it, and what it may spend. Budgets that are null do not bind."""
 
-    ``keys`` are the API keys (``Authorization: Bearer``) that stand for it; they are Interlock's own, never
-    sent to the model server. Budgets that are null do not bind.
-    """
-
-    keys: list[SecretStr] = []
+    keys: list[Secret] = []
+    """API keys (`Authorization: Bearer`) that stand for it. They are Interlock's own and are never sent to the
+    model server. As soon as any agent has a key, every request needs one."""
     owner: str | None = None
+    """Who answers for it; given to policies and alerts."""
     team: str | None = None
-    tools: list[str] | None = Field(default=None, description="Tools it may call; null: any tool.")
-    run_tokens: Annotated[int, Field(gt=0)] | None = None
-    run_usd: Annotated[float, Field(gt=0)] | None = None
-    tokens: Annotated[int, Field(gt=0)] | None = Field(default=None, description="Per `window_seconds`.")
-    usd: Annotated[float, Field(gt=0)] | None = Field(default=None, description="Per `window_seconds`.")
-    capture: Literal["full", "redacted", "hashes", "none"] | None = None
+    """Given to policies."""
+    tools: list[str] | None = None
+    """Tools it may call, for the tool-list policy; null: any tool."""
+    run_tokens: PositiveInt | None = None
+    """Tokens of one run; null: `breakers.run_tokens`."""
+    run_usd: PositiveUsd | None = None
+    """Cost of one run in USD; null: `breakers.run_usd`."""
+    tokens: PositiveInt | None = None
+    """Tokens of all its runs per `breakers.window_seconds`."""
+    usd: PositiveUsd | None = None
+    """Cost of all its runs in USD per `breakers.window_seconds`."""
+    capture: Capture | None = None
+    """What is recorded of its content; null: `tracing.capture`."""
 
 
 class UpstreamSettings(_Section):
-    """The model server. ``api_key`` replaces the caller's credential on the way to it."""
+    """The model server. Where Interlock launches it (`model.name`), URL and key are Interlock's own choice."""
 
-    url: str = "http://127.0.0.1:8000"
-    api_key: SecretStr | None = None
+    url: HttpUrl = "http://127.0.0.1:8000"
+    """Base URL without `/v1`."""
+    api_key: Secret | None = None
+    """Replaces the caller's credential on the way to the model server."""
     connect_seconds: PositiveSeconds = 10.0
+    """How long connecting may take."""
     total_seconds: PositiveSeconds | None = None
+    """How long a whole exchange may take; null: as long as the model server takes."""
     keepalive_seconds: PositiveSeconds = 3.0
+    """How long an idle connection is kept. Stay below the server's own limit (vLLM: 5 s): a request sent into
+    a closing connection is lost."""
 
 
 class ListenSettings(_Section):
+    """The two listeners: agents speak to the first, operators to the second."""
+
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """Address of the data port. Beyond loopback needs agents with keys, or `insecure_open`."""
+    port: Port = 8080
+    """The data port; 0: any free one."""
     admin_host: str = "127.0.0.1"
-    admin_port: Annotated[int, Field(ge=0, le=65535)] = 8081
-    admin_token: SecretStr | None = None
+    """Address of the admin port. Beyond loopback needs `admin_token`, or `insecure_open`."""
+    admin_port: Port = 8081
+    """The admin port: `/healthz`, `/readyz`, `/metrics`, and with a token the operators' API."""
+    admin_token: Secret | None = None
+    """Operators' bearer token; null: the admin port serves health and metrics only."""
     insecure_open: bool = False
+    """Bind beyond loopback without authentication. Whoever reaches the port may use the model."""
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
+    """How long open exchanges may go on after SIGTERM."""
 
 
 class LimitSettings(_Section):
-    """Sizes in bytes. None is below what vLLM itself takes."""
+    """Sizes in bytes. No default is below what vLLM itself takes."""
 
-    request_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
-    answer_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
-    held_bytes: Annotated[int, Field(gt=0)] = 1024 * 1024
-    header_bytes: Annotated[int, Field(gt=0)] = 4 * 1024 * 1024
-    header_count: Annotated[int, Field(gt=0)] = 256
-    json_depth: Annotated[int, Field(gt=0)] = 64
+    request_bytes: PositiveInt = 64 * 1024 * 1024
+    """A request body; larger: 413."""
+    answer_bytes: PositiveInt = 64 * 1024 * 1024
+    """An answer that is not streamed and must be judged as a whole."""
+    held_bytes: PositiveInt = 1024 * 1024
+    """What one choice of a stream may hold back for its judge; beyond: denied."""
+    header_bytes: PositiveInt = 4 * 1024 * 1024
+    """One header line, and the request line."""
+    header_count: PositiveInt = 256
+    """Header lines of one request."""
+    json_depth: PositiveInt = 64
+    """Nesting of a request body or of tool-call arguments."""
 
 
 class PolicySettings(_Section):
-    """Which bundle, which engine, and each policy's mode (``owner.name`` → mode).
-
-    ``data`` is merged over the bundle's own data for one policy: ``{"interlock.paths": {"workspace": …}}``.
-    """
+    """Which bundle, which engine, and each policy's mode."""
 
     engine: Literal["embedded", "opa"] = "embedded"
-    bundle: Path | None = Field(default=None, description="A bundle folder; null: the shipped library.")
-    opa_url: str | None = None
-    opa_token: SecretStr | None = None
+    """`embedded` evaluates OPA's WebAssembly in process; `opa` asks an OPA server."""
+    bundle: UserPath | None = None
+    """A bundle folder made by `interlock policy build`; null: the shipped library."""
+    opa: UserPath | None = None
+    """The `opa` command; null: the one on PATH."""
+    opa_url: HttpUrl | None = None
+    """A running OPA server; null with engine `opa`: Interlock launches one."""
+    opa_token: Secret | None = None
+    """Bearer token for `opa_url`."""
     timeout_seconds: PositiveSeconds = 0.5
-    modes: dict[str, Literal["enforce", "warn", "shadow", "off"]] = {}
+    """How long one decision may take."""
+    modes: dict[str, Mode] = {}
+    """Policy (`owner.name`) → mode. Not listed: as the policy's roll-out says."""
     data: dict[str, dict[str, Any]] = {}
+    """Policy → data, laid over the bundle's own data for it."""
     on_error: Literal["deny", "allow"] = "deny"
+    """What holds when the engine does not answer."""
     refusal: Literal["text", "content_filter", "error"] = "text"
+    """What takes the place of a denied tool call."""
 
 
 class NemoSettings(_Section):
-    """A NeMo Guardrails server: given by URL, or launched and watched by Interlock."""
+    """A NeMo Guardrails server: given by `url`, or launched and watched by Interlock."""
 
-    url: str | None = None
+    url: HttpUrl | None = None
+    """A running server."""
     launch: bool = False
-    python: Path | None = Field(default=None, description="Interpreter that has nemoguardrails[server].")
+    """Launch one with the shipped configuration."""
+    python: UserPath | None = None
+    """Interpreter that has `nemoguardrails[server]`; null: the one that runs Interlock."""
     config_id: str = "interlock"
+    """Which of the server's configurations to ask."""
 
 
 class CheckSettings(_Section):
+    """Guardrail checks beside the traffic. They never delay it."""
+
     nemo: NemoSettings = NemoSettings()
     timeout_seconds: PositiveSeconds = 5.0
-    queue: Annotated[int, Field(gt=0)] = 256
-    concurrency: Annotated[int, Field(gt=0)] = 4
-    max_text_bytes: Annotated[int, Field(gt=0)] = 32 * 1024
+    """Deadline of one check; later its verdict is `timeout`."""
+    queue: PositiveInt = 256
+    """Checks that may wait; beyond, the verdict is `dropped`."""
+    concurrency: PositiveInt = 4
+    """Checks that run at once."""
+    max_text_bytes: PositiveInt = 32 * 1024
+    """What one check is given at most."""
 
 
 class OtlpSettings(_Section):
-    """OTLP/HTTP: ``endpoint`` is the whole traces URL (``…/v1/traces``)."""
+    """One OTLP/HTTP trace collector."""
 
-    endpoint: str
-    headers: dict[str, SecretStr] = {}
+    endpoint: HttpUrl
+    """The whole traces URL, `…/v1/traces`."""
+    headers: dict[str, Secret] = {}
+    """Sent with every export."""
 
 
 class MlflowSettings(_Section):
-    url: str
+    """An MLflow tracking server, which takes the same spans over OTLP."""
+
+    url: HttpUrl
+    """Its base URL."""
     experiment: str = "interlock"
-    token: SecretStr | None = None
+    """Made if missing."""
+    token: Secret | None = None
+    """Bearer token."""
 
 
 class TracingSettings(_Section):
-    capture: Literal["full", "redacted", "hashes", "none"] = "redacted"
-    capture_bytes: Annotated[int, Field(gt=0)] = 64 * 1024
+    """What is recorded and where it goes."""
+
+    capture: Capture = "redacted"
+    """Content in records: as it is, with secrets and personal data masked, as keyed digests, or not at all."""
+    capture_bytes: PositiveInt = 64 * 1024
+    """Longest text kept of one field."""
     otlp: list[OtlpSettings] = []
+    """Collectors that get the spans."""
     mlflow: MlflowSettings | None = None
-    prices: Path | None = Field(default=None, description="Price book (YAML); null: the shipped one.")
+    """An MLflow server that gets the spans."""
+    prices: UserPath | None = None
+    """Price book (YAML); null: the shipped one."""
     fsync: bool = True
-    segment_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
+    """Records are on disk before a held call or a refusal leaves."""
+    segment_bytes: PositiveInt = 64 * 1024 * 1024
+    """Size at which a journal segment is closed."""
 
 
 class WebhookSettings(_Section):
-    """Alerts are POSTed as JSON, signed ``X-Interlock-Signature: sha256=HMAC(secret, body)``."""
+    """Alerts are POSTed as JSON, signed `X-Interlock-Signature: sha256=HMAC(secret, body)`."""
 
-    url: str
-    secret: SecretStr
+    url: HttpUrl
+    """Where to."""
+    secret: Secret
+    """The signing key."""
 
 
 class AlertSettings(_Section):
+    """Where alerts go besides the log."""
+
     webhooks: list[WebhookSettings] = []
+    """Receivers."""
 
 
 class BreakerSettings(_Section):
-    """Loop grades are counts of *repeats* (same call, same result, nothing new in between)."""
+    """Loops and budgets. Grades count *repeats*: same call, same result, nothing new in between."""
 
-    repeat_alert: Annotated[int, Field(gt=0)] = 2
-    repeat_trip: Annotated[int, Field(gt=0)] = 3
+    repeat_alert: PositiveInt = 2
+    """At this repeat: alert, and slow the run down."""
+    repeat_trip: PositiveInt = 3
+    """At this repeat: refuse the run's further requests."""
     slow_seconds: Annotated[float, Field(ge=0)] = 1.0
+    """Delay of a run that is slowed down."""
     open_seconds: PositiveSeconds = 600.0
+    """How long a tripped breaker stays open before one probe is let by."""
     window_seconds: PositiveSeconds = 3600.0
-    run_tokens: Annotated[int, Field(gt=0)] | None = None
-    run_usd: Annotated[float, Field(gt=0)] | None = None
-    runs_kept: Annotated[int, Field(gt=0)] = 100_000
+    """Rolling window of the agents' budgets."""
+    run_tokens: PositiveInt | None = None
+    """Tokens of one run of any agent."""
+    run_usd: PositiveUsd | None = None
+    """Cost in USD of one run of any agent."""
+    runs_kept: PositiveInt = 100_000
+    """Runs remembered at once."""
 
 
 class ModelSettings(_Section):
-    """vLLM as Interlock launches it (``interlock serve --model NAME``)."""
+    """vLLM as Interlock launches it (`interlock serve --model NAME`)."""
 
     name: str | None = None
-    vllm: Path | None = Field(default=None, description="The `vllm` command; null: the one on PATH.")
-    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Model name or folder; null: nothing is launched, `upstream.url` is used."""
+    vllm: UserPath | None = None
+    """The `vllm` command; null: the one on PATH."""
+    port: Port = 0
+    """Its loopback port; 0: any free one."""
     tool_parser: str | None = None
+    """vLLM's `--tool-call-parser`; null: by the model's family."""
     reasoning_parser: str | None = None
+    """vLLM's `--reasoning-parser`; null: by the model's family; `none`: no parser."""
     args: list[str] = []
+    """Further arguments for `vllm serve`. They come last, so they win."""
     ready_seconds: PositiveSeconds = 900.0
+    """How long it may take to load."""
 
 
 class Settings(BaseSettings):
-    """The whole file. Unknown keys are errors: a misspelt guard must not be silently off."""
+    """The whole file."""
 
     model_config = SettingsConfigDict(
-        env_prefix="INTERLOCK_", env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix="INTERLOCK_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
     )
 
     upstream: UpstreamSettings = UpstreamSettings()
     listen: ListenSettings = ListenSettings()
     limits: LimitSettings = LimitSettings()
-    state_dir: Path = Path("~/.local/state/interlock")
+    state_dir: UserPath = Field(default=Path("~/.local/state/interlock"), validate_default=True)
+    """Everything that Interlock writes is below this folder, which nobody else may read (mode 0700)."""
     unjudged: Literal["refuse", "allow"] = "refuse"
-    unjudged_paths: dict[str, Literal["refuse", "allow"]] = {}
-    control_paths: list[str] = Field(default=[], description="Control paths that the data port lets by.")
-    agents: dict[str, AgentSettings] = {}
+    """Endpoints that make tokens which Interlock does not judge."""
+    unjudged_paths: dict[RequestPath, Literal["refuse", "allow"]] = {}
+    """The same, path by path."""
+    control_paths: list[RequestPath] = []
+    """Paths that control the model server (LoRA loading, sleep, weights, …) which the data port lets by."""
+    agents: dict[AgentName, AgentSettings] = {}
+    """By name. With no keys anywhere every caller is `anonymous`, whose budgets may be set here too."""
     policies: PolicySettings = PolicySettings()
-    tool_trust: dict[str, Literal["trusted", "internal", "untrusted"]] = {}
+    tool_trust: dict[str, Trust] = {}
+    """Tool → how far its results are trusted."""
     checks: CheckSettings = CheckSettings()
     tracing: TracingSettings = TracingSettings()
     alerts: AlertSettings = AlertSettings()
     breakers: BreakerSettings = BreakerSettings()
     model: ModelSettings = ModelSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments alone: the other places are read by ``serving.config_file``, which knows their lines."""
+        return (init_settings,)
+
+    @property
+    def authenticated(self) -> bool:
+        """Every request on the data port needs an API key."""
+        return any(agent.keys for agent in self.agents.values())
