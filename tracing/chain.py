@@ -112,9 +112,7 @@ def check_line(line: bytes) -> Parts:
         raise LineFault("the record was changed: its hash is wrong")
     if anew != line:
         raise LineFault("the line was changed: its bytes are not what the journal writes")
-    if parts.seal is not None and (
-        parts.key is None or not hmac.compare_digest(_seal(parts.key, content), parts.seal)
-    ):
+    if parts.seal is not None and (parts.key is None or not hmac.compare_digest(_seal(parts.key, content), parts.seal)):
         raise LineFault("the content was changed: its seal is wrong")
     return parts
 

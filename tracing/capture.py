@@ -1,0 +1,297 @@
+"""What of the traffic may be stored: the one door between content and every sink.
+
+Four modes, per agent. ``full`` keeps content as it is. ``redacted`` (the default) hands every string to
+``redact``, which masks secrets and personal data. ``hashes`` keeps only keyed hashes of strings, so that
+equal texts of one run can be told to be equal. ``none`` keeps nothing. Headers are never captured.
+
+How to think about redaction here: ``redact`` finds patterns in *text*, but a secret reaches us in many
+spellings. So each string is scanned as it stands, and again as what it decodes to: tool arguments are JSON in
+a string, in which ``\\u0041KIA…`` is a key too; a cut-off JSON text is unescaped as well as it can be; object
+keys and numbers are scanned as the strings that they look like, and a short value also beside its key
+(``{"password": "…"}``). If only a decoded form gives a secret away, the decoded and masked form is what is
+stored.
+
+Truncation comes after redaction, and never shows a part of a secret: where a text is too long to be scanned
+whole, what is kept ends ``_MARGIN`` characters before the end of what was scanned. No pattern may match more
+than ``_MARGIN`` characters.
+
+Everything here is CPU work without I/O but for a run's key; it is meant to run in the journal's writing
+thread (``Journal.append(record, fill)``).
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+Mode = Literal["full", "redacted", "hashes", "none"]
+
+_MARGIN = 64 * 1024
+_DEPTH = 64
+_MASK = "[redacted]"
+_PROBED = 512
+_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(["\\/\'bfnrt]))')
+_CONTROL = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+
+# In mode ``hashes`` the shape of a message stays readable: the wire's own field names and enumerations.
+_KEYS = (
+    "role content type text name function arguments tool_calls id index tool_call_id reasoning "
+    "reasoning_content parameters description choices finish_reason outcome refusal image_url url properties "
+    "required choice complete"
+)
+_VALUES = (
+    "system developer user assistant tool function text image_url object string number integer array boolean "
+    "stop length tool_calls content_filter allowed denied malformed redacted unjudged"
+)
+_PLAIN_KEYS = frozenset(_KEYS.split())
+_PLAIN_VALUES = frozenset(_VALUES.split())
+_PLAIN_FIELDS = frozenset(("role", "type", "finish_reason", "outcome"))
+
+
+class Denied(msgspec.Struct, frozen=True):
+    """What is kept of denied content: a masked excerpt, and the commitment (hex) to the whole text."""
+
+    excerpt: str | None
+    commitment: str | None
+
+
+class Capture:
+    """One mode applied to values. ``redact`` gives a string back with its secrets masked (the same string if
+    it has none); ``key`` gives a run's key (``RunKeys.key``); ``limit`` is in characters per captured value.
+    """
+
+    def __init__(
+        self, mode: Mode, redact: Callable[[str], str], key: Callable[[str], bytes], limit: int = 64 * 1024
+    ) -> None:
+        self.mode = mode
+        self._redact = redact
+        self._key = key
+        self._limit = limit
+
+    def text(self, text: str | None, run: str) -> str | None:
+        """One text; None in mode ``none``."""
+        if text is None or self.mode == "none":
+            return None
+        captured = self.value(text, run)
+        return captured if isinstance(captured, str) else None
+
+    def value(self, value: Any, run: str) -> Any:
+        """Any JSON-like value, copied; None in mode ``none``."""
+        return None if self.mode == "none" else _Walk(self, run, self._limit).value(value)
+
+    def items(self, values: list[Any], run: str) -> list[Any]:
+        """A list of independent things (offered tools, choices) within one limit; [] in mode ``none``.
+        What no longer fits is left out at the end."""
+        return self._within(values, run)[0]
+
+    def messages(self, messages: list[Any], run: str) -> tuple[list[Any], int]:
+        """A conversation within one limit, its newest part first of all; gives what is kept, in order, and
+        how many older messages were left out."""
+        kept, left_out = self._within(messages[::-1], run)
+        return kept[::-1], left_out
+
+    def denied(self, text: str, run: str) -> Denied:
+        """What may be kept of content that a policy denied: in mode ``full`` the text itself, else a masked
+        excerpt (``redacted``) and the commitment."""
+        if self.mode == "none":
+            return Denied(None, None)
+        commitment = hmac.digest(self._key(run), _utf8(text), "sha256").hex()
+        if self.mode == "full":
+            return Denied(self.text(text, run), commitment)
+        if self.mode == "hashes":
+            return Denied(None, commitment)
+        return Denied(_excerpt(self.mask(_clean(text[:_MARGIN]))), commitment)
+
+    def _within(self, values: list[Any], run: str) -> tuple[list[Any], int]:
+        if self.mode == "none":
+            return [], len(values)
+        walk = _Walk(self, run, self._limit)
+        kept: list[Any] = []
+        for value in values:
+            if kept and walk.left <= 0:
+                break
+            kept.append(walk.value(value))
+        return kept, len(values) - len(kept)
+
+    def mask(self, text: str) -> str:
+        """``text`` without secrets, whatever they are spelt like; not truncated."""
+        masked = self._redact(text)
+        decoded = _decoded(text)
+        if decoded is not None:
+            clean = _Walk(self, "", -1).value(decoded)
+            if clean != decoded:
+                return self._redact(json.dumps(clean, ensure_ascii=False))
+        elif "\\" in text:
+            plain = _unescaped(text)
+            clean_text = self._redact(plain)
+            if clean_text != plain:
+                return self._redact(clean_text)
+        return masked
+
+    def mask_pair(self, key: str, value: str) -> str:
+        """``value`` masked, also if only the key before it gives it away."""
+        masked = self.mask(value)
+        if masked == value and key and key not in _PLAIN_KEYS and len(value) <= _PROBED:
+            for probe in (f"{key}={value}", f'"{key}": "{value}"'):
+                found = self._redact(probe)
+                if found != probe and value not in found:
+                    return _MASK
+        return masked
+
+    def hash(self, text: str, run: str) -> str:
+        return "hmac:" + hmac.digest(self._key(run), _utf8(text), "sha256").hex()[:32]
+
+
+class _Walk:
+    """One value, copied; ``left`` counts down the characters that may still be kept (below 0 from the
+    start: no limit)."""
+
+    def __init__(self, capture: Capture, run: str, limit: int) -> None:
+        self._capture = capture
+        self._run = run
+        self._bounded = limit >= 0
+        self.left = limit
+
+    def value(self, value: Any, key: str = "", depth: int = 0) -> Any:
+        if depth > _DEPTH:
+            return "[too deep]"
+        if isinstance(value, str):
+            return self._text(value, key)
+        if isinstance(value, Mapping):
+            return self._object(value, depth)
+        if isinstance(value, list | tuple):
+            return self._array(value, key, depth)
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, int | float):
+            return self._number(value)
+        return self._text(str(value), key)
+
+    def _object(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+        copy: dict[str, Any] = {}
+        for key, inner in value.items():
+            name = self._name(str(key))
+            while name in copy:
+                name += "+"
+            copy[name] = self.value(inner, str(key), depth + 1)
+            if self._spent():
+                break
+        return copy
+
+    def _array(self, value: list[Any] | tuple[Any, ...], key: str, depth: int) -> list[Any]:
+        copy = []
+        for inner in value:
+            copy.append(self.value(inner, key, depth + 1))
+            if self._spent():
+                break
+        return copy
+
+    def _name(self, key: str) -> str:
+        mode = self._capture.mode
+        if key in _PLAIN_KEYS:
+            return key
+        if mode == "full":
+            return _clean(key)
+        return self._keep(self._capture.hash(key, self._run) if mode == "hashes" else self._scan(key, ""))
+
+    def _number(self, value: float) -> Any:
+        mode = self._capture.mode
+        self.left -= 8 if self._bounded else 0
+        if mode == "hashes":
+            return self._capture.hash(str(value), self._run)
+        if mode == "redacted":
+            text = str(value)
+            masked = self._capture.mask(text)
+            if masked != text:
+                return masked
+        return value
+
+    def _text(self, text: str, key: str) -> str:
+        mode = self._capture.mode
+        if mode == "hashes":
+            if key in _PLAIN_FIELDS and text in _PLAIN_VALUES:
+                return text
+            return self._keep(self._capture.hash(text, self._run))
+        if mode == "redacted":
+            return self._keep(self._scan(text, key))
+        return self._keep(_clean(text))
+
+    def _scan(self, text: str, key: str) -> str:
+        """The text without secrets; of a very long one, what can be vouched for."""
+        text = _clean(text)
+        if not self._bounded:
+            return self._capture.mask_pair(key, text)
+        window = max(self.left, 0) + _MARGIN
+        if len(text) <= window:
+            return self._capture.mask_pair(key, text)
+        masked = self._capture.mask(text[:window])
+        return masked[: max(0, len(masked) - _MARGIN)] + "…"
+
+    def _keep(self, text: str) -> str:
+        if not self._bounded:
+            return text
+        room = max(self.left, 0)
+        self.left -= len(text) + 4
+        return text if len(text) <= room else text[:room] + "…"
+
+    def _spent(self) -> bool:
+        return self._bounded and self.left <= 0
+
+
+def _decoded(text: str) -> Any | None:
+    """What a JSON text says, if it is an object, an array or a string; None else."""
+    begin = text.lstrip()[:1]
+    if begin not in ("{", "[", '"'):
+        return None
+    try:
+        return json.loads(text, object_pairs_hook=_all_pairs)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _all_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON text with every value kept, also of a key that stands twice."""
+    whole: dict[str, Any] = {}
+    for key, value in pairs:
+        while key in whole:
+            key += "+"
+        whole[key] = value
+    return whole
+
+
+def _unescaped(text: str) -> str:
+    """A text with backslash escapes resolved, also doubled ones: for texts that do not parse as JSON."""
+    for _ in range(4):
+        plain = _ESCAPE.sub(_unescape_one, text)
+        if plain == text:
+            return text
+        text = plain
+    return text
+
+
+def _unescape_one(match: re.Match[str]) -> str:
+    number = match[1] or match[2]
+    if number:
+        return _clean(chr(int(number, 16)))
+    return _CONTROL.get(match[3], match[3])
+
+
+def _clean(text: str) -> str:
+    """The text without lone surrogates, which no JSON writer takes."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _excerpt(text: str, limit: int = 120) -> str:
+    """The shape of a text: of every word its first two characters, no more."""
+    head = " ".join(text[: limit * 4].split())[:limit]
+    masked = re.sub(r"\w{3,}", lambda word: word[0][:2] + "*" * (len(word[0]) - 2), head)
+    return masked + ("…" if len(text) > len(head) else "")
