@@ -15,13 +15,12 @@ If fields disagree, a coerced one wins: what is refused here can open no way rou
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
+from serving.wire import coercion
+from serving.wire.coercion import Reader, each
 from serving.wire.request import ChatRequest, SentCall, SentMessage, SentTool
 
 
@@ -44,20 +43,23 @@ def read_chat_request(value: Any) -> ChatRequest | Coerced | UpstreamRefuses:
     """Reads ``value``, the strict value of a request body for ``/v1/chat/completions``."""
     if value.__class__ is not dict:
         return UpstreamRefuses("", "the body is not an object")
-    refusal: _Refused | None = None
-    for name in value.keys() & _READERS.keys():
+    refusal: coercion.Refused | None = None
+    for name, sent in value.items():
+        reader = _READERS.get(name)
+        if reader is None:
+            continue
         try:
-            _READERS[name](name, value[name])
-        except _Refused as problem:
+            reader(name, sent)
+        except coercion.Refused as problem:
             refusal = problem
-        except _Coerced as problem:
+        except coercion.Coerced as problem:
             return Coerced(problem.field, problem.message)
     try:
         messages = _messages(value)
         tools = _tools(value.get("tools"))
-    except _Refused as problem:
+    except coercion.Refused as problem:
         return UpstreamRefuses(problem.field, problem.message)
-    except _Coerced as problem:
+    except coercion.Coerced as problem:
         return Coerced(problem.field, problem.message)
     if refusal is not None:
         return UpstreamRefuses(refusal.field, refusal.message)
@@ -101,169 +103,64 @@ def _hidden_fields(value: dict[str, Any]) -> set[str]:
     return found
 
 
-class _Problem(Exception):
-    """``field`` grows from the inside out, so that a sound request pays for no path."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(field, message)
-        self.field = field
-        self.message = message
-
-
-class _Coerced(_Problem):
-    """Becomes :class:`Coerced`."""
-
-
-class _Refused(_Problem):
-    """Becomes :class:`UpstreamRefuses`."""
-
-
-_T = TypeVar("_T")
-
-
-def _each(field: str, items: list[Any], reader: Callable[[Any], _T]) -> tuple[_T, ...]:
-    """``reader`` on each item; what it raises gets the item's path in front."""
-    found: list[_T] = []
-    try:
-        for item in items:
-            found.append(reader(item))
-    except _Problem as problem:
-        problem.field = f"{field}[{len(found)}]{problem.field}"
-        raise
-    return tuple(found)
-
-
-# --- single values -----------------------------------------------------------------------------------------
-
-_Reader = Callable[[str, Any], None]
-
-_TRUTHS = frozenset({"0", "off", "f", "false", "n", "no", "1", "on", "t", "true", "y", "yes"})
-"""The strings that pydantic reads as a bool, in any case."""
-
-
-_DIGIT = re.compile(r"\d").search
-_NUMBER = re.compile(r"\d|inf|nan", re.IGNORECASE).search
-"""What every string has that pydantic reads as an integer, or as a number."""
-
-
-def _boolean(field: str, value: Any) -> None:
-    """True or false. Pydantic also takes 0, 1, 0.0, 1.0 and some words."""
-    if value is True or value is False:
-        return
-    coercible = value.lower() in _TRUTHS if value.__class__ is str else value in (0, 1)
-    if coercible:
-        raise _Coerced(field, "must be true or false")
-    raise _Refused(field, "not a boolean")
-
-
-def _integer(field: str, value: Any) -> None:
-    """A whole number, also written as ``2.0``. Pydantic also takes booleans and digits in a string."""
-    kind = value.__class__
-    if kind is int or (kind is float and value.is_integer() and abs(value) <= 2**53):
-        return
-    if kind is bool or (kind is str and _DIGIT(value)) or (kind is float and value.is_integer()):
-        raise _Coerced(field, "must be an integer")
-    raise _Refused(field, "not an integer")
-
-
-def _number(field: str, value: Any) -> None:
-    """A number. Pydantic also takes booleans and numbers in a string."""
-    kind = value.__class__
-    if kind is float or kind is int:
-        return
-    if kind is bool or (kind is str and _NUMBER(value)):
-        raise _Coerced(field, "must be a number")
-    raise _Refused(field, "not a number")
-
-
-def _string(field: str, value: Any) -> None:
-    if value.__class__ is not str:
-        raise _Refused(field, "not a string")
-
-
-def _object(field: str, value: Any) -> None:
-    if value.__class__ is not dict:
-        raise _Refused(field, "not an object")
-
-
-def _stop(field: str, value: Any) -> None:
-    if value.__class__ is list:
-        _strings(field, value)
-    else:
-        _string(field, value)
-
-
-def _integers(field: str, value: Any) -> None:
-    if value.__class__ is not list:
-        raise _Refused(field, "not a list")
-    _each(field, value, partial(_integer, ""))
-
-
-def _strings(field: str, value: Any) -> None:
-    if value.__class__ is not list:
-        raise _Refused(field, "not a list")
-    _each(field, value, partial(_string, ""))
-
-
 def _stream_options(field: str, value: Any) -> None:
-    _object(field, value)
+    coercion.an_object(field, value)
     for name in ("include_usage", "continuous_usage_stats"):
         if value.get(name) is not None:
-            _boolean(f"{field}.{name}", value[name])
+            coercion.boolean(f"{field}.{name}", value[name])
 
 
 def _tool_choice(field: str, value: Any) -> None:
     if value.__class__ is str:
         if value not in ("none", "auto", "required"):
-            raise _Refused(field, "not one of none, auto, required")
+            raise coercion.Refused(field, "not one of none, auto, required")
         return
-    _object(field, value)
+    coercion.an_object(field, value)
     function = value.get("function")
     if function.__class__ is not dict or function.get("name").__class__ is not str:
-        raise _Refused(f"{field}.function", "no function with a name")
+        raise coercion.Refused(f"{field}.function", "no function with a name")
     if value.get("type", "function") != "function":
-        raise _Refused(f"{field}.type", "not function")
+        raise coercion.Refused(f"{field}.type", "not function")
 
 
-def _or_null(reader: _Reader) -> _Reader:
-    def read(field: str, value: Any) -> None:
-        if value is not None:
-            reader(field, value)
-
-    return read
-
-
-def _not_null(reader: _Reader) -> _Reader:
-    def read(field: str, value: Any) -> None:
-        if value is None:
-            raise _Refused(field, "null")
-        reader(field, value)
-
-    return read
-
-
-_FIELDS: dict[_Reader, str] = {
-    _or_null(_boolean): "stream logprobs return_token_ids return_tokens_as_token_ids return_prompt_text "
-    "return_token_offsets return_mm_kwargs parallel_tool_calls watermarking",
-    _not_null(_boolean): "include_reasoning echo add_generation_prompt continue_final_message "
-    "add_special_tokens use_beam_search ignore_eos include_stop_str_in_output skip_special_tokens "
-    "spaces_between_special_tokens",
-    _or_null(_integer): "n max_tokens max_completion_tokens top_logprobs prompt_logprobs seed top_k "
-    "truncate_prompt_tokens stream_interval thinking_token_budget",
-    _not_null(_integer): "min_tokens priority routed_experts_prompt_start",
-    _or_null(_number): "temperature top_p min_p frequency_penalty presence_penalty repetition_penalty",
-    _not_null(_number): "length_penalty",
-    _or_null(_string): "model user chat_template session_id cache_salt reasoning_effort truncation_side",
-    _not_null(_string): "request_id",
-    _or_null(_object): "chat_template_kwargs media_io_kwargs mm_processor_kwargs kv_transfer_params "
-    "ec_transfer_params vllm_xargs",
-    _or_null(_integers): "stop_token_ids logprob_token_ids allowed_token_ids",
-    _not_null(_strings): "bad_words",
-    _or_null(_stop): "stop",
-    _or_null(_stream_options): "stream_options",
-    _or_null(_tool_choice): "tool_choice",
-}
-_READERS: dict[str, _Reader] = {name: reader for reader, names in _FIELDS.items() for name in names.split()}
+_FIELDS: tuple[tuple[Reader, str], ...] = (
+    (
+        coercion.or_null(coercion.boolean),
+        "stream logprobs return_token_ids return_tokens_as_token_ids return_prompt_text return_token_offsets "
+        "return_mm_kwargs parallel_tool_calls watermarking",
+    ),
+    (
+        coercion.not_null(coercion.boolean),
+        "include_reasoning echo add_generation_prompt continue_final_message add_special_tokens ignore_eos "
+        "use_beam_search include_stop_str_in_output skip_special_tokens spaces_between_special_tokens",
+    ),
+    (
+        coercion.or_null(coercion.integer),
+        "n max_tokens max_completion_tokens top_logprobs prompt_logprobs seed top_k truncate_prompt_tokens "
+        "stream_interval thinking_token_budget",
+    ),
+    (coercion.not_null(coercion.integer), "min_tokens priority routed_experts_prompt_start"),
+    (
+        coercion.or_null(coercion.number),
+        "temperature top_p min_p frequency_penalty presence_penalty repetition_penalty",
+    ),
+    (coercion.not_null(coercion.number), "length_penalty"),
+    (
+        coercion.or_null(coercion.string),
+        "model user chat_template session_id cache_salt reasoning_effort truncation_side",
+    ),
+    (coercion.not_null(coercion.string), "request_id"),
+    (
+        coercion.or_null(coercion.an_object),
+        "chat_template_kwargs media_io_kwargs mm_processor_kwargs kv_transfer_params ec_transfer_params vllm_xargs",
+    ),
+    (coercion.or_null(coercion.integers), "stop_token_ids logprob_token_ids allowed_token_ids"),
+    (coercion.not_null(coercion.strings), "bad_words"),
+    (coercion.or_null(coercion.string_or_strings), "stop"),
+    (coercion.or_null(_stream_options), "stream_options"),
+    (coercion.or_null(_tool_choice), "tool_choice"),
+)
+_READERS: dict[str, Reader] = {name: reader for reader, names in _FIELDS for name in names.split()}
 
 SAMPLING = (
     "temperature",
@@ -317,18 +214,18 @@ _TEXT_OF = {
 def _messages(value: dict[str, Any]) -> tuple[SentMessage, ...]:
     sent = value.get("messages")
     if sent.__class__ is not list:
-        raise _Refused("messages", "not a list" if "messages" in value else "missing")
-    return _each("messages", sent, _message)
+        raise coercion.Refused("messages", "not a list" if "messages" in value else "missing")
+    return each("messages", sent, _message)
 
 
 def _message(sent: Any) -> SentMessage:
     if sent.__class__ is not dict:
-        raise _Refused("", "not an object")
+        raise coercion.Refused("", "not an object")
     if "author" in sent:
-        raise _Coerced(".author", "is not supported; name the author in role")
+        raise coercion.Coerced(".author", "is not supported; name the author in role")
     role = sent.get("role")
     if role.__class__ is not str:
-        raise _Refused(".role", "not a string" if "role" in sent else "missing")
+        raise coercion.Refused(".role", "not a string" if "role" in sent else "missing")
     text = sent.get("content")
     media: tuple[str, ...] = ()
     if text is None:
@@ -362,7 +259,7 @@ def _message(sent: Any) -> SentMessage:
 def _text(field: str, value: Any) -> None:
     """Which of vLLM's message types matches, and so whether it drops a wrong value, hangs on the other keys."""
     if value.__class__ is not str:
-        raise _Coerced(field, "must be a string or null")
+        raise coercion.Coerced(field, "must be a string or null")
 
 
 def _content(content: Any) -> tuple[str, tuple[str, ...]]:
@@ -372,10 +269,10 @@ def _content(content: Any) -> tuple[str, tuple[str, ...]]:
     media are both named then.
     """
     if content.__class__ is dict:
-        raise _Coerced(".content", "must be a string, a list of parts or null")
+        raise coercion.Coerced(".content", "must be a coercion.string, a list of parts or null")
     if content.__class__ is not list:
-        raise _Refused(".content", "not a string or a list")
-    parts = _each(".content", content, _part)
+        raise coercion.Refused(".content", "not a string or a list")
+    parts = each(".content", content, _part)
     return (
         "\n".join([text for text, _ in parts if text is not None]),
         tuple([name for _, media in parts for name in media]),
@@ -387,44 +284,44 @@ def _part(part: Any) -> tuple[str | None, tuple[str, ...]]:
     if part.__class__ is str:
         return part, ()
     if part.__class__ is not dict:
-        raise _Coerced("", "must be an object or a string")
+        raise coercion.Coerced("", "must be an object or a string")
     kind = part.get("type")
     media = tuple([name for name in part if name in _MEDIA])
     if kind is None:
         if not media:
-            raise _Coerced(".type", "must name the type of the part")
+            raise coercion.Coerced(".type", "must name the type of the part")
         return None, media
     if kind.__class__ is not str:
-        raise _Coerced(".type", "must be a string")
+        raise coercion.Coerced(".type", "must be a string")
     key = _TEXT_OF.get(kind)
     if key is None:
         return None, media if kind in media else (kind, *media)
     text = part.get(key)
     if text is not None and text.__class__ is not str:
-        raise _Coerced(f".{key}", "must be a string")
+        raise coercion.Coerced(f".{key}", "must be a string")
     return text, media
 
 
 def _calls(sent: Any) -> tuple[SentCall, ...]:
     if sent.__class__ is not list:
-        raise _Coerced(".tool_calls", "must be a list or null")
-    return _each(".tool_calls", sent, _call)
+        raise coercion.Coerced(".tool_calls", "must be a list or null")
+    return each(".tool_calls", sent, _call)
 
 
 def _call(sent: Any) -> SentCall:
     if sent.__class__ is not dict:
-        raise _Coerced("", "must be an object")
+        raise coercion.Coerced("", "must be an object")
     function = sent.get("function")
     if function.__class__ is not dict:
-        raise _Coerced(".function", "must be an object")
+        raise coercion.Coerced(".function", "must be an object")
     name = function.get("name")
     if name.__class__ is not str:
-        raise _Coerced(".function.name", "must be a string")
+        raise coercion.Coerced(".function.name", "must be a string")
     arguments = function.get("arguments")
     if arguments is None:
         arguments = ""
     elif arguments.__class__ is not str:
-        raise _Coerced(".function.arguments", "must be a string that holds JSON")
+        raise coercion.Coerced(".function.arguments", "must be a string that holds JSON")
     call_id = sent.get("id")
     if call_id is not None:
         _text(".id", call_id)
@@ -438,27 +335,27 @@ def _tools(sent: Any) -> tuple[SentTool, ...]:
     if sent is None:
         return ()
     if sent.__class__ is not list:
-        raise _Refused("tools", "not a list")
+        raise coercion.Refused("tools", "not a list")
     if not sent:
-        raise _Refused("tools", "empty")
-    return _each("tools", sent, _tool)
+        raise coercion.Refused("tools", "empty")
+    return each("tools", sent, _tool)
 
 
 def _tool(sent: Any) -> SentTool:
     if sent.__class__ is not dict:
-        raise _Refused("", "not an object")
+        raise coercion.Refused("", "not an object")
     if sent.get("type", "function") != "function":
-        raise _Refused(".type", "not function")
+        raise coercion.Refused(".type", "not function")
     function = sent.get("function")
     if function.__class__ is not dict:
-        raise _Refused(".function", "not an object")
+        raise coercion.Refused(".function", "not an object")
     name = function.get("name")
     if name.__class__ is not str:
-        raise _Refused(".function.name", "not a string")
+        raise coercion.Refused(".function.name", "not a string")
     description = function.get("description")
     if description is not None and description.__class__ is not str:
-        raise _Refused(".function.description", "not a string")
+        raise coercion.Refused(".function.description", "not a string")
     parameters = function.get("parameters")
     if parameters is not None and parameters.__class__ is not dict:
-        raise _Refused(".function.parameters", "not an object")
+        raise coercion.Refused(".function.parameters", "not an object")
     return SentTool(name=name, description=description, parameters=parameters)
