@@ -101,7 +101,7 @@ class Sampler:
 
     def _single(self, history: list[Message], turn: Turn, tools: Any) -> Row:
         target = message_of(turn)
-        thinking = self._random.random() > 0.1
+        thinking = self._random.random() < 0.7
         prompt = self._render(history, tools, prompt=True, enable_thinking=thinking)
         if not thinking:
             del target["reasoning"]
