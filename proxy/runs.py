@@ -1,0 +1,368 @@
+"""Which run a request belongs to: stateless calls stitched together by the conversation itself.
+
+How to think about it. A history can only go on with what its client was given, so what leaves is remembered
+(:meth:`RunBook.left`) as *nodes*: the hash of the history up to and with that answer, and the ids of its tool
+calls. A later request is looked up by evidence, strongest first:
+
+1. an id of a tool call that left once, in the latest assistant turn that has one. Ids are random, so they
+   tell twins (identical prompts at the same time) apart, and survive a client that shortens or rewrites its
+   history. An id that left in two runs (some parsers number their ids) is no evidence.
+2. the longest prefix that ends with an answer that left; or that is a whole earlier request and goes on with
+   an assistant turn (the client changed our answer before it sent it back).
+3. a name from the client. It joins or names runs of the same agent; it never overrules 1 and 2.
+4. else a new run: always for a request without an assistant turn, so that identical first requests and a
+   shared system prompt join nothing; and for a history that is unknown, which is then judged whole.
+
+Where several runs have the same node (twins that were answered in the same words, without calls), their
+histories are equal up to here and nothing can tell them apart: each continuation goes to the run that went on
+from that node least often, the oldest first. As many twins as go on, so many runs go on, one each; only a
+fork or a retry at just that point may count for its twin. A client's name decides where it names one of them.
+
+Nodes carry the state of the loop detector, so that it, too, follows the branch and not the clock. A request
+that is refused leaves nothing, and counts for no detector.
+
+Everything is kept per agent (the agent is in every hash), in memory, and bounded: the runs that were not
+seen for longest are forgotten first. A forgotten run that goes on is an unknown history.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from policies.model import RecentCall, RunFacts
+from proxy.breakers import loops
+from proxy.history import ASSISTANT, Step, answer_form, canonical_arguments, digest, prefixes, turns
+from serving.settings import BreakerSettings
+from serving.wire.request import ChatRequest, SentCall, SentMessage
+
+NODES_PER_RUN = 256
+NODES_PER_KEPT_RUN = 4
+LEAST_NODES_KEPT = 4096
+TWINS_KEPT = 16
+RECENT_CALLS = 16
+RECENT_ARGUMENTS = 1024
+FINDINGS_KEPT = 64
+NAMES_PER_RUN = 8
+NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+@dataclass(slots=True, eq=False)
+class _Recent:
+    call_id: str | None
+    name: str
+    arguments: str
+    step: Step | None = None
+    changed: bool | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Node:
+    """A point that a run's history reached. ``given``: it ends with an answer of ours (else: with a request)."""
+
+    run: Run
+    key: bytes
+    loop: loops.LoopState
+    given: bool
+    ids: tuple[bytes, ...] = ()
+    continued: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One agent task. Times are the clock's seconds, ``cost`` is in USD; ``step`` counts the exchanges before
+    the latest one. ``tripped`` is the cause while a breaker holds the run, for those who look on."""
+
+    id: str
+    agent: str
+    started: float
+    seen: float
+    step: int = -1
+    tokens: int = 0
+    cost: float = 0.0
+    tool_calls: int = 0
+    tripped: str | None = None
+    findings: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    loop: loops.LoopState = loops.START
+    _recent: list[_Recent] = field(default_factory=list)
+    _nodes: dict[bytes, _Node] = field(default_factory=dict)
+
+    def settle(self, tokens: int, cost: float) -> None:
+        """Adds what an exchange used."""
+        self.tokens += tokens
+        self.cost += cost
+
+    def add_finding(self, finding: str) -> None:
+        """Remembers ``policy/id`` for later policies: each once, the first 64."""
+        if finding not in self.findings and len(self.findings) < FINDINGS_KEPT:
+            self.findings.append(finding)
+
+    def facts(self) -> RunFacts:
+        """What policies see. Arguments of recent calls are canonical, cut after 1024 characters."""
+        return RunFacts(
+            id=self.id,
+            step=max(self.step, 0),
+            tool_calls=self.tool_calls,
+            tokens=self.tokens,
+            cost_usd=self.cost,
+            seconds=max(self.seen - self.started, 0.0),
+            recent_calls=[self._recent_call(call) for call in self._recent],
+            findings=list(self.findings),
+        )
+
+    def _recent_call(self, call: _Recent) -> RecentCall:
+        repeats = self.loop.repeats_of(call.step.pair) if call.step and call.step.pair else 0
+        return RecentCall(name=call.name, arguments=call.arguments, result_changed=call.changed, repeats=repeats)
+
+    def _called(self, call: SentCall) -> None:
+        self.tool_calls += 1
+        arguments = canonical_arguments(call.arguments)[:RECENT_ARGUMENTS]
+        self._remember(_Recent(call.id, call.name, arguments))
+
+    def _answered(self, step: Step) -> None:
+        """Joins a result to its call. Reading the same result again changes nothing."""
+        arguments = step.arguments[:RECENT_ARGUMENTS]
+        call = self._call_of(step)
+        if call is None:
+            call = _Recent(step.call_id, step.name, arguments)
+            self._remember(call)
+        elif call.step is not None:
+            return
+        earlier = self._earlier(call)
+        call.step = step
+        if earlier is not None and earlier.step is not None and step.result is not None:
+            call.changed = earlier.step.result != step.result
+
+    def _call_of(self, step: Step) -> _Recent | None:
+        """The call that this result answers, or answered already."""
+        for call in reversed(self._recent):
+            answered = call.step is not None and call.step.result != step.result
+            if call.call_id == step.call_id and call.name == step.name and not answered:
+                return call
+        return None
+
+    def _earlier(self, call: _Recent) -> _Recent | None:
+        for other in reversed(self._recent):
+            alike = other.name == call.name and other.arguments == call.arguments
+            if other is not call and alike and other.step is not None and other.step.result is not None:
+                return other
+        return None
+
+    def _remember(self, call: _Recent) -> None:
+        self._recent.append(call)
+        del self._recent[:-RECENT_CALLS]
+
+
+class Sighting(msgspec.Struct, frozen=True):
+    """A request, seen as the next exchange of its run.
+
+    ``new_from`` is the index of the first message that the run had not shown in an exchange that was
+    answered; 0: nothing of it is known, and all is to be judged. ``steps`` are the results that came with
+    this request, oldest first. ``evidence`` is ``first``, ``unknown`` (both: a new run), ``call_id``,
+    ``history`` or ``name``.
+    """
+
+    run: Run
+    new_from: int
+    steps: tuple[Step, ...]
+    loop: loops.LoopState
+    evidence: str
+    head: bytes
+    assistant_seen: bool
+
+
+class RunBook:
+    """All runs that are remembered. Not for several threads.
+
+    ``new_id`` makes a run's id; ``key`` (up to 64 random bytes) keys every digest, so that none can be
+    guessed from outside.
+    """
+
+    def __init__(
+        self, settings: BreakerSettings, clock: Callable[[], float], new_id: Callable[[], str], key: bytes
+    ) -> None:
+        self._kept = settings.runs_kept
+        self._nodes_kept = max(NODES_PER_KEPT_RUN * settings.runs_kept, LEAST_NODES_KEPT)
+        self._clock = clock
+        self._new_id = new_id
+        self._key = key
+        self._runs: OrderedDict[str, Run] = OrderedDict()
+        self._by_history: dict[bytes, tuple[_Node, ...]] = {}
+        self._by_call: dict[bytes, tuple[_Node, ...]] = {}
+        self._names: dict[tuple[str, str], Run] = {}
+        self._node_count = 0
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __iter__(self) -> Iterator[Run]:
+        """Runs, the one that was seen last at the end."""
+        return iter(self._runs.values())
+
+    def get(self, run_id: str) -> Run | None:
+        return self._runs.get(run_id)
+
+    def identify(self, agent: str, request: ChatRequest, named: str | None = None) -> Sighting:
+        """The run of a request, by the evidence that the module's text lists. ``named`` is a client's name
+        for the run (1 to 128 of ``A-Za-z0-9._:-``; any other is ignored)."""
+        messages = request.messages
+        seed = digest(self._key, ["agent", agent])
+        chain = prefixes(seed, messages)
+        first = next((at for at, message in enumerate(messages) if message.role == ASSISTANT), None)
+        name = named if named is not None and NAME.fullmatch(named) else None
+        known = self._names.get((agent, name)) if name is not None else None
+        anchor = self._anchor(seed, chain, messages, first, known) if first is not None else None
+        if anchor is not None:
+            start, node, evidence = anchor
+            node.continued += 1
+            run, loop = node.run, node.loop
+        else:
+            start, loop = 0, loops.START
+            run = known if known is not None else self._begin(agent)
+            evidence = "name" if known is not None else "unknown" if first is not None else "first"
+        new_from = 0
+        if first is not None:
+            new_from = next((at for at in range(len(messages), 0, -1) if chain[at] in run._nodes), 0)
+            if new_from >= start and new_from:
+                start, loop = new_from, run._nodes[chain[new_from]].loop
+        steps: list[Step] = []
+        for turn in turns(messages, start, self._key):
+            loop = loops.advance(loop, turn)
+            steps.extend(turn.steps)
+        self._see(run, name, loop, steps)
+        return Sighting(run, new_from, tuple(steps), loop, evidence, chain[-1], first is not None)
+
+    def left(self, sighting: Sighting, text: str, calls: Iterable[tuple[str | None, str, str]] = ()) -> None:
+        """Says what the client was given, for one choice: its text, and its calls as (id, name, arguments).
+
+        To be told as the client sees it (a refusal's text, no refused calls), before its last byte leaves.
+        Not to be told of a request that was refused before it was forwarded.
+        """
+        run = sighting.run
+        sent = [SentCall(*call) for call in calls]
+        for call in sent:
+            run._called(call)
+        if run.id not in self._runs:
+            return
+        seed = digest(self._key, ["agent", run.agent])
+        ids = tuple({_call_key(seed, call.id, call.name) for call in sent if call.id})
+        self._add(run, sighting.head, sighting.loop, given=False, joins=sighting.assistant_seen)
+        answer = digest(sighting.head, answer_form(text, sent))
+        self._add(run, answer, sighting.loop, given=True, ids=ids)
+        self._make_room(run)
+
+    def _anchor(
+        self,
+        seed: bytes,
+        chain: Sequence[bytes],
+        messages: Sequence[SentMessage],
+        first: int,
+        named: Run | None,
+    ) -> tuple[int, _Node, str] | None:
+        """How many messages are known by the strongest evidence, the node they lead to, and which it is."""
+        known, found = 0, None
+        for at in range(len(messages), first, -1):
+            goes_on = at < len(messages) and messages[at].role == ASSISTANT
+            nodes = [node for node in self._by_history.get(chain[at], ()) if node.given or goes_on]
+            if nodes:
+                known, found = at, min(nodes, key=lambda node: (node.run is not named, node.continued))
+                break
+        for at in range(len(messages) - 1, max(known, first) - 1, -1):
+            by_call = self._node_of_calls(seed, messages[at])
+            if by_call is not None:
+                return at + 1, by_call, "call_id"
+        return (known, found, "history") if found is not None else None
+
+    def _node_of_calls(self, seed: bytes, message: SentMessage) -> _Node | None:
+        if message.role != ASSISTANT:
+            return None
+        for call in message.calls:
+            nodes = self._by_call.get(_call_key(seed, call.id, call.name), ()) if call.id else ()
+            if nodes and all(node.run is nodes[-1].run for node in nodes):
+                return nodes[-1]
+        return None
+
+    def _begin(self, agent: str) -> Run:
+        now = self._clock()
+        run = Run(self._new_id(), agent, now, now)
+        self._runs[run.id] = run
+        return run
+
+    def _see(self, run: Run, name: str | None, loop: loops.LoopState, steps: Sequence[Step]) -> None:
+        self._runs[run.id] = run
+        self._runs.move_to_end(run.id)
+        run.step += 1
+        run.seen = self._clock()
+        run.loop = loop
+        for step in steps[-RECENT_CALLS:]:
+            run._answered(step)
+        if name is not None and (run.agent, name) not in self._names and len(run.names) < NAMES_PER_RUN:
+            self._names[run.agent, name] = run
+            run.names.append(name)
+        self._make_room(run)
+
+    def _add(
+        self,
+        run: Run,
+        key: bytes,
+        loop: loops.LoopState,
+        *,
+        given: bool,
+        joins: bool = True,
+        ids: tuple[bytes, ...] = (),
+    ) -> None:
+        known = run._nodes.get(key)
+        if known is not None and (known.given or not given):
+            return
+        if known is not None:
+            self._drop(known)
+        node = _Node(run, key, loop, given, ids)
+        run._nodes[key] = node
+        self._node_count += 1
+        if joins:
+            self._enter(self._by_history, key, node)
+        for call in ids:
+            self._enter(self._by_call, call, node)
+        if len(run._nodes) > NODES_PER_RUN:
+            self._drop(next(iter(run._nodes.values())))
+
+    @staticmethod
+    def _enter(index: dict[bytes, tuple[_Node, ...]], key: bytes, node: _Node) -> None:
+        index[key] = (*index.get(key, ()), node)[-TWINS_KEPT:]
+
+    @staticmethod
+    def _remove(index: dict[bytes, tuple[_Node, ...]], key: bytes, node: _Node) -> None:
+        left = tuple(other for other in index.get(key, ()) if other is not node)
+        if left:
+            index[key] = left
+        else:
+            index.pop(key, None)
+
+    def _drop(self, node: _Node) -> None:
+        del node.run._nodes[node.key]
+        self._node_count -= 1
+        self._remove(self._by_history, node.key, node)
+        for call in node.ids:
+            self._remove(self._by_call, call, node)
+
+    def _make_room(self, keep: Run) -> None:
+        """Forgets runs, the longest unseen first, but never the one at hand."""
+        while len(self._runs) > 1 and (len(self._runs) > self._kept or self._node_count > self._nodes_kept):
+            oldest = next(iter(self._runs.values()))
+            if oldest is keep:
+                self._runs.move_to_end(oldest.id)
+                continue
+            del self._runs[oldest.id]
+            for node in list(oldest._nodes.values()):
+                self._drop(node)
+            for name in oldest.names:
+                del self._names[oldest.agent, name]
+
+
+def _call_key(seed: bytes, call_id: str, name: str) -> bytes:
+    return digest(seed, [call_id, name])
