@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
+Surface = Literal["request", "tool_result", "output", "tool_call"]
+Direction = Literal["input", "output"]
 Status = Literal["passed", "modified", "blocked", "error", "timeout", "dropped"]
 
 
@@ -14,8 +16,8 @@ class CheckJob(msgspec.Struct, frozen=True):
     the model, as NeMo's rail types say it. ``ref`` is the caller's own key (exchange id), given back."""
 
     ref: str
-    surface: Literal["request", "tool_result", "output", "tool_call"]
-    direction: Literal["input", "output"]
+    surface: Surface
+    direction: Direction
     text: str
 
 
@@ -29,3 +31,29 @@ class Verdict(msgspec.Struct, frozen=True):
     status: Status
     detail: str | None = None
     micros: int = 0
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What a check found when it looked. ``detail``: the rail that fired."""
+
+    status: Literal["passed", "modified", "blocked"]
+    detail: str | None = None
+
+
+class CheckFailed(Exception):
+    """A check could not look. ``kind`` is short and constant (``connect``, ``http 503``, ``shape`` …): it
+    becomes the verdict's detail and a metric label, so it never holds text from traffic."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
+class Check(Protocol):
+    """Something that looks at a text. ``look`` may take its time and be cancelled; it raises
+    ``CheckFailed`` when it could not look, and nothing else for what the other side does."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def look(self, direction: Direction, text: str) -> Finding: ...
