@@ -141,7 +141,8 @@ class PolicySettings(_Section):
     timeout_seconds: PositiveSeconds = 0.5
     """How long one decision may take."""
     modes: dict[str, Mode] = {}
-    """Policy (`owner.name`) → mode. Not listed: as the policy's roll-out says."""
+    """Policy (`owner.name`) → mode. Not listed: destructive shell commands and secrets in arguments
+    are enforced, everything else is shadow."""
     data: dict[str, dict[str, Any]] = {}
     """Policy → data, laid over the bundle's own data for it."""
     on_error: Literal["deny", "allow"] = "deny"
