@@ -7,7 +7,7 @@ nowhere else. What cannot be carried unchanged (header bytes that are not UTF-8)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -98,7 +98,7 @@ class Upstream:
         )
 
     async def open(
-        self, method: str, target: str, headers: LooseHeaders, body: bytes | AsyncIterator[bytes] | None
+        self, method: str, target: str, headers: LooseHeaders, body: bytes | aiohttp.StreamReader | None
     ) -> aiohttp.ClientResponse:
         """Send the request once and return when the answer's head is there. ``target`` is the raw path and
         query. Raises :class:`UpstreamUnreachable`, or ``aiohttp.ClientError`` when it broke later."""

@@ -102,10 +102,11 @@ class Question(msgspec.Struct, frozen=True):
 
 class Answer(msgspec.Struct, frozen=True):
     """The verdict on a question. ``refusal`` (None: allowed) is the text that takes the call's place;
-    ``cut`` ends the whole answer with it."""
+    ``cut`` ends the whole answer with it; ``error`` ends it with an error event instead."""
 
     refusal: str | None = None
     cut: bool = False
+    error: bool = False
 
 
 class _Call(msgspec.Struct):
@@ -201,6 +202,11 @@ class Gate:
     def holding(self) -> bool:
         return self.held_bytes > 0
 
+    def settled(self, choice: int) -> bool:
+        """``choice`` has finished, and all that the client gets of it is decided."""
+        state = self._choices[choice].state if choice in self._choices else State.ENDED
+        return self.over or state is State.ENDED or (not self._hold and state is State.DRAIN)
+
     def refusals(self, choice: int) -> list[str]:
         """The refusal texts that ``choice`` was given."""
         state = self._choices.get(choice)
@@ -250,6 +256,9 @@ class Gate:
         if self.over:
             return
         call.answer = answer
+        if answer.error and answer.refusal is not None:
+            self.abort(403, "policy_denied", answer.refusal)
+            return
         if answer.cut and answer.refusal is not None:
             self.cut(answer.refusal)
             return

@@ -6,7 +6,7 @@ splicing: all that is not concerned stays as the model server sent it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -52,3 +52,22 @@ class StreamWriter(Protocol):
 
     def split(self, raw: bytes, choices: tuple[int, ...]) -> list[bytes]:
         """One event for each choice of an event that speaks of several."""
+
+
+class ChoiceChange(msgspec.Struct, frozen=True):
+    """What is to become of one choice of a whole answer. ``refused``: the text for each call (by index) that
+    the client does not get, out of ``calls`` calls. ``finish``: the finish reason if no call is left.
+    ``cut``: the text that takes the place of all the choice says."""
+
+    position: int
+    refused: Mapping[int, str]
+    calls: int
+    finish: str
+    cut: str | None = None
+
+
+class WholeWriter(Protocol):
+    """Writes a changed whole answer."""
+
+    def whole(self, body: bytes, changes: Sequence[ChoiceChange]) -> bytes:
+        """The answer with the changes made, everything else byte for byte."""

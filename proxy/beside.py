@@ -1,0 +1,84 @@
+"""Joins the guardrail checks, which run beside the traffic, to the exchanges and runs that they are about.
+
+A verdict may come at any time: before the answer, after it, or after the run's next request. It is put on
+record whenever it comes, and is a fact for every later decision about its run; a late ``blocked`` is also a
+finding of the run.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+from checks.jobs import jobs_for_answer, jobs_for_request
+from checks.scheduler import CheckScheduler
+from checks.verdict import CheckJob, Verdict
+from policies.model import CheckFact
+from proxy.exchange import Exchange
+from proxy.recorder import Recorder
+from serving.wire.vocabulary import ToolCall
+from tracing.metrics import Metrics
+
+_FACTS_KEPT = 32
+_RUNS_KEPT = 10_000
+
+
+class Beside:
+    """``scheduler`` is set once it is made (it needs :meth:`verdict` itself); None: no check is configured."""
+
+    def __init__(self, recorder: Recorder, metrics: Metrics) -> None:
+        self.scheduler: CheckScheduler | None = None
+        self._recorder = recorder
+        self._metrics = metrics
+        self._asked: dict[str, Exchange] = {}
+        self._facts: OrderedDict[str, deque[CheckFact]] = OrderedDict()
+
+    def request(self, x: Exchange) -> None:
+        """Ask about what the model is going to read."""
+        if self.scheduler is not None:
+            for job in jobs_for_request(x.id, x.request.messages[x.sighting.new_from :]):
+                self._submit(x, job)
+
+    def answer(self, x: Exchange) -> None:
+        """Ask about what the model made, given or refused."""
+        if self.scheduler is None:
+            return
+        for number, seen in x.seen.choices.items():
+            calls = [ToolCall(number, index, *seen.call(index)) for index in sorted(seen.calls)]
+            for job in jobs_for_answer(x.id, "".join(seen.text), calls):
+                self._submit(x, job)
+
+    def facts(self, x: Exchange) -> list[CheckFact]:
+        """What is known of the run by now."""
+        return list(self._facts.get(x.sighting.run.id, ()))
+
+    def verdict(self, verdict: Verdict) -> None:
+        """A check has spoken, or could not."""
+        self._metrics.check(verdict.check, verdict.status)
+        x = self._asked.get(verdict.ref)
+        self._recorder.checked(verdict, x)
+        if x is None:
+            return
+        x.checks_pending -= 1
+        if x.checks_pending <= 0 and x.answered_ns:
+            self._asked.pop(verdict.ref, None)
+        run = x.sighting.run
+        facts = self._facts.setdefault(run.id, deque(maxlen=_FACTS_KEPT))
+        self._facts.move_to_end(run.id)
+        if len(self._facts) > _RUNS_KEPT:
+            self._facts.popitem(last=False)
+        facts.append(
+            CheckFact(check=verdict.check, status=verdict.status, surface=verdict.surface, detail=verdict.detail)
+        )
+        if verdict.status == "blocked":
+            run.add_finding(f"{verdict.check}/{verdict.surface}_blocked")
+
+    def forget(self, x: Exchange) -> None:
+        """The exchange is settled; it is kept only while verdicts are still to come."""
+        if x.checks_pending <= 0:
+            self._asked.pop(x.id, None)
+
+    def _submit(self, x: Exchange, job: CheckJob) -> None:
+        assert self.scheduler is not None
+        self._asked[x.id] = x
+        x.checks_pending += 1
+        self.scheduler.submit(job)

@@ -1,0 +1,143 @@
+"""One exchange as it is known so far: who asked, what was asked, what came and what was given.
+
+Plain data with accumulators; adding an event is O(1) in the length of the answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from proxy.breakers.admission import Admitted
+from proxy.runs import Sighting
+from proxy.trace_context import TraceContext
+from serving.wire.chat_answer import WholeAnswer
+from serving.wire.request import ChatRequest
+from serving.wire.vocabulary import Event, ToolCall, Usage
+
+
+@dataclass(slots=True)
+class ChoiceSeen:
+    """What the model server sent for one choice, in pieces."""
+
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    calls: dict[int, list[str]] = field(default_factory=dict)  # index → id, name, pieces of arguments …
+    finish: str | None = None
+    tokens: int = 0
+
+    def call(self, index: int) -> tuple[str | None, str, str]:
+        """Id, name and arguments of a call."""
+        call_id, name, *pieces = self.calls[index]
+        return call_id or None, name, "".join(pieces)
+
+
+class Seen:
+    """What the model server sent, all choices."""
+
+    __slots__ = ("answer_id", "choices", "events", "model", "usage")
+
+    def __init__(self) -> None:
+        self.choices: dict[int, ChoiceSeen] = {}
+        self.usage: Usage | None = None
+        self.answer_id: str | None = None
+        self.model: str | None = None
+        self.events = 0
+
+    def choice(self, number: int) -> ChoiceSeen:
+        seen = self.choices.get(number)
+        if seen is None:
+            seen = self.choices[number] = ChoiceSeen()
+        return seen
+
+    def add(self, event: Event) -> None:
+        self.events += 1
+        if event.usage is not None:
+            self.usage = event.usage
+        for delta in event.choices:
+            seen = self.choices.get(delta.choice)
+            if seen is None:
+                seen = self.choice(delta.choice)
+                self.answer_id = event.answer_id
+            if delta.text:
+                seen.text.append(delta.text)
+            if delta.reasoning:
+                seen.reasoning.append(delta.reasoning)
+            for tool in delta.tools:
+                call = seen.calls.get(tool.index)
+                if call is None:
+                    seen.calls[tool.index] = [tool.id or "", tool.name or "", tool.arguments]
+                elif tool.arguments:
+                    call.append(tool.arguments)
+            if delta.finish is not None:
+                seen.finish = delta.finish
+            seen.tokens += delta.tokens or 1
+
+    def whole(self, answer: WholeAnswer) -> None:
+        self.usage, self.answer_id, self.model = answer.usage, answer.answer_id, answer.model
+        for choice in answer.choices:
+            seen = self.choice(choice.number)
+            seen.text.append(choice.text)
+            seen.reasoning.append(choice.reasoning)
+            seen.finish = choice.finish
+            for call in choice.calls:
+                seen.calls[call.index] = [call.id or "", call.name, call.arguments]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens counted by events: exact only at a stream interval of 1."""
+        return sum(choice.tokens for choice in self.choices.values())
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one call: ``outcome`` is allowed, denied, malformed, held_bytes, or unasked."""
+
+    call: ToolCall
+    outcome: str
+    rule: str | None = None
+    refusal: str | None = None
+
+    @property
+    def given(self) -> bool:
+        return self.refusal is None
+
+
+@dataclass(slots=True)
+class Exchange:
+    """``*_ns`` are nanoseconds since the epoch; ``held_ns`` is a duration."""
+
+    id: str
+    agent: str
+    owner: str | None
+    team: str | None
+    request: ChatRequest
+    sighting: Sighting
+    trace: TraceContext
+    opened_ns: int
+    request_bytes: int
+    seen: Seen = field(default_factory=Seen)
+    outcomes: dict[tuple[int, int], Outcome] = field(default_factory=dict)
+    admitted: Admitted | None = None
+    prompt_estimate: int = 0
+    share_mark: float | None = None
+    share_seconds: float | None = None
+    status: int = 0
+    ending: str = ""
+    forwarded_ns: int = 0
+    first_byte_ns: int = 0
+    answered_ns: int = 0
+    held_ns: int = 0
+    answer_bytes: int = 0
+    coverage: dict[str, str] = field(default_factory=dict)
+    left: set[int] = field(default_factory=set)
+    cut_text: str | None = None
+    checks_pending: int = 0
+
+    def given_text(self, number: int) -> str:
+        """The text of a choice as the client has it: what came, and the refusals in place of its calls."""
+        seen = self.seen.choices.get(number)
+        text = "".join(seen.text) if seen else ""
+        parts = [o.refusal for (choice, _), o in sorted(self.outcomes.items()) if choice == number and o.refusal]
+        if self.cut_text is not None:
+            parts = [self.cut_text]
+        return "\n\n".join([text, *parts] if text.strip() else parts) if parts else text

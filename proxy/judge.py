@@ -1,0 +1,241 @@
+"""Asks the policies about one exchange, puts every decision on record, and says what follows for the gate.
+
+A held call is let go, or refused, only after its outcome is on disk. If that cannot be had, the call is
+refused: an action that nobody could account for does not happen.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from policies.model import (
+    Action,
+    BudgetFacts,
+    CallFacts,
+    CheckFact,
+    Decision,
+    DecisionInput,
+    Identity,
+    MessageView,
+    Mode,
+    OfferedTool,
+    RequestFacts,
+    ResponseFacts,
+    Stage,
+)
+from policies.service import PolicySet
+from proxy.exchange import Exchange, Outcome
+from proxy.gate import Answer, Question
+from proxy.recorder import Recorder
+from proxy.refusals import Refuse
+from serving.settings import PolicySettings
+from serving.wire.strict import NotStrict, read_arguments
+from serving.wire.vocabulary import ToolCall
+from tracing.journal import JournalError
+from tracing.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+
+_MALFORMED = (
+    "Blocked by rule interlock/malformed_arguments. The tool call was not executed. Its arguments are not "
+    "exactly one JSON object that every parser reads alike. Send the call again with plain JSON."
+)
+_TOO_LARGE = (
+    "Blocked by rule interlock/held_bytes. The tool call was not executed. Its arguments are larger than what "
+    "may be held for judging. Split the work into smaller calls."
+)
+_UNRECORDED = (
+    "Blocked by rule interlock/record. The tool call was not executed, because its record could not be "
+    "written. Nothing is wrong with the call; it may be tried again later."
+)
+_CANNOT_CHANGE = frozenset({Action.REDACT, Action.QUARANTINE})
+
+
+class Judge:
+    """``facts`` gives what is known beside the request: the checks' verdicts so far and the budgets."""
+
+    def __init__(
+        self,
+        policies: PolicySet,
+        settings: PolicySettings,
+        recorder: Recorder,
+        metrics: Metrics,
+        *,
+        facts: Callable[[Exchange], tuple[list[CheckFact], list[BudgetFacts]]],
+    ) -> None:
+        self._policies = policies
+        self._recorder = recorder
+        self._metrics = metrics
+        self._facts = facts
+        self._refusal = settings.refusal
+        self.closing = "content_filter" if settings.refusal == "content_filter" else "stop"
+        self.holds_calls = policies.enforced(Stage.TOOL_CALL)
+
+    def surfaces(self) -> frozenset[str]:
+        """The surfaces that enforcing policies read (``serving.request_fields``)."""
+        surfaces: set[str] = set()
+        if self._policies.enforced(Stage.REQUEST):
+            surfaces |= {"request", "tool_result"}
+        if self.holds_calls:
+            surfaces.add("tool_call")
+        return frozenset(surfaces)
+
+    # -- stages ------------------------------------------------------------------------------------
+
+    async def request(self, x: Exchange) -> None:
+        """Stage ``request``. Raises :class:`Refuse` if the request must not go on."""
+        if not self._policies.in_force(Stage.REQUEST):
+            return
+        decision = await self._decide(x, Stage.REQUEST, "request")
+        if decision.refuses or decision.action in _CANNOT_CHANGE:
+            unavailable = decision.code == "judge_unavailable"
+            raise Refuse(
+                503 if unavailable else 403,
+                decision.code,
+                decision.refusal or f"Blocked by policy {decision.rule}. The request was not sent to the model.",
+                rule=decision.rule,
+                retry_after=5 if unavailable else None,
+            )
+
+    async def call(self, x: Exchange, question: Question) -> Answer:
+        """Stage ``tool_call``: one complete (or cut off) call."""
+        outcome = await self._outcome(x, question)
+        x.outcomes[(question.call.choice, question.call.index)] = outcome
+        cut = outcome.outcome == "terminated"
+        try:
+            await self._recorder.commit(self._recorder.call(x, outcome))
+        except JournalError:
+            _log.error("a tool call was refused because the journal cannot be written")
+            outcome.outcome, outcome.refusal, outcome.rule = "unrecorded", _UNRECORDED, "interlock/record"
+        if not self.holds_calls:
+            return Answer()
+        self._metrics.call(outcome.outcome)
+        return Answer(outcome.refusal, cut, self._refusal == "error" and outcome.refusal is not None)
+
+    async def response(self, x: Exchange) -> None:
+        """Stage ``response``, when the exchange is over: it is recorded; nothing that left can change."""
+        if not self._policies.in_force(Stage.RESPONSE):
+            return
+        for number, seen in sorted(x.seen.choices.items()):
+            facts = ResponseFacts(
+                choice=number,
+                text="".join(seen.text),
+                reasoning="".join(seen.reasoning),
+                finish_reason=seen.finish,
+                calls=[
+                    self._call_facts(x, ToolCall(number, i, *seen.call(i)), _object(seen.call(i)[2]))
+                    for i in sorted(seen.calls)
+                ],
+            )
+            await self._decide(x, Stage.RESPONSE, f"choice {number}", response=facts)
+
+    # -- parts -------------------------------------------------------------------------------------
+
+    async def _outcome(self, x: Exchange, question: Question) -> Outcome:
+        call = question.call
+        offered = any(tool.name == call.name for tool in x.request.tools)
+        if question.problem is not None:
+            return self._refused(call, offered, "held_bytes", "interlock/held_bytes", _TOO_LARGE)
+        arguments: dict[str, Any] | None = None
+        if call.complete:
+            try:
+                arguments = read_arguments(call.arguments)
+            except NotStrict:
+                return self._refused(call, offered, "malformed", "interlock/malformed_arguments", _MALFORMED)
+        if not self._policies.in_force(Stage.TOOL_CALL):
+            return Outcome(call, "unasked")
+        facts = self._call_facts(x, call, arguments)
+        decision = await self._decide(x, Stage.TOOL_CALL, f"call {call.choice}.{call.index}", call=facts)
+        if decision.action in _CANNOT_CHANGE:
+            text = f"Blocked by policy {decision.rule}. The tool call was not executed."
+            return self._refused(call, offered, "denied", decision.rule, text)
+        if decision.refusal is not None:
+            kind = "terminated" if decision.action is Action.TERMINATE else "denied"
+            return self._refused(call, offered, kind, decision.rule, decision.refusal)
+        return Outcome(call, "allowed" if decision.asked else "unasked", decision.rule)
+
+    def _refused(self, call: ToolCall, offered: bool, kind: str, rule: str | None, text: str) -> Outcome:
+        """The tool is named only if the request offered one of just that name: else the name is the model's."""
+        return Outcome(call, kind, rule, f"[{call.name}] {text}" if offered else text)
+
+    def _call_facts(self, x: Exchange, call: ToolCall, arguments: dict[str, Any] | None) -> CallFacts:
+        return CallFacts(
+            id=call.id,
+            name=call.name,
+            index=call.index,
+            choice=call.choice,
+            arguments=arguments,
+            raw=call.arguments,
+            complete=call.complete,
+            offered=any(tool.name == call.name for tool in x.request.tools),
+        )
+
+    async def _decide(
+        self,
+        x: Exchange,
+        stage: Stage,
+        surface: str,
+        *,
+        call: CallFacts | None = None,
+        response: ResponseFacts | None = None,
+    ) -> Decision:
+        checks, budgets = self._facts(x)
+        question = DecisionInput(
+            stage=stage,
+            time=datetime.fromtimestamp(x.opened_ns / 1e9, UTC).isoformat(),
+            exchange=x.id,
+            identity=Identity(agent=x.agent, owner=x.owner, team=x.team),
+            run=x.sighting.run.facts(),
+            request=request_facts(x),
+            call=call,
+            response=response,
+            signals=self._policies.signals(call) if call is not None else [],
+            checks=checks,
+            budgets=budgets,
+        )
+        decision = await self._policies.decide(question)
+        self._count(decision)
+        if decision.errors:
+            self._recorder.judge_failed(x, decision)
+        for found in decision.findings:
+            x.sighting.run.add_finding(f"{found.policy}/{found.finding.id}")
+        if decision.asked:
+            self._recorder.decided(x, surface, decision)
+        return decision
+
+    def _count(self, decision: Decision) -> None:
+        self._metrics.decision(decision.stage.value, decision.action.value, (decision.rule or "none").split("/")[0])
+        for error in decision.errors:
+            self._metrics.judge_error(decision.engine, error.cause)
+        for found in decision.findings:
+            if found.mode is not Mode.ENFORCE:
+                action = found.finding.action.value
+                self._metrics.decision(decision.stage.value, action, found.policy, found.mode.value)
+
+
+def request_facts(x: Exchange) -> RequestFacts:
+    """The request as policies see it: the messages that the run had not shown before."""
+    request = x.request
+    return RequestFacts(
+        model=request.model,
+        stream=request.stream,
+        n=request.n,
+        tool_choice=request.tool_choice,
+        tools=[OfferedTool(name=t.name, description=t.description, parameters=t.parameters) for t in request.tools],
+        messages=[
+            MessageView(role=m.role, text=m.text, name=m.name, tool_call_id=m.tool_call_id)
+            for m in request.messages[x.sighting.new_from :]
+        ],
+        message_count=len(request.messages),
+        sampling=request.sampling,
+    )
+
+
+def _object(arguments: str) -> dict[str, Any] | None:
+    try:
+        return read_arguments(arguments)
+    except NotStrict:
+        return None

@@ -1,0 +1,314 @@
+"""Turns what happens to an exchange into journal records, content only through the capture of its agent.
+
+Facts are appended at once; content is redacted later, in the journal's writing thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from checks.verdict import Verdict
+from policies.model import Decision
+from proxy.breakers.words import Alert
+from proxy.exchange import Exchange, Outcome
+from serving.wire.request import SentMessage
+from serving.wire.vocabulary import Usage
+from tracing.alerts import AlertBook
+from tracing.capture import Capture
+from tracing.journal import Journal, JournalError
+from tracing.prices import Cost, PriceBook
+from tracing.records import CallOutcome, Checked, Decided, Opened, Operated, Record, Refused, Settled
+
+_log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """``captures`` by agent, ``default`` for the others; ``clock_ns`` gives nanoseconds since the epoch."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        captures: Mapping[str, Capture],
+        default: Capture,
+        prices: PriceBook,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._journal = journal
+        self._captures = captures
+        self._default = default
+        self._prices = prices
+        self._clock_ns = clock_ns
+        self._alerts = AlertBook(clock=clock_ns)
+
+    def _capture(self, x: Exchange) -> Capture:
+        return self._captures.get(x.agent, self._default)
+
+    async def commit(self, seq: int) -> None:
+        """Return when record ``seq`` is on disk. Raises ``JournalError``."""
+        await self._journal.commit(seq)
+
+    def opened(self, x: Exchange, method: str, path: str) -> int:
+        """Raises ``JournalError`` if the journal takes no new exchange."""
+        request, capture, run = x.request, self._capture(x), x.sighting.run.id
+        facts = Opened(
+            time_ns=x.opened_ns,
+            exchange=x.id,
+            agent=x.agent,
+            run=run,
+            step=x.sighting.run.step,
+            method=method,
+            path=path,
+            model=request.model,
+            stream=request.stream,
+            trace_id=x.trace.trace_id,
+            span_id=x.trace.span_id,
+            model_span_id=x.trace.model_span_id,
+            parent_id=x.trace.parent_id,
+            traced=x.trace.sampled,
+            request_bytes=x.request_bytes,
+            capture=capture.mode,
+        )
+
+        def fill() -> Record:
+            messages, left_out = capture.messages([_message(m) for m in request.messages], run)
+            return msgspec.structs.replace(
+                facts,
+                messages=messages,
+                messages_left_out=left_out,
+                tools=capture.items([_tool(t.name, t.description, t.parameters) for t in request.tools], run),
+                params=capture.value({**request.sampling, "n": request.n, "max_tokens": request.limit}, run) or {},
+            )
+
+        return self._journal.append(facts, fill, weight=x.request_bytes)
+
+    def decided(self, x: Exchange, surface: str, decision: Decision) -> int:
+        capture, run = self._capture(x), x.sighting.run.id
+        facts = Decided(
+            time_ns=self._clock_ns(),
+            exchange=x.id,
+            stage=decision.stage.value,
+            surface=surface,
+            action=decision.action.value,
+            rule=decision.rule,
+            micros=decision.duration_us,
+        )
+
+        def fill() -> Record:
+            plain = decision.model_dump(mode="json", exclude_defaults=True)
+            return msgspec.structs.replace(facts, decision=_masked(capture, plain, run))
+
+        return self._journal.append(facts, fill)
+
+    def call(self, x: Exchange, outcome: Outcome) -> int:
+        """What became of a tool call; to be committed before its first byte, or its refusal, leaves."""
+        call, capture, run = outcome.call, self._capture(x), x.sighting.run.id
+        facts = CallOutcome(
+            time_ns=self._clock_ns(),
+            exchange=x.id,
+            choice=call.choice,
+            index=call.index,
+            complete=call.complete,
+            outcome=outcome.outcome,
+            rule=outcome.rule,
+            held_micros=x.held_ns // 1000,
+        )
+
+        def fill() -> Record:
+            arguments, commitment = capture.text(call.arguments, run), None
+            if not outcome.given:
+                denied = capture.denied(call.arguments, run)
+                arguments, commitment = denied.excerpt, denied.commitment
+            return msgspec.structs.replace(
+                facts,
+                call_id=capture.text(call.id, run),
+                name=capture.text(call.name, run) or "",
+                arguments=arguments,
+                commitment=commitment,
+            )
+
+        return self._journal.append(facts, fill, weight=len(call.arguments))
+
+    async def refused(self, x: Exchange, status: int, code: str, reason: str, rule: str | None) -> None:
+        """Put a refusal on disk, and all that was recorded of the exchange before it."""
+        seq = self._journal.append(
+            Refused(time_ns=self._clock_ns(), exchange=x.id, status=status, code=code, reason=reason, rule=rule)
+        )
+        x.status = x.status or status
+        await self._journal.commit(seq)
+
+    def checked(self, verdict: Verdict, x: Exchange | None) -> None:
+        """A guardrail check's verdict, whenever it comes."""
+        record = Checked(
+            time_ns=self._clock_ns(),
+            exchange=verdict.ref,
+            check=verdict.check,
+            surface=verdict.surface,
+            status=verdict.status,
+            detail=verdict.detail,
+            micros=verdict.micros,
+            trace_id=x.trace.trace_id if x else "",
+            span_id=x.trace.span_id if x else "",
+            traced=x.trace.sampled if x else False,
+        )
+        self._note(record)
+
+    def alerted(self, alert: Alert, exchange: str = "") -> None:
+        """An alert of a breaker; nothing is written of one whose cause fires already."""
+        agent, subject = alert.agent or "*", f"breakers.{alert.cause}"
+        if alert.cause == "released":
+            for cause in ("killed", "loop_detected", "breaker_open"):
+                if (record := self._alerts.resolve(cause, f"breakers.{cause}", agent)) is not None:
+                    self._note(record)
+            return
+        record = self._alerts.fire(
+            alert.cause,
+            subject,
+            agent,
+            summary=alert.summary,
+            severity=alert.severity,
+            run=alert.run or "",
+            exchange=exchange,
+            evidence=dict(alert.evidence),
+            spent_usd=alert.cost_usd or None,
+            release=alert.release,
+        )
+        if record is not None:
+            self._note(record)
+
+    def judge_failed(self, x: Exchange, decision: Decision) -> None:
+        """A policy could not be asked: denied, and somebody must know."""
+        record = self._alerts.fire(
+            "judge_unavailable",
+            decision.engine,
+            x.agent,
+            summary="Policies cannot be asked; what they would judge is denied.",
+            severity="critical",
+            run=x.sighting.run.id,
+            exchange=x.id,
+            evidence={"rule": decision.rule or "", "causes": sorted({error.cause for error in decision.errors})},
+        )
+        if record is not None:
+            self._note(record)
+
+    def expire_alerts(self) -> None:
+        """End alerts whose cause has been quiet for long; called now and then."""
+        for record in self._alerts.expire():
+            self._note(record)
+
+    def operated(self, operator: str, action: str, target: str, reason: str) -> int:
+        return self._journal.append(
+            Operated(time_ns=self._clock_ns(), operator=operator, action=action, target=target, reason=reason)
+        )
+
+    def price(self, model: str | None) -> Callable[[Usage], float] | None:
+        """What a usage of ``model`` costs in USD; None if the price book does not know the model."""
+        if not self._prices.cost(model, Usage(1, 1)).known:
+            return None
+        return lambda usage: self._prices.cost(model, usage).total or 0.0
+
+    def settled(self, x: Exchange, usage: Usage, *, estimated: bool) -> Cost:
+        """The exchange is over; gives what it cost."""
+        capture, run, now = self._capture(x), x.sighting.run.id, self._clock_ns()
+        cost = self._prices.cost(x.request.model, usage, seconds=x.share_seconds)
+        facts = Settled(
+            time_ns=now,
+            exchange=x.id,
+            status=x.status,
+            ending=x.ending,
+            forwarded_ns=x.forwarded_ns,
+            first_byte_ns=x.first_byte_ns,
+            answered_ns=x.answered_ns,
+            answer_model=x.seen.model or x.request.model,
+            prompt_tokens=usage.prompt,
+            completion_tokens=usage.completion,
+            cached_tokens=usage.cached,
+            reasoning_tokens=usage.reasoning,
+            usage_estimated=estimated,
+            cost=cost.record(),
+            held_micros=x.held_ns // 1000,
+            coverage=dict(x.coverage),
+            answer_bytes=x.answer_bytes,
+            checks_pending=x.checks_pending,
+        )
+
+        def fill() -> Record:
+            return msgspec.structs.replace(
+                facts,
+                answer_id=capture.text(x.seen.answer_id, run),
+                choices=capture.items([_choice(x, number, capture) for number in sorted(x.seen.choices)], run),
+            )
+
+        self._note(facts, fill, weight=x.answer_bytes)
+        return cost
+
+    def _note(self, record: Record, fill: Callable[[], Record] | None = None, weight: int = 0) -> None:
+        """Append what nobody waits for. A journal that cannot take it says so itself (``gap``)."""
+        try:
+            self._journal.append(record, fill, weight=weight)
+        except JournalError as problem:
+            _log.error("a %s record was not taken: %s", type(record).__name__, problem)
+
+
+def _message(message: SentMessage) -> dict[str, Any]:
+    """A message of the request in OpenAI's form."""
+    plain: dict[str, Any] = {"role": message.role, "content": message.text}
+    if message.reasoning:
+        plain["reasoning"] = message.reasoning
+    if message.calls:
+        plain["tool_calls"] = [
+            {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
+            for c in message.calls
+        ]
+    if message.tool_call_id is not None:
+        plain["tool_call_id"] = message.tool_call_id
+    if message.name is not None:
+        plain["name"] = message.name
+    if message.media:
+        plain["media"] = list(message.media)
+    return plain
+
+
+def _tool(name: str, description: str | None, parameters: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+
+
+def _choice(x: Exchange, number: int, capture: Capture) -> dict[str, Any]:
+    """A choice of the answer: what the model said, each call with what became of it. A denied call's
+    arguments are not here; its own record has what may be kept of them."""
+    seen = x.seen.choices[number]
+    calls = []
+    for index in sorted(seen.calls):
+        call_id, name, arguments = seen.call(index)
+        outcome = x.outcomes.get((number, index))
+        call: dict[str, Any] = {"id": call_id, "name": name, "outcome": outcome.outcome if outcome else "unjudged"}
+        if outcome is None or outcome.given or capture.mode == "full":
+            call["arguments"] = arguments
+        else:
+            call["refusal"] = outcome.refusal
+        calls.append(call)
+    return {
+        "index": number,
+        "finish_reason": seen.finish,
+        "content": "".join(seen.text),
+        "reasoning": "".join(seen.reasoning),
+        "tool_calls": calls,
+    }
+
+
+def _masked(capture: Capture, value: Any, run: str) -> Any:
+    """A decision's own words (constants of policies) are kept in every mode, but never with a secret."""
+    if capture.mode == "full":
+        return value
+    if isinstance(value, str):
+        return capture.mask(value)
+    if isinstance(value, dict):
+        return {key: _masked(capture, inner, run) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_masked(capture, inner, run) for inner in value]
+    return value

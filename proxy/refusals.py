@@ -1,0 +1,41 @@
+"""Refusing a request before it is forwarded: one exception, one answer (contract C5)."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from serving.wire.errors import error_body, error_headers
+
+
+class Refuse(Exception):
+    """The request goes no further. ``str()`` is the message for the caller: constant text, never traffic.
+
+    ``status`` and ``code`` are those of ``serving.wire.errors``; ``rule`` is the policy rule or detector;
+    ``retry_after`` is in seconds.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        rule: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.rule = rule
+        self.retry_after = retry_after
+
+
+def refusal_answer(refusal: Refuse) -> web.Response:
+    """The API's error shape with a stable code, and the headers that keep SDKs from retrying into it."""
+    return web.Response(
+        status=refusal.status,
+        body=error_body(refusal.status, refusal.code, str(refusal), param=refusal.param),
+        headers=error_headers(refusal.status, refusal.code, refusal.retry_after),
+    )

@@ -1,0 +1,485 @@
+"""The one path that every exchange walks: accept, identify, admit, judge, forward, watch, gate, settle.
+
+Each step is a method here or an object of its own; the order is what this file is for. A refusal is raised as
+:class:`Refuse` from wherever it is found and becomes an answer in one place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from aiohttp import hdrs, web
+from multidict import CIMultiDict
+
+from proxy.beside import Beside
+from proxy.breakers.admission import Admission, Denied
+from proxy.breakers.budgets import FIRST_TOKENS, estimate
+from proxy.carry import Uncarriable, Upstream, UpstreamUnreachable, answer_like, request_headers
+from proxy.exchange import Exchange
+from proxy.gate import Gate
+from proxy.identity import Agent, Identifier
+from proxy.judge import Judge
+from proxy.recorder import Recorder
+from proxy.refusals import Refuse, refusal_answer
+from proxy.runs import RunBook
+from proxy.share import ShareMeter
+from proxy.streamed import Stopping, StreamedAnswer, UpstreamBroke
+from proxy.trace_context import join
+from proxy.whole import judge_whole
+from serving.endpoints import EndpointClass, classify, decide
+from serving.request_fields import field_problem
+from serving.settings import Settings
+from serving.wire import strict
+from serving.wire.chat_request import Coerced, UpstreamRefuses, read_chat_request
+from serving.wire.chat_writer import ChatWriter
+from serving.wire.request import ChatRequest
+from serving.wire.vocabulary import Usage
+from tracing.journal import JournalError
+from tracing.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+
+_BUDGET_CUT = (
+    "Interlock ended this answer here (rule: budget_exhausted): the budget of this run or agent has no more "
+    "tokens. Do not send the request again; tell the user."
+)
+_RUN_HEADER = "X-Interlock-Run"
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A request as it goes upstream."""
+
+    method: str
+    target: str
+    headers: CIMultiDict[str]
+    body: bytes
+
+
+class Relay:
+    """Handles requests of the data port. ``clock_ns`` gives nanoseconds since the epoch."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        upstream: Upstream,
+        identifier: Identifier,
+        runs: RunBook,
+        admission: Admission,
+        judge: Judge,
+        recorder: Recorder,
+        beside: Beside,
+        metrics: Metrics,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._settings = settings
+        self._upstream = upstream
+        self._identifier = identifier
+        self._runs = runs
+        self._admission = admission
+        self._judge = judge
+        self._recorder = recorder
+        self._beside = beside
+        self._metrics = metrics
+        self._clock_ns = clock_ns
+        self._share = ShareMeter(time.monotonic)
+        self._writer = ChatWriter()
+        self._traced = bool(settings.tracing.otlp or settings.tracing.mlflow)
+        self._passes_unjudged = settings.unjudged == "allow"
+        self._streams: set[aiohttp.StreamReader] = set()
+        self._settling: set[asyncio.Task[None]] = set()
+        self.open = 0
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One request. What is not carried is answered here, in the caller's dialect."""
+        self.open += 1
+        try:
+            return await self._route(request)
+        except Refuse as refusal:
+            self._metrics.refused(refusal.code)
+            return refusal_answer(refusal)
+        finally:
+            self.open -= 1
+
+    def stop_streams(self) -> None:
+        """End what still flows as the model server's own SIGTERM would."""
+        for content in list(self._streams):
+            content.set_exception(Stopping())
+
+    async def settled(self) -> None:
+        """Wait until every exchange that is over is on record."""
+        while self._settling:
+            await asyncio.wait(self._settling)
+
+    # -- accept and identify -----------------------------------------------------------------------
+
+    async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
+        upgrade = "upgrade" in request.headers.get(hdrs.CONNECTION, "").lower()
+        endpoint = classify(request.method, request.raw_path, upgrade)
+        if (refused := decide(endpoint, self._settings)) is not None:
+            raise Refuse(refused.status, refused.code, refused.message)
+        try:
+            headers = request_headers(request)
+        except Uncarriable as problem:
+            raise Refuse(400, "bad_header", str(problem)) from None
+        agent = self._identifier.identify(headers, request.method)
+        if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
+        if endpoint.klass is EndpointClass.JUDGED:
+            return await self._judged(request, headers, agent)
+        return await self._plain(request, headers)
+
+    async def _plain(self, request: web.BaseRequest, headers: CIMultiDict[str]) -> web.StreamResponse:
+        body = request.content if request.can_read_body else None
+        answer = await self._open(request.method, request.raw_path, headers, body)
+        return await self._copy(request, answer)
+
+    async def _judged(self, request: web.BaseRequest, headers: CIMultiDict[str], agent: Agent) -> web.StreamResponse:
+        body = await self._body(request)
+        sent = _Sent(request.method, request.raw_path, headers, body)
+        view = self._read(headers, body)
+        if view is None:
+            return await self._unread(request, sent)
+        x = self._open_exchange(request, agent, view, len(body))
+        try:
+            return await self._exchange(request, sent, x)
+        except Refuse as refusal:
+            x.ending = x.ending or "refused"
+            await self._record_refusal(x, refusal)
+            raise
+        except (asyncio.CancelledError, ConnectionError):
+            x.ending = x.ending or "client_gone"
+            raise
+        finally:
+            self._settle(x)
+
+    async def _body(self, request: web.BaseRequest) -> bytes:
+        limit = self._settings.limits.request_bytes
+        parts, size = [], 0
+        while data := await self._next(request.content):
+            size += len(data)
+            if size > limit:
+                raise Refuse(413, "request_too_large", f"The request body is over the limit of {limit} bytes.")
+            parts.append(data)
+        return b"".join(parts)
+
+    @staticmethod
+    async def _next(content: aiohttp.StreamReader) -> bytes:
+        try:
+            return await content.readany()
+        except web.RequestPayloadError:
+            raise Refuse(400, "bad_body", "The request body's framing is broken.") from None
+
+    def _read(self, headers: CIMultiDict[str], body: bytes) -> ChatRequest | None:
+        """What the request says; None if the model server is to say what is wrong with it."""
+        encoding = headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            raise Refuse(400, "encoded_body", "Send the body without content-encoding: it must be read by the judge.")
+        reading = strict.classify(body, depth=self._settings.limits.json_depth)
+        if reading.verdict == "neither":
+            return None
+        if reading.verdict == "lax":
+            assert reading.problem is not None
+            raise Refuse(400, reading.problem.kind, f"The body is not strict JSON: {reading.problem.message}.")
+        view = read_chat_request(reading.value)
+        if isinstance(view, Coerced):
+            raise Refuse(400, "coerced_field", f"`{view.field}` {view.message}.", param=view.field)
+        if isinstance(view, UpstreamRefuses):
+            return None
+        problem = field_problem(reading.value, self._judge.surfaces())
+        if problem is not None:
+            raise Refuse(problem.status, problem.code, problem.message, param=problem.param)
+        return view
+
+    async def _unread(self, request: web.BaseRequest, sent: _Sent) -> web.StreamResponse:
+        """A body that no strict reader takes: the model server refuses it in its own words. Should it not,
+        the answer was asked for by a request that nobody judged."""
+        answer = await self._open(sent.method, sent.target, sent.headers, sent.body)
+        if answer.status < 300 and not self._passes_unjudged:
+            answer.close()
+            raise Refuse(502, "unjudged_answer", "The model server took a request that the judge cannot read.")
+        return await self._copy(request, answer)
+
+    def _open_exchange(self, request: web.BaseRequest, agent: Agent, view: ChatRequest, size: int) -> Exchange:
+        sighting = self._runs.identify(agent.name, view, request.headers.get(_RUN_HEADER))
+        x = Exchange(
+            id=secrets.token_hex(16),
+            agent=agent.name,
+            owner=agent.owner,
+            team=agent.team,
+            request=view,
+            sighting=sighting,
+            trace=join(request.headers.get("traceparent"), secrets.token_hex),
+            opened_ns=self._clock_ns(),
+            request_bytes=size,
+        )
+        try:
+            self._recorder.opened(x, request.method, request.path)
+        except JournalError as problem:
+            raise Refuse(503, "journal_unavailable", str(problem), retry_after=5) from problem
+        self._metrics.opened()
+        return x
+
+    # -- admit, judge the request, forward ---------------------------------------------------------
+
+    async def _exchange(self, request: web.BaseRequest, sent: _Sent, x: Exchange) -> web.StreamResponse:
+        wanted = estimate(x.request, len(sent.body), price=self._recorder.price(x.request.model))
+        x.prompt_estimate = wanted.prompt
+        admitted = await self._admission.admit(x.agent, x.sighting, wanted)
+        for alert in admitted.alerts:
+            self._recorder.alerted(alert, x.id)
+        if isinstance(admitted, Denied):
+            raise Refuse(
+                admitted.status, admitted.code, admitted.message, rule=admitted.rule, retry_after=admitted.retry_after
+            )
+        x.admitted = admitted
+        return await self._forward(request, sent, x, admitted.delay_seconds)
+
+    async def _forward(self, request: web.BaseRequest, sent: _Sent, x: Exchange, delay: float) -> web.StreamResponse:
+        await self._judge.request(x)
+        self._beside.request(x)
+        if delay:
+            await asyncio.sleep(delay)
+        if self._traced:
+            sent.headers["traceparent"] = x.trace.traceparent()
+        x.forwarded_ns = self._clock_ns()
+        x.share_mark = self._share.begin()
+        try:
+            answer = await self._open(sent.method, sent.target, sent.headers, sent.body)
+        except Refuse:
+            x.ending = "upstream_failed"
+            raise
+        sent.body = b""
+        x.status = answer.status
+        try:
+            return await self._answer(request, answer, x)
+        except BaseException:
+            answer.close()
+            raise
+
+    async def _open(
+        self,
+        method: str,
+        target: str,
+        headers: CIMultiDict[str],
+        body: bytes | aiohttp.StreamReader | None,
+    ) -> aiohttp.ClientResponse:
+        try:
+            return await self._upstream.open(method, target, headers, body)
+        except UpstreamUnreachable:
+            raise Refuse(502, "upstream_unreachable", "The model server cannot be reached.", retry_after=5) from None
+        except TimeoutError:
+            raise Refuse(504, "upstream_timeout", "The model server did not answer in time.") from None
+        except (aiohttp.ClientError, ConnectionError, ValueError) as problem:
+            _log.warning("upstream failed before its answer began: %s", type(problem).__name__)
+            raise Refuse(502, "upstream_failed", "The model server broke off before it answered.") from None
+
+    # -- watch and gate ----------------------------------------------------------------------------
+
+    async def _answer(
+        self, request: web.BaseRequest, answer: aiohttp.ClientResponse, x: Exchange
+    ) -> web.StreamResponse:
+        kind = answer.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
+        plain = answer.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() in ("", "identity")
+        if not 200 <= answer.status < 300:
+            x.ending = "done"
+            return await self._copy(request, answer)
+        if kind == "text/event-stream" and plain:
+            return await self._streamed(request, answer, x)
+        if kind == "application/json" and plain:
+            return await self._whole(request, answer, x)
+        x.coverage["answer"] = "unjudged: neither JSON nor an event stream"
+        if not self._passes_unjudged:
+            raise Refuse(502, "unjudged_answer", "The model server's answer is of a kind that cannot be judged.")
+        x.ending = "done"
+        return await self._copy(request, answer)
+
+    async def _streamed(
+        self, request: web.BaseRequest, answer: aiohttp.ClientResponse, x: Exchange
+    ) -> web.StreamResponse:
+        limits = self._settings.limits
+        gate = Gate(
+            self._writer,
+            hold=self._judge.holds_calls,
+            watch_tokens=x.request.shows_tokens and x.request.calls_possible,
+            held_limit=limits.held_bytes,
+            closing=self._judge.closing,
+        )
+        flow = StreamedAnswer(
+            x,
+            gate,
+            judge=self._judge.call,
+            extend=self._extend if x.admitted is not None and x.admitted.lease.binding else None,
+            ended=lambda number: self._left(x, number),
+            unjudged_passes=self._passes_unjudged,
+            limit=limits.held_bytes,
+        )
+        response = self._like(answer)
+        await response.prepare(request)
+        self._streams.add(answer.content)
+        try:
+            await flow.run(answer.content, response)
+        except UpstreamBroke:
+            x.ending = "upstream_failed"
+            self._break_off(request)
+            raise ConnectionResetError("upstream broke off") from None
+        finally:
+            self._streams.discard(answer.content)
+        if gate.over:
+            x.ending = "cut"
+            answer.close()
+        x.ending = x.ending or "done"
+        await response.write_eof()
+        return response
+
+    async def _whole(self, request: web.BaseRequest, answer: aiohttp.ClientResponse, x: Exchange) -> web.StreamResponse:
+        parts, size = [], 0
+        try:
+            while data := await answer.content.readany():
+                x.first_byte_ns = x.first_byte_ns or self._clock_ns()
+                size += len(data)
+                parts.append(data)
+                if size > self._settings.limits.answer_bytes:
+                    raise Refuse(502, "unjudged_answer", "The model server's answer is too large to judge.")
+        except aiohttp.ClientError:
+            x.ending = "upstream_failed"
+            self._break_off(request)
+            raise ConnectionResetError("upstream broke off") from None
+        body = await judge_whole(
+            x,
+            b"".join(parts),
+            self._judge.call,
+            self._writer,
+            hold=self._judge.holds_calls,
+            closing=self._judge.closing,
+            held_limit=self._settings.limits.held_bytes,
+        )
+        if body is None:
+            x.coverage["answer"] = "unjudged: not understood"
+            if not self._passes_unjudged:
+                raise Refuse(502, "unjudged_answer", "The model server's answer cannot be understood.")
+            body = b"".join(parts)
+        for number in x.seen.choices:
+            self._left(x, number)
+        response = self._like(answer)
+        if hdrs.CONTENT_LENGTH in response.headers:
+            response.content_length = len(body)
+        x.answer_bytes = len(body)
+        x.ending = "done"
+        await response.prepare(request)
+        await response.write(body)
+        await response.write_eof()
+        return response
+
+    def _left(self, x: Exchange, number: int) -> None:
+        """A choice is as the client will have it: the next request of this run will begin with it."""
+        if number in x.left:
+            return
+        x.left.add(number)
+        seen = x.seen.choices[number]
+        calls = []
+        for index in sorted(seen.calls):
+            outcome = x.outcomes.get((number, index))
+            if x.cut_text is None and (outcome is None or outcome.given):
+                calls.append(seen.call(index))
+        self._runs.left(x.sighting, x.given_text(number), calls)
+
+    async def _copy(self, request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        """Pass an answer on as it comes."""
+        try:
+            response = self._like(answer)
+            await response.prepare(request)
+            try:
+                while data := await answer.content.readany():
+                    await response.write(data)
+            except aiohttp.ClientError:
+                self._break_off(request)
+                raise ConnectionResetError("upstream broke off") from None
+            await response.write_eof()
+            return response
+        except BaseException:
+            answer.close()
+            raise
+
+    @staticmethod
+    def _like(answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        try:
+            return answer_like(answer)
+        except Uncarriable as problem:
+            answer.close()
+            raise Refuse(502, "bad_upstream_header", str(problem)) from None
+
+    @staticmethod
+    def _break_off(request: web.BaseRequest) -> None:
+        """The client sees what a dying server looks like: its connection ends without the body's end."""
+        if request.transport is not None:
+            request.transport.close()
+
+    # -- settle ------------------------------------------------------------------------------------
+
+    async def _record_refusal(self, x: Exchange, refusal: Refuse) -> None:
+        try:
+            await self._recorder.refused(x, refusal.status, refusal.code, str(refusal), refusal.rule)
+        except JournalError:
+            _log.warning("a refusal (%s) could not be put on record", refusal.code)
+
+    async def _extend(self, x: Exchange) -> str | None:
+        """Hold more of the budget for an answer that goes on; the text to cut it with where that fails."""
+        assert x.admitted is not None
+        lease = x.admitted.lease
+        while not lease.covers(x.prompt_estimate + x.seen.tokens):
+            if not await lease.extend(FIRST_TOKENS):
+                return _BUDGET_CUT
+        return None
+
+    def _settle(self, x: Exchange) -> None:
+        x.answered_ns = self._clock_ns()
+        self._beside.answer(x)
+        self._later(self._finish(x))
+
+    async def _finish(self, x: Exchange) -> None:
+        """Settle: what cancellation cannot skip."""
+        if x.share_mark is not None:
+            x.share_seconds = self._share.end(x.share_mark)
+        usage = x.seen.usage
+        counted = usage or Usage(x.prompt_estimate if x.seen.choices else 0, x.seen.tokens)
+        if x.admitted is not None:
+            if x.seen.choices:
+                await self._admission.settle(x.admitted, counted)
+            else:
+                await self._admission.abandon(x.admitted)
+        if x.seen.choices:
+            await self._judge.response(x)
+        cost = self._recorder.settled(x, counted, estimated=usage is None and bool(x.seen.choices))
+        x.sighting.run.settle(counted.prompt + counted.completion, cost.total or 0.0)
+        self._beside.forget(x)
+        self._metrics.settled(x.agent, x.ending)
+        self._metrics.tokens(
+            x.agent,
+            prompt=counted.prompt,
+            completion=counted.completion,
+            cached=counted.cached,
+            reasoning=counted.reasoning,
+        )
+        self._metrics.cost(x.agent, cost)
+        if x.held_ns:
+            self._metrics.held(x.held_ns / 1e9)
+
+    def _later(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._settling.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._settling.discard(task)
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            _log.error("settling failed", exc_info=problem)

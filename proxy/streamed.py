@@ -1,0 +1,191 @@
+"""Takes one streamed answer from the model server through the gate to the client.
+
+One loop: bytes → events → gate → bytes, and whatever the gate asks is judged in tasks beside it, so that what
+does not wait for a verdict flows on. Nothing is read from upstream while too much is held or the client does
+not take what it is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+from aiohttp import web
+
+from proxy.exchange import Exchange
+from proxy.gate import Answer, Gate, Question
+from serving.wire.chat_stream import ChatStreamReader
+from serving.wire.vocabulary import Usage
+
+JudgeCall = Callable[[Exchange, Question], Awaitable[Answer]]
+Extend = Callable[[Exchange], Awaitable[str | None]]
+
+_STOPPED = "The server is shutting down."
+_EXTEND_EVERY = 64  # events between two looks at the budget
+
+
+class UpstreamBroke(Exception):
+    """The model server's answer ended in the middle, without an error event of its own."""
+
+
+class Stopping(Exception):
+    """Set on an upstream's content to end its stream as the model server's own SIGTERM would."""
+
+
+class StreamedAnswer:
+    """``judge`` answers the gate's questions. ``extend`` looks at the budget now and then and gives None, or
+    the text with which the answer is to be cut. ``ended(choice)`` is called
+    before the last bytes of a choice leave. ``limit``: bytes of one event, or of held events, beyond which
+    nothing more is read or the answer is given up."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        gate: Gate,
+        *,
+        judge: JudgeCall,
+        extend: Extend | None,
+        ended: Callable[[int], None],
+        unjudged_passes: bool,
+        limit: int,
+    ) -> None:
+        self._x = exchange
+        self._gate = gate
+        self._judge = judge
+        self._extend = extend
+        self._ended = ended
+        self._unjudged_passes = unjudged_passes
+        self._limit = limit
+        self._broke = False
+        self._stopped = False
+        self._reader = ChatStreamReader()
+        self._verdicts: set[asyncio.Task[None]] = set()
+        self._next_extend = _EXTEND_EVERY
+        self._held_since = 0
+        self._told: set[int] = set()
+
+    async def run(self, content: aiohttp.StreamReader, response: web.StreamResponse) -> None:
+        """Until the answer is over, cut, or broken (:class:`UpstreamBroke`: nothing more may be sent)."""
+        try:
+            await self._run(content, response)
+        finally:
+            for task in self._verdicts:
+                task.cancel()
+            self._watch_hold()
+
+    async def _run(self, content: aiohttp.StreamReader, response: web.StreamResponse) -> None:
+        gate = self._gate
+        read: asyncio.Task[bytes] | None = None
+        over = False  # upstream has nothing more to say
+        try:
+            while not gate.over:
+                data: bytes | None = None
+                if read is None and not self._verdicts and not over:
+                    data = await self._read(content)
+                else:
+                    if read is None and not over and gate.held_bytes <= self._limit:
+                        read = asyncio.ensure_future(self._read(content))
+                    waits: set[asyncio.Task[bytes] | asyncio.Task[None]] = {*self._verdicts}
+                    if read is not None:
+                        waits.add(read)
+                    if not waits:
+                        break
+                    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                    self._verdicts = {task for task in self._verdicts if not _finished(task)}
+                    if read is not None and read.done():
+                        data, read = read.result(), None
+                if data:
+                    self._take(data)
+                    await self._look_at_budget()
+                elif data is not None:
+                    over = True
+                    if self._stopped:
+                        gate.abort(500, "InternalServerError", _STOPPED)
+                    elif self._broke or not gate.end():
+                        break
+                self._ask()
+                await self._give(response)
+        finally:
+            if read is not None:
+                read.cancel()
+        if self._broke or not gate.end():
+            await self._give(response)
+            raise UpstreamBroke
+        rest = self._reader.rest()
+        if rest and not gate.over:
+            await response.write(rest)
+
+    async def _read(self, content: aiohttp.StreamReader) -> bytes:
+        """The next bytes; nothing when there are no more, for whatever reason."""
+        try:
+            return await content.readany()
+        except aiohttp.ClientError:
+            self._broke = True
+        except Stopping:
+            self._stopped = True
+        return b""
+
+    def _take(self, data: bytes) -> None:
+        x, gate = self._x, self._gate
+        if not x.first_byte_ns:
+            x.first_byte_ns = time.time_ns()
+        for event in self._reader.feed(data):
+            if event.kind == "unknown" and not self._unjudged_passes:
+                gate.abort(502, "unjudged_answer", "The model server sent an event that cannot be judged.")
+                return
+            x.seen.add(event)
+            gate.feed(event)
+        if self._reader.pending > self._limit:
+            gate.abort(502, "unjudged_answer", "The model server sent an event that is too large to judge.")
+
+    async def _look_at_budget(self) -> None:
+        x = self._x
+        if self._extend is None or x.seen.events < self._next_extend:
+            return
+        self._next_extend = x.seen.events + _EXTEND_EVERY
+        text = await self._extend(x)
+        if text is not None:
+            x.cut_text = text
+            usage = Usage(0, x.seen.tokens) if x.request.include_usage else None
+            self._gate.cut(text, finish="length", usage=x.seen.usage or usage)
+
+    def _ask(self) -> None:
+        for question in self._gate.questions():
+            self._verdicts.add(asyncio.ensure_future(self._answer(question)))
+
+    async def _answer(self, question: Question) -> None:
+        answer = await self._judge(self._x, question)
+        if answer.cut:
+            self._x.cut_text = answer.refusal
+        self._gate.answer(question.ticket, answer)
+
+    async def _give(self, response: web.StreamResponse) -> None:
+        self._watch_hold()
+        out = self._gate.take()
+        if not out:
+            return
+        for number, seen in self._x.seen.choices.items():
+            finished = seen.finish is not None or self._gate.over
+            if finished and number not in self._told and self._gate.settled(number):
+                self._told.add(number)
+                self._ended(number)
+        data = out[0] if len(out) == 1 else b"".join(out)
+        self._x.answer_bytes += len(data)
+        await response.write(data)
+
+    def _watch_hold(self) -> None:
+        if self._gate.holding:
+            if not self._held_since:
+                self._held_since = time.perf_counter_ns()
+        elif self._held_since:
+            self._x.held_ns += time.perf_counter_ns() - self._held_since
+            self._held_since = 0
+
+
+def _finished(task: asyncio.Task[None]) -> bool:
+    if not task.done():
+        return False
+    task.result()
+    return True
