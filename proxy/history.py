@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -22,6 +23,9 @@ from serving.wire.request import SentCall, SentMessage
 from serving.wire.strict import read
 
 DIGEST_BYTES = 16
+REMEMBERED_CHARACTERS = 2048
+"""Arguments come back with every request of a run; up to this length their canonical form is remembered."""
+
 ASSISTANT = "assistant"
 TOOL = "tool"
 
@@ -50,12 +54,19 @@ class Turn(msgspec.Struct, frozen=True):
 def canonical_arguments(text: str) -> str:
     """Arguments with sorted keys and no whitespace; no text at all reads as no arguments. What is not JSON
     under the strict reading (a key twice, NaN, cut off …) stands for itself."""
+    return _canonical_short(text) if len(text) <= REMEMBERED_CHARACTERS else _canonical(text)
+
+
+def _canonical(text: str) -> str:
     if not text.strip():
         return "{}"
     try:
         return msgspec.json.encode(read(text.encode()), order="sorted").decode()
     except ValueError:
         return text
+
+
+_canonical_short = lru_cache(maxsize=4096)(_canonical)
 
 
 def canonical(message: SentMessage) -> list[Any]:

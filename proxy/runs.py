@@ -6,7 +6,7 @@ calls. A later request is looked up by evidence, strongest first:
 
 1. an id of a tool call that left once, in the latest assistant turn that has one. Ids are random, so they
    tell twins (identical prompts at the same time) apart, and survive a client that shortens or rewrites its
-   history. An id that left in two runs (some parsers number their ids) is no evidence.
+   history. Some parsers number their ids instead: such an id, and one that left in two runs, is no evidence.
 2. the longest prefix that ends with an answer that left; or that is a whole earlier request and goes on with
    an assistant turn (the client changed our answer before it sent it back).
 3. a name from the client. It joins or names runs of the same agent; it never overrules 1 and 2.
@@ -49,6 +49,8 @@ RECENT_ARGUMENTS = 1024
 FINDINGS_KEPT = 64
 NAMES_PER_RUN = 8
 NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+NUMBERED = re.compile(r"(?:.*[^0-9A-Za-z])?[0-9]{1,6}", re.DOTALL)
+"""``functions.look:0``, ``call_1``, ``17``: the same in every run."""
 
 
 @dataclass(slots=True, eq=False)
@@ -250,7 +252,7 @@ class RunBook:
         if run.id not in self._runs:
             return
         seed = digest(self._key, ["agent", run.agent])
-        ids = tuple({_call_key(seed, call.id, call.name) for call in sent if call.id})
+        ids = tuple({_call_key(seed, call.id, call.name) for call in sent if _telling(call.id)})
         self._add(run, sighting.head, sighting.loop, given=False, joins=sighting.assistant_seen)
         answer = digest(sighting.head, answer_form(text, sent))
         self._add(run, answer, sighting.loop, given=True, ids=ids)
@@ -282,7 +284,7 @@ class RunBook:
         if message.role != ASSISTANT:
             return None
         for call in message.calls:
-            nodes = self._by_call.get(_call_key(seed, call.id, call.name), ()) if call.id else ()
+            nodes = self._by_call.get(_call_key(seed, call.id, call.name), ()) if _telling(call.id) else ()
             if nodes and all(node.run is nodes[-1].run for node in nodes):
                 return nodes[-1]
         return None
@@ -364,5 +366,9 @@ class RunBook:
                 del self._names[oldest.agent, name]
 
 
-def _call_key(seed: bytes, call_id: str, name: str) -> bytes:
+def _telling(call_id: str | None) -> bool:
+    return bool(call_id) and NUMBERED.fullmatch(call_id or "") is None
+
+
+def _call_key(seed: bytes, call_id: str | None, name: str) -> bytes:
     return digest(seed, [call_id, name])
