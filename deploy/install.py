@@ -76,12 +76,13 @@ def entry(lock: Path, package: str) -> str:
 
 def pip_install(python: Path, lock: Path) -> None:
     flags = "-m pip --disable-pip-version-check --quiet install --no-deps --require-hashes --only-binary :all:"
-    subprocess.run([python, *flags.split(), "--requirement", lock], check=True)
+    command = [str(python), *flags.split(), "--requirement", str(lock)]
+    subprocess.run(command, check=True)
 
 
 def uv_install(uv: Path, python: Path, lock: Path, variables: dict[str, str]) -> bool:
     flags = "pip install --quiet --no-deps --require-hashes --no-build --index-strategy unsafe-best-match"
-    command = [uv, *flags.split(), "--python", python, "--requirement", lock]
+    command = [str(uv), *flags.split(), "--python", str(python), "--requirement", str(lock)]
     return subprocess.run(command, env={**os.environ, **variables}, check=False).returncode == 0
 
 

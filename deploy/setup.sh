@@ -39,14 +39,14 @@ need_ensurepip() {
 
 if current; then exit 0; fi
 mkdir -p .venv
-exec 9>.venv/.lock
+exec 9>.venv/.setup-lock   # not .lock: that one is uv's own
 if command -v flock >/dev/null; then flock 9; fi
 if current; then exit 0; fi   # another run made it while this one waited
 
 python=$(interpreter)
 need_ensurepip "$python"
 say "setup: making .venv with $("$python" --version) from $lock"
-find .venv -mindepth 1 -maxdepth 1 ! -name .lock -exec rm -rf {} +
+find .venv -mindepth 1 -maxdepth 1 ! -name .setup-lock -exec rm -rf {} +
 "$python" -m venv .venv
 .venv/bin/python deploy/install.py .venv "$lock"
 .venv/bin/python -m pip --disable-pip-version-check --quiet install \
