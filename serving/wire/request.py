@@ -12,7 +12,8 @@ import msgspec
 
 
 class SentCall(msgspec.Struct, frozen=True):
-    """A tool call inside an assistant message of the history. ``arguments`` is the text as sent."""
+    """A tool call inside an assistant message of the history. ``arguments`` is the text as sent, well-formed
+    or not ("" if none)."""
 
     id: str | None
     name: str
@@ -20,8 +21,12 @@ class SentCall(msgspec.Struct, frozen=True):
 
 
 class SentMessage(msgspec.Struct, frozen=True):
-    """One message of the history. ``text`` joins all text parts with newlines ("" if none);
-    ``media`` names the types of other parts (``image_url`` …)."""
+    """One message of the history.
+
+    ``text`` joins all text parts with newlines ("" if none), as vLLM does for templates that take a string;
+    ``media`` names the types of other parts (``image_url`` …). ``reasoning`` is what was sent under that name,
+    else under ``reasoning_content``.
+    """
 
     role: str
     text: str
@@ -33,14 +38,23 @@ class SentMessage(msgspec.Struct, frozen=True):
 
 
 class SentTool(msgspec.Struct, frozen=True):
+    """A tool that the request offers. ``parameters`` is its JSON Schema."""
+
     name: str
     description: str | None = None
     parameters: Any = None
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
-    """A chat-completions request. ``limit`` is max_completion_tokens or max_tokens; ``shows_tokens``: the
-    answer will carry logprobs or token ids; ``calls_possible``: tools are offered and not forbidden."""
+    """A chat-completions request, made by ``serving.wire.chat_request``.
+
+    ``limit`` is max_completion_tokens or max_tokens, None if neither is sent. ``tool_choice`` is vLLM's default
+    (``auto`` with tools, else ``none``) where the request has none; null stays None. ``sampling`` holds the
+    sampling fields as sent. ``fields`` names every top-level field that was sent, known or not, and as
+    ``messages.tools``, ``messages.task`` and ``kv_transfer_params.prompt_token_ids`` those nested ones that put
+    something before the model beside the messages' texts. ``shows_tokens``: the answer will carry logprobs or
+    token ids; ``calls_possible``: tools are offered and not forbidden.
+    """
 
     model: str | None
     messages: tuple[SentMessage, ...]
