@@ -53,7 +53,7 @@ def test_plain_nested_and_json_variables_are_read() -> None:
             "INTERLOCK_TRACING__MLFLOW__URL": "http://mlflow:5000",
             "INTERLOCK_TRACING__OTLP": '[{"endpoint": "http://collector:4318/v1/traces"}]',
             "INTERLOCK_AGENTS__ALICE__KEYS": '["k1"]',
-            "INTERLOCK_POLICIES__MODES": '{"starter.shell": "off"}',
+            "INTERLOCK_POLICIES__MODES": '{"interlock.shell": "off"}',
             "HOME": "/nowhere",
         },
     )
@@ -62,12 +62,12 @@ def test_plain_nested_and_json_variables_are_read() -> None:
     assert settings.tracing.mlflow.url == "http://mlflow:5000"
     assert settings.tracing.otlp[0].endpoint == "http://collector:4318/v1/traces"
     assert settings.agents["alice"].keys[0].get_secret_value() == "k1"
-    assert settings.policies.modes == {"starter.shell": "off"}
+    assert settings.policies.modes == {"interlock.shell": "off"}
 
 
 def test_a_mode_may_be_off_in_the_file(tmp_path: Path) -> None:
-    settings = load(written(tmp_path, "policies:\n  modes:\n    starter.shell: off\n"), {})
-    assert settings.policies.modes == {"starter.shell": "off"}
+    settings = load(written(tmp_path, "policies:\n  modes:\n    interlock.shell: off\n"), {})
+    assert settings.policies.modes == {"interlock.shell": "off"}
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_secrets_come_from_variables_and_files_and_only_where_a_secret_is_meant(
         f"""
 upstream: {{api_key: "${{UPSTREAM}}"}}
 agents: {{a: {{keys: ["${{file:{key}}}"], owner: "${{UPSTREAM}}"}}}}
-policies: {{data: {{starter.shell: {{pattern: "${{IFS}}"}}}}}}
+policies: {{data: {{interlock.shell: {{pattern: "${{IFS}}"}}}}}}
 """,
     )
     settings = load(file, {"UPSTREAM": "from-variable"})
@@ -168,7 +168,7 @@ policies: {{data: {{starter.shell: {{pattern: "${{IFS}}"}}}}}}
     assert settings.upstream.api_key.get_secret_value() == "from-variable"
     assert settings.agents["a"].keys[0].get_secret_value() == "from-file"
     assert settings.agents["a"].owner == "${UPSTREAM}"
-    assert settings.policies.data == {"starter.shell": {"pattern": "${IFS}"}}
+    assert settings.policies.data == {"interlock.shell": {"pattern": "${IFS}"}}
 
 
 def test_a_secret_that_cannot_be_found_is_an_error_with_its_line(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""An OPA server for the ``opa`` engine, as Interlock launches it: it answers questions and takes no orders.
+
+It loads two bundles: the policies, and one that this file writes with ``system.authz``, the policy that OPA asks
+about every request to itself. That allows decisions and health to whoever has the token, and nothing to anybody
+else; nobody, the token's holder included, may change a policy or data. The token is random per launch; only its
+SHA-256 is on disk. OPA logs no decisions (they would hold what agents say), reports no usage, and does not watch
+for files: another bundle means another launch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from serving.launch.commands import LaunchError, find_command
+from serving.launch.process import Child, ChildSpec, Watch, free_loopback_port, http_probe
+from serving.settings import PolicySettings
+
+_AUTHZ = """\
+package system.authz
+
+default allow := false
+
+known if crypto.sha256(input.identity) == "{digest}"
+
+allow if {{
+	known
+	input.method == "POST"
+	array.slice(input.path, 0, 2) == ["v1", "data"]
+}}
+
+allow if {{
+	known
+	input.method == "GET"
+	input.path == ["health"]
+}}
+"""
+
+
+@dataclass(frozen=True)
+class LaunchedOpa:
+    """``child`` is not started yet."""
+
+    child: Child
+    url: str
+    token: SecretStr = field(repr=False)
+
+
+def write_authz(folder: Path, token: str) -> Path:
+    """The authorization bundle for ``token``, below ``folder``. Returns the bundle's own folder."""
+    bundle = folder / "authz"
+    bundle.mkdir(mode=0o700, parents=True, exist_ok=True)
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    _write(bundle / ".manifest", json.dumps({"roots": ["system/authz"]}))
+    _write(bundle / "authz.rego", _AUTHZ.format(digest=digest))
+    return bundle
+
+
+def opa_spec(command: str, bundles: tuple[Path, ...], port: int, log: Path) -> ChildSpec:
+    """The process. ``bundles`` are folders; the authorization bundle must be among them."""
+    argv = [command, "run", "--server", "--addr", f"127.0.0.1:{port}"]
+    argv += ["--authentication", "token", "--authorization", "basic"]
+    argv += ["--log-level", "error", "--log-format", "json", "--disable-telemetry"]
+    argv += ["--set", "decision_logs.console=false", "--set", "status.console=false"]
+    for bundle in bundles:
+        argv += ["--bundle", str(bundle)]
+    return ChildSpec("OPA", tuple(argv), log=log)
+
+
+def launch_opa(policies: PolicySettings, bundle: Path, state_dir: Path) -> LaunchedOpa:
+    """A server of the bundle folder ``bundle``. Raises ``LaunchError`` with the remedy."""
+    command = find_command(policies.opa, "opa")
+    if command is None:
+        raise LaunchError(
+            "the `opa` command is not there; install OPA 1.x, or set `policies.opa` to its path, or use "
+            "`policies.engine: embedded`"
+        )
+    token, port = secrets.token_urlsafe(32), free_loopback_port()
+    authz = write_authz(state_dir / "opa", token)
+    spec = opa_spec(command, (bundle, authz), port, state_dir / "logs" / "opa.log")
+    url = f"http://127.0.0.1:{port}"
+    probe = http_probe(url + "/health?bundles", headers={"Authorization": f"Bearer {token}"})
+    return LaunchedOpa(Child(spec, probe=probe, watch=Watch(ready=30.0)), url, SecretStr(token))
+
+
+def _write(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
