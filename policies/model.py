@@ -186,6 +186,9 @@ class DecisionInput(_Part):
 
 
 class Redaction(_Part):
+    """What to mask: ``path`` is a JSON pointer into the surface; ``start`` and ``end`` are code points of the
+    string there, both null for all of it."""
+
     path: str
     start: int | None = None
     end: int | None = None
@@ -195,8 +198,6 @@ class Redaction(_Part):
 class Finding(_Part):
     """One element of a policy's stage set, as Rego returns it. ``message`` is what the agent is told: a
     constant of the policy, never text from the traffic."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9_.-]{1,64}$")]
     severity: Severity
@@ -227,7 +228,7 @@ class Decision(_Part):
     """What all policies in force say together at one stage.
 
     ``action`` is the strictest *enforced* action; shadow and warn findings are listed and change nothing.
-    ``refusal`` is set iff the action is deny or terminate: the policy's constant text and code for the agent.
+    ``refusal`` is set iff :attr:`refuses`: the policy's constant text for the agent, with ``code`` beside it.
     """
 
     stage: Stage
@@ -242,3 +243,8 @@ class Decision(_Part):
     rollout: str = Field(default="", description="Roll-out digest (modes).")
     asked: list[str] = Field(default=[], description="Policies that were asked.")
     duration_us: int = 0
+
+    @property
+    def refuses(self) -> bool:
+        """True if what was asked about must not pass: approve (nobody has approved), deny, terminate."""
+        return self.action in (Action.APPROVE, Action.DENY, Action.TERMINATE)

@@ -1,0 +1,79 @@
+"""The ``opa`` command: where it is, and what it says. Nothing else in this package starts a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+SECONDS = 120
+VARIABLE = "INTERLOCK_OPA"
+
+
+class OpaMissingError(Exception):
+    """There is no ``opa`` command here."""
+
+
+class OpaFailedError(Exception):
+    """``opa`` refused; the text is its own, with file and line."""
+
+
+class OpaTool:
+    """One ``opa`` binary."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def find(cls) -> OpaTool:
+        """The binary that ``INTERLOCK_OPA`` names, else the one on the PATH."""
+        named = os.environ.get(VARIABLE)
+        found = named or shutil.which("opa")
+        if not found or not Path(found).is_file():
+            raise OpaMissingError(
+                f"no opa command: install OPA 1.22 or newer (openpolicyagent.org) and put it on the PATH, "
+                f"or set {VARIABLE} to it" + (f"; {named} is not a file" if named else "")
+            )
+        return cls(Path(found))
+
+    def run(self, *arguments: str | Path, cwd: Path | None = None, check: bool = True) -> str:
+        """Run ``opa arguments…`` and give its standard output. Raises :class:`OpaFailedError` if it fails,
+        unless ``check`` is off."""
+        try:
+            done = subprocess.run(
+                [str(self.path), *map(str, arguments)],
+                cwd=cwd,
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise OpaFailedError(f"{self.path}: {error}") from error
+        if check and done.returncode != 0:
+            raise OpaFailedError((done.stderr or done.stdout).strip())
+        return done.stdout
+
+    def version(self) -> str:
+        found = re.search(r"^Version:\s*(\S+)", self.run("version"), re.MULTILINE)
+        return found.group(1) if found else "unknown"
+
+    def parse(self, file: Path) -> dict[str, Any]:
+        """The syntax tree of one Rego file, with locations."""
+        tree: dict[str, Any] = json.loads(
+            self.run("parse", "--format", "json", "--json-include", "locations,comments", file)
+        )
+        return tree
+
+    def annotations(self, paths: Sequence[Path]) -> list[dict[str, Any]]:
+        """Metadata annotations of the files, as ``opa inspect`` gives them."""
+        found: list[dict[str, Any]] = []
+        for path in paths:
+            document = json.loads(self.run("inspect", "--annotations", "--format", "json", path))
+            found += document.get("annotations") or []
+        return found

@@ -1,0 +1,214 @@
+"""The bundle: what one `interlock policy build` makes and what both engines load.
+
+A bundle is a folder (or the same as ``.tar.gz``) that an OPA server takes as it is:
+
+    .manifest            OPA's own: the revision (our digest) and the roots that the bundle owns
+    manifest.json        ours: format, digest, the policies with their stages and what each reads
+    data.json            what the policies read under `data`, without the packages
+    policy.wasm          all entrypoints, compiled by OPA; OPA's server ignores it
+    entry.rego           generated: one rule per stage that asks every policy at once
+    lib/…, <owner>/<name>/policy.rego     the sources
+
+The digest covers the sources and the data, so two bundles with one digest decide alike. Settings may lay their
+own data over a policy's (:meth:`Bundle.with_data`); that gives another digest, and an OPA server must then be
+given that bundle (:meth:`Bundle.write`), because its answers carry the digest as their revision.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from policies.model import INPUT_VERSION, Severity, Stage
+
+FORMAT = 1
+ENTRY_PACKAGE = "interlock.entry"
+POLICY_PACKAGE = "interlock.policies"
+LIBRARY_BUNDLE = Path(__file__).parent / "library.bundle"
+
+_OWN_FILES = frozenset({".manifest", "manifest.json", "data.json", "policy.wasm"})
+
+
+class BundleError(ValueError):
+    """A bundle that cannot be used: says which file, what is wrong with it, and what to do."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PolicyEntry(_Part):
+    """One policy of the bundle. ``stages`` gives, per stage, the dotted input fields that it reads
+    (``call.arguments``), or ``["*"]`` where that cannot be told from its text."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+\.[a-z0-9_]+$")]
+    title: str = ""
+    description: str = ""
+    severity: Severity | None = None
+    tags: list[str] = []
+    stages: dict[Stage, list[str]]
+
+
+class Manifest(_Part):
+    format: int = FORMAT
+    digest: str
+    input_version: str = INPUT_VERSION
+    opa: str = Field(description="Version of the OPA that compiled it.")
+    wasm_sha256: str
+    policies: list[PolicyEntry]
+    signature: str | None = Field(default=None, description="Reserved for the signed bundle.")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle in memory. ``sources`` maps each path in the bundle to its text, the generated one too."""
+
+    manifest: Manifest
+    sources: Mapping[str, str]
+    data: Mapping[str, Any]
+    wasm: bytes
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.digest
+
+    @property
+    def policies(self) -> list[PolicyEntry]:
+        return self.manifest.policies
+
+    def policy(self, name: str) -> PolicyEntry:
+        for entry in self.policies:
+            if entry.name == name:
+                return entry
+        raise BundleError(f"the bundle has no policy {name}; it has: {', '.join(e.name for e in self.policies)}")
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> Bundle:
+        """Read a bundle folder or ``.tar.gz``; without a path, the shipped library.
+
+        Raises :class:`BundleError` if a part is missing or does not fit the digest.
+        """
+        where = path or LIBRARY_BUNDLE
+        try:
+            files = _read_archive(where) if where.is_file() else _read_folder(where)
+        except (OSError, tarfile.TarError, EOFError) as error:
+            raise BundleError(f"{where}: cannot be read as a bundle: {error}") from error
+        return cls.from_files(files, str(where))
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes], where: str) -> Bundle:
+        for needed in ("manifest.json", "data.json", "policy.wasm"):
+            if needed not in files:
+                raise BundleError(f"{where}: no {needed}; make a bundle with `interlock policy build`")
+        try:
+            manifest = Manifest.model_validate_json(files["manifest.json"])
+            data = json.loads(files["data.json"])
+            sources = {name: text.decode() for name, text in files.items() if name not in _OWN_FILES}
+        except (ValidationError, ValueError) as error:
+            raise BundleError(f"{where}: {error}") from error
+        if manifest.format != FORMAT:
+            raise BundleError(f"{where}: bundle format {manifest.format}; this Interlock reads {FORMAT}")
+        if manifest.input_version.split(".")[0] != INPUT_VERSION.split(".")[0]:
+            raise BundleError(f"{where}: made for input {manifest.input_version}; this is {INPUT_VERSION}")
+        if digest_of(sources, data) != manifest.digest:
+            raise BundleError(f"{where}: sources or data do not fit the digest {manifest.digest}; build it again")
+        if hashlib.sha256(files["policy.wasm"]).hexdigest() != manifest.wasm_sha256:
+            raise BundleError(f"{where}: policy.wasm is not the one that was built; build it again")
+        return cls(manifest, sources, data, files["policy.wasm"])
+
+    def with_data(self, settings: Mapping[str, Mapping[str, Any]]) -> Bundle:
+        """The bundle with ``settings`` (policy → data) laid over its data: objects are merged, all else is
+        replaced. Without settings it is the same bundle, digest and all."""
+        data: dict[str, Any] = dict(self.data)
+        for name, own in settings.items():
+            self.policy(name)
+            owner, _, short = name.partition(".")
+            branch = dict(data.get(owner, {}))
+            branch[short] = merged(branch.get(short, {}), own)
+            data[owner] = branch
+        digest = digest_of(self.sources, data)
+        return replace(self, manifest=self.manifest.model_copy(update={"digest": digest}), data=data)
+
+    def files(self) -> dict[str, bytes]:
+        """Every file of the bundle, path → bytes; the same bundle gives the same bytes."""
+        owners = {entry.name.partition(".")[0] for entry in self.policies}
+        opa = {"revision": self.digest, "roots": sorted(owners | {"interlock"}), "rego_version": 1}
+        own = {
+            ".manifest": _json(opa),
+            "manifest.json": self.manifest.model_dump_json(indent=1, exclude_none=True).encode() + b"\n",
+            "data.json": _json(self.data),
+            "policy.wasm": self.wasm,
+        }
+        return own | {name: text.encode() for name, text in self.sources.items()}
+
+    def write(self, out: Path) -> None:
+        """Write the bundle as a folder, or as an archive if ``out`` ends in ``.tar.gz``."""
+        files = self.files()
+        if out.name.endswith(".tar.gz"):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_bytes(_archive(files))
+            return
+        if out.exists() and any(out.iterdir()) and not (out / "manifest.json").is_file():
+            raise BundleError(f"{out}: is not empty and no bundle; name another folder")
+        for stale in _read_folder(out) if out.exists() else ():
+            if stale not in files:
+                (out / stale).unlink()
+        for name, content in files.items():
+            target = out / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+
+
+def digest_of(sources: Mapping[str, str], data: Mapping[str, Any]) -> str:
+    """``sha256:…`` over every source (path and text) and the data in canonical JSON."""
+    total = hashlib.sha256()
+    for name in sorted(sources):
+        part = hashlib.sha256(sources[name].encode()).hexdigest()
+        total.update(f"{name}\0{part}\n".encode())
+    total.update(json.dumps(data, sort_keys=True, separators=(",", ":")).encode())
+    return "sha256:" + total.hexdigest()
+
+
+def merged(below: Any, above: Any) -> Any:
+    """``above`` laid over ``below``: objects key by key, anything else replaces."""
+    if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
+        return above
+    return {key: merged(below.get(key), above[key]) if key in above else below[key] for key in {**below, **above}}
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def _read_folder(folder: Path) -> dict[str, bytes]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def _read_archive(path: Path) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    with tarfile.open(path, "r:gz") as archive:
+        for member in archive.getmembers():
+            content = archive.extractfile(member) if member.isfile() else None
+            if content is not None:
+                files[member.name.removeprefix("./").removeprefix("/")] = content.read()
+    return files
+
+
+def _archive(files: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name in sorted(files):
+            info = tarfile.TarInfo(name)
+            info.size = len(files[name])
+            archive.addfile(info, io.BytesIO(files[name]))
+    return gzip.compress(buffer.getvalue(), mtime=0)

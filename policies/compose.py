@@ -1,0 +1,132 @@
+"""How many answers become one decision.
+
+    allow < flag < redact | quarantine < approve < deny < terminate
+
+The strictest *enforced* action wins and everything is recorded. A policy never sees another's findings, so none
+can undo another's. A policy that did not answer, or whose answer does not have the shape of findings, is an
+error of that policy alone: it denies (if the policy is enforced) and leaves the others' findings standing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from policies.engines.base import EngineError
+from policies.model import (
+    Action,
+    Decision,
+    Finding,
+    Mode,
+    PolicyError,
+    PolicyFinding,
+    Severity,
+    Stage,
+)
+
+STRICTNESS: Mapping[Action, int] = {
+    Action.ALLOW: 0,
+    Action.FLAG: 1,
+    Action.REDACT: 2,
+    Action.QUARANTINE: 2,
+    Action.APPROVE: 3,
+    Action.DENY: 4,
+    Action.TERMINATE: 5,
+}
+_SEVERITIES = list(Severity)
+_FINDINGS = TypeAdapter(list[Finding])
+
+_NOT_DONE: Mapping[Stage, str] = {
+    Stage.REQUEST: "The request was not sent to the model.",
+    Stage.REASONING: "The answer was ended here.",
+    Stage.TOOL_CALL: "The tool call was not executed.",
+    Stage.OUTPUT: "The answer was ended here.",
+    Stage.RESPONSE: "The answer was withheld.",
+}
+_UNAVAILABLE = (
+    "It could not be judged, because the policy check is not available. Nothing is wrong with what you asked; "
+    "it may be tried again later."
+)
+_UNJUDGEABLE = "It could not be judged in this form. Use fewer, shorter and plainer values."
+
+
+def findings_of(answer: Any) -> list[Finding]:
+    """Check what Rego gave for one policy: a set (JSON: an array) of finding objects.
+
+    Raises :class:`EngineError` (``policy``) for any other shape, unknown field or unknown action.
+    """
+    try:
+        return _FINDINGS.validate_python(answer)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(step) for step in first["loc"]) or "the answer"
+        raise EngineError("policy", f"not a set of findings: {place}: {first['msg']}") from error
+
+
+def compose(
+    stage: Stage,
+    modes: Mapping[str, Mode],
+    answers: Mapping[str, list[Finding] | EngineError],
+    on_error: Literal["deny", "allow"] = "deny",
+) -> Decision:
+    """One decision from the answers of the policies that were asked, each with its mode.
+
+    ``on_error="allow"`` lets an *engine's* failure pass, recorded; a failure that the input or the policy
+    itself causes always denies, or whoever can cause it could switch a policy off.
+    """
+    findings: list[PolicyFinding] = []
+    errors: list[PolicyError] = []
+    for policy in sorted(answers):
+        answer, mode = answers[policy], modes[policy]
+        if isinstance(answer, EngineError):
+            errors.append(PolicyError(policy=policy, mode=mode, cause=answer.cause, message=str(answer)))
+        else:
+            findings += (PolicyFinding(policy=policy, mode=mode, finding=finding) for finding in answer)
+    findings.sort(key=_rank)
+    outcome = _from_findings(stage, findings)
+    if STRICTNESS[outcome.action] < STRICTNESS[Action.DENY]:
+        failed = [error for error in errors if error.mode is Mode.ENFORCE]
+        denying = [error for error in failed if error.cause != "engine" or on_error == "deny"]
+        if denying:
+            outcome = _from_error(stage, denying)
+    return outcome.model_copy(
+        update={"findings": findings, "errors": errors, "asked": sorted(answers)},
+    )
+
+
+def _rank(entry: PolicyFinding) -> tuple[int, int, str, str]:
+    """Strictest first, then most severe, then by name: the same findings always give the same rule."""
+    finding = entry.finding
+    severity = _SEVERITIES.index(finding.severity)
+    return (-STRICTNESS[finding.action], -severity, entry.policy, finding.id)
+
+
+def _from_findings(stage: Stage, ranked: list[PolicyFinding]) -> Decision:
+    for entry in ranked:
+        if entry.mode is not Mode.ENFORCE:
+            continue
+        rule = f"{entry.policy}/{entry.finding.id}"
+        decision = Decision(stage=stage, action=entry.finding.action, rule=rule)
+        if decision.refuses:
+            return decision.model_copy(update={"refusal": _refusal(stage, rule, entry.finding.message)})
+        return decision
+    return Decision(stage=stage, action=Action.ALLOW)
+
+
+def _from_error(stage: Stage, errors: list[PolicyError]) -> Decision:
+    by_input = next((error for error in errors if error.cause == "input"), None)
+    error = by_input or errors[0]
+    rule = f"{error.policy}/on_error"
+    return Decision(
+        stage=stage,
+        action=Action.DENY,
+        rule=rule,
+        refusal=_refusal(stage, rule, _UNJUDGEABLE if by_input else _UNAVAILABLE),
+        code="policy_denied" if by_input else "judge_unavailable",
+    )
+
+
+def _refusal(stage: Stage, rule: str, message: str) -> str:
+    return f"Blocked by policy {rule}. {_NOT_DONE[stage]} {message}"

@@ -1,0 +1,98 @@
+"""A real OPA server, asked with opa-python-client.
+
+The server must serve the very bundle that this process has: every answer carries the bundle's revision
+(``provenance=true``), and one with another revision, or none, is no answer. Nothing is tried twice, and the
+time-out is ours. A server's empty answer ``{}`` means undefined, and undefined is a failure.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+from opa_client.opa_async import AsyncOpaClient
+
+from policies.bundle import ENTRY_PACKAGE, POLICY_PACKAGE, Bundle
+from policies.engines.base import Cause, EngineError
+from policies.model import Stage
+
+QUERY = {"provenance": "true"}
+
+
+class OpaEngine:
+    """``url``: ``http[s]://host:port`` of the server; ``token``: its bearer token.
+
+    The client keeps connections open between questions; :meth:`start` opens no connection, so a server that
+    comes up later is found by the next question.
+    """
+
+    name = "opa"
+
+    def __init__(self, bundle: Bundle, url: str, token: str | None, timeout_seconds: float) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+            raise ValueError(f"policies.opa_url: {url!r} is not of the form http://host:port")
+        self._bundle = bundle
+        self._timeout = timeout_seconds
+        self._client = AsyncOpaClient(
+            host=parts.hostname if ":" not in parts.hostname else f"[{parts.hostname}]",
+            port=parts.port or 8181,
+            ssl=parts.scheme == "https",
+            token=token,
+            retries=0,
+            timeout=timeout_seconds,
+        )
+        self._open = False
+
+    async def start(self) -> None:
+        await self._client.__aenter__()
+        self._open = True
+
+    async def close(self) -> None:
+        self._open = False
+        await self._client.close_connection()
+
+    async def ask_all(self, stage: Stage, document: bytes) -> dict[str, Any]:
+        answer = await self._ask(ENTRY_PACKAGE, stage, document)
+        if not isinstance(answer, dict):
+            raise EngineError("policy", f"{ENTRY_PACKAGE}.{stage.value} gave no object")
+        return answer
+
+    async def ask_one(self, policy: str, stage: Stage, document: bytes) -> Any:
+        return await self._ask(f"{POLICY_PACKAGE}.{policy}", stage, document)
+
+    async def _ask(self, package: str, stage: Stage, document: bytes) -> Any:
+        if not self._open:
+            raise EngineError("engine", "the OPA client is not started")
+        try:
+            body = await self._client.query_rule(json.loads(document), package, stage.value, QUERY)
+        except aiohttp.ClientResponseError as error:
+            raise EngineError(_cause_of(error.status), f"OPA answered {error.status} {error.message}") from error
+        except TimeoutError as error:
+            raise EngineError("engine", f"OPA did not answer within {self._timeout} s") from error
+        except aiohttp.ClientError as error:
+            raise EngineError("engine", f"OPA is not reachable: {type(error).__name__}") from error
+        except ValueError as error:
+            raise EngineError("engine", "OPA's answer is not JSON") from error
+        if not isinstance(body, dict):
+            raise EngineError("engine", "OPA's answer is not an object")
+        self._require_revision(body)
+        if "result" not in body:
+            raise EngineError("policy", f"{package}.{stage.value} is undefined")
+        return body["result"]
+
+    def _require_revision(self, body: dict[str, Any]) -> None:
+        bundles = (body.get("provenance") or {}).get("bundles") or {}
+        revisions = sorted(str(bundle.get("revision", "")) for bundle in bundles.values())
+        if self._bundle.digest not in revisions:
+            served = ", ".join(revisions) or "no bundle"
+            raise EngineError("engine", f"OPA serves {served}; expected {self._bundle.digest}")
+
+
+def _cause_of(status: int) -> Cause:
+    """OPA answers 400 to an input that it cannot read, 500 to an evaluation that failed."""
+    if status == 500:
+        return "policy"
+    return "input" if status in (400, 413) else "engine"

@@ -1,0 +1,119 @@
+# Which strings of a call are judged as commands: every string of a tool whose name speaks of a shell, the
+# strings under an argument whose name speaks of a command for any other tool, and lists and objects of them
+# also as the one command that a harness would make of them.
+package interlock.policies.interlock.shell
+
+import data.interlock.lib.shell
+import data.interlock.lib.values
+
+settings := data.interlock.shell
+
+argument_names := {name | some name in settings.argument_names}
+
+shell_tool if {
+	words := split(strings.replace_n({"-": "_", ".": "_", ":": "_", "/": "_", " ": "_"}, lower(input.call.name)), "_")
+	some word in words
+	word in settings.tool_words
+}
+
+shell_tool if {
+	some part in ["shell", "bash", "terminal", "powershell", "runcommand", "execcommand", "executecommand", "runcode"]
+	contains(lower(input.call.name), part)
+}
+
+complete if is_object(input.call.arguments)
+
+candidates contains text if {
+	complete
+	shell_tool
+	some text in values.strings(input.call.arguments)
+}
+
+candidates contains text if {
+	complete
+	some text in values.under(input.call.arguments, argument_names)
+}
+
+# A list of strings is also a command line.
+candidates contains joined(values.values(item)) if {
+	complete
+	walk(input.call.arguments, [path, item])
+	is_array(item)
+	judged_place(path)
+}
+
+# The command in one argument and its own arguments in another, in either order.
+candidates contains joined(array.concat(named, others)) if {
+	complete
+	judged_object
+	named := values.under(input.call.arguments, argument_names)
+	others := [text |
+		some text in values.values(input.call.arguments)
+		not text in named
+	]
+	count(others) > 0
+}
+
+# Not complete: every literal of what was written so far, under whatever name.
+candidates contains text if {
+	not complete
+	some text in array.concat(values.literals(input.call.raw), [input.call.raw])
+}
+
+candidates contains joined(values.literals(input.call.raw)) if not complete
+
+# A string that is itself JSON.
+candidates contains text if {
+	complete
+	some outer in values.values(input.call.arguments)
+	regex.match(`^\s*[\[{]`, outer)
+	decoded := json.unmarshal(outer)
+	some text in array.concat(values.values(decoded), [joined(values.values(decoded))])
+	shell_tool
+}
+
+judged_object if shell_tool
+
+judged_object if count(values.under(input.call.arguments, argument_names)) > 0
+
+judged_place(_) if shell_tool
+
+judged_place(path) if {
+	some step in path
+	is_string(step)
+	lower(step) in argument_names
+}
+
+joined(parts) := concat(" ", [quoted |
+	some part in parts
+	quoted := as_word(part)
+])
+
+as_word(part) := part if not regex.match(`[\s;&|()<>]`, part)
+
+as_word(part) := concat("", ["'", replace(part, "'", ""), "'"]) if regex.match(`[\s;&|()<>]`, part)
+
+# The candidates that hold any of the words without which no rule can fire. Everything else is let by here,
+# which is what almost every call costs.
+suspects contains text if {
+	some candidate in candidates
+	text := shell.plain(candidate)
+	squeezed := lower(shell.bare(text))
+	some word in triggers
+	contains(squeezed, word)
+}
+
+triggers := {
+	"rm", "unlink", "remove", "delete", "del ", "rd ", "shred", "wipe", "erase", "truncate", "mkfs", "mke2fs",
+	"dd ", "/dev/", "chmod", "chown", "chgrp", "mv ", "find", "clean", "drop", "flush", "destroy", "terminate",
+	"prune", "rb ", "curl", "wget", "fetch", "http", "base64", "base32", "xxd", "eval", "exec", "\\x", "printf",
+	"|", "parted", "fdisk", "crypt", "zpool", "zfs", "lvm", "format", "halt", "reboot", "shutdown", "poweroff",
+	"init ", "crontab", "kill", "userdel", "rsync", "tree", "$", ">", ":(", "fork", "encoded", "decode", "rimraf",
+	"uninstall", "badblocks", "hdparm", "diskutil", "cp ", "tee ", "sgdisk", "vgremove", "srm", "blkdiscard",
+	"/???", "*", "purge", "mdadm", "-enc",
+}
+
+readings contains reading if {
+	some text in suspects
+	some reading in shell.readings(text)
+}

@@ -1,0 +1,180 @@
+# From texts to the programs that they run: through wrappers (`sudo -u root …`), shells (`bash -c '…'`),
+# substitutions, `find -exec` and code that calls out to a shell.
+package interlock.policies.interlock.shell
+
+import data.interlock.lib.shell
+
+known_programs := {name |
+	some list in [
+		settings.shells, settings.interpreters, settings.script_runners, settings.far_wrappers, settings.fetchers,
+		settings.database_clients, settings.disk_tools, settings.power_tools, rule_programs,
+	]
+	some name in list
+}
+
+rule_programs := [
+	"rm", "unlink", "rmdir", "find", "fd", "dd", "chmod", "chown", "chgrp", "mv", "cp", "tee", "truncate", "rsync",
+	"git", "parted", "fdisk", "cryptsetup", "zpool", "zfs", "mdadm", "badblocks", "hdparm", "diskutil", "crontab",
+	"kill", "killall5", "init", "telinit", "systemctl", "userdel", "deluser", "cd", "pushd", "del", "erase", "rd",
+	"format", "remove-item", "ri", "clear-disk", "format-volume", "vssadmin", "cipher", "dropdb", "redis-cli",
+	"mongo", "mongosh", "mysqladmin", "terraform", "tofu", "terragrunt", "pulumi", "aws", "gcloud", "az", "gsutil",
+	"helm", "doctl", "heroku", "gh", "fly", "flyctl", "oc", "eksctl", "unset", "echo", "printf", "cat", "rimraf", "trash",
+]
+
+commands_0 := [command |
+	some text in readings
+	some command in shell.commands(text)
+]
+
+commands_1 := inner_commands(commands_0)
+
+commands_2 := inner_commands(commands_1)
+
+commands_3 := inner_commands(commands_2)
+
+commands := array.concat(array.concat(commands_0, commands_1), array.concat(commands_2, commands_3))
+
+inner_commands(outer) := [command |
+	some parent in outer
+	some text in scripts_of(parent)
+	some command in shell.commands(text)
+]
+
+# The quoted parts of a command that are run as scripts.
+scripts_of(command) := command.nested if runs_strings(command)
+
+scripts_of(command) := [text |
+	some text in command.nested
+	regex.match(`\$\(|\x60`, text)
+] if not runs_strings(command)
+
+runs_strings(command) if {
+	some word in command.words
+	base := lower(shell.basename(word))
+	base in settings.shells
+}
+
+runs_strings(command) if {
+	some word in array.slice(command.words, 0, 8)
+	lower(shell.basename(word)) in settings.script_runners
+	word in heads(command.words)
+}
+
+runs_strings(command) if regex.match(`<<<`, command.text)
+
+# A program and its arguments, with what is piped into it.
+runs := array.concat(
+	[run |
+		some command in commands
+		position := first_program(command.words)
+		run := run_at(command, position)
+	],
+	[run |
+		some command in commands
+		position := far_program(command.words, first_program(command.words))
+		run := run_at(command, position)
+	],
+)
+
+run_at(command, position) := {
+	"program": trim_suffix(lower(shell.basename(command.words[position])), ".exe"),
+	"args": array.slice(command.words, position + 1, count(command.words)),
+	"before": array.slice(command.words, 0, position),
+	"command": command,
+}
+
+heads(words) := {words[first_program(words)]} | {words[far_program(words, first_program(words))]}
+
+# The first word that is neither a wrapper, an assignment, an option nor an option's value, or a program that we
+# know if one stands before it.
+first_program(words) := min(stops) if {
+	stops := {index |
+		some index, word in words
+		index < 24
+		stops_at(words, index, word)
+	}
+	count(stops) > 0
+}
+
+stops_at(words, index, word) if {
+	known(word)
+	every before in numbers.range(0, index) {
+		passes(words, before, index)
+	}
+}
+
+stops_at(words, index, word) if {
+	not known(word)
+	not skippable(words, index)
+	word != ""
+}
+
+passes(_, before, index) if before == index
+
+passes(words, before, _) if skippable(words, before)
+
+known(word) if lower(trim_suffix(shell.basename(word), ".exe")) in known_programs
+
+known(word) if startswith(shell.basename(word), "mkfs")
+
+skippable(words, index) if {
+	lower(shell.basename(words[index])) in settings.wrappers
+}
+
+skippable(words, index) if {
+	index > 0
+	startswith(words[index], "-")
+}
+
+skippable(words, index) if regex.match(`^[A-Za-z_]\w*=|^\d+(\.\d+)?[smhd]?$`, words[index])
+
+skippable(words, index) if {
+	index > 1
+	startswith(words[index - 1], "-")
+}
+
+skippable(words, index) if {
+	index > 0
+	regex.match(`^[<>]+\|?$`, words[index - 1])
+}
+
+skippable(words, index) if regex.match(`^[<>]+\|?$`, words[index])
+
+# `ssh host rm …`, `docker exec web rm …`, `find … -exec rm …`: the next program that we know.
+far_program(words, head) := min(later) if {
+	goes_far(words, head)
+	later := {index |
+		some index, word in words
+		index > head
+		index < head + 40
+		known(word)
+		not basename_is_wrapper_command(words, head, index)
+	}
+	count(later) > 0
+}
+
+goes_far(words, head) if {
+	base := lower(trim_suffix(shell.basename(words[head]), ".exe"))
+	base in settings.far_wrappers
+	not base in {"docker", "podman", "kubectl"}
+}
+
+goes_far(words, head) if {
+	lower(shell.basename(words[head])) in {"docker", "podman", "kubectl"}
+	some word in array.slice(words, head + 1, head + 8)
+	word in {"exec", "run"}
+}
+
+goes_far(words, head) if {
+	lower(shell.basename(words[head])) in {"find", "fd"}
+	some word in words
+	word in {"-exec", "-execdir", "-ok", "-okdir", "-x", "-X", "--exec"}
+}
+
+# The container's or host's own name is no program, nor what stands before `-exec`.
+basename_is_wrapper_command(words, head, index) if {
+	lower(shell.basename(words[head])) in {"find", "fd"}
+	every before in array.slice(words, head, index) {
+		not before in {"-exec", "-execdir", "-ok", "-okdir", "-x", "-X", "--exec"}
+	}
+}

@@ -1,0 +1,48 @@
+"""How far each policy counts: its mode, and the digest of the document that says so.
+
+Modes are no part of a bundle: the same policies run in shadow on Monday and are enforced on Friday without
+being built again. A policy that nobody has given a mode is in shadow, so that a new rule changes nothing until
+somebody decides that it should. The exceptions are the two starter policies below, which are useful to
+everybody from the first minute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+
+from policies.model import Mode
+
+ENFORCED_BY_DEFAULT = frozenset({"interlock.shell", "interlock.secrets"})
+
+
+class UnknownPolicyError(ValueError):
+    """The settings name a policy that the bundle does not have."""
+
+
+def modes_in_force(policies: Iterable[str], settings: Mapping[str, str]) -> dict[str, Mode]:
+    """The mode of each policy that is in force; one that is switched off is not in the answer.
+
+    Raises :class:`UnknownPolicyError` if ``settings`` speaks of a policy that is not there: a misspelt name
+    must not leave a guard in shadow.
+    """
+    names = sorted(policies)
+    unknown = sorted(set(settings) - set(names))
+    if unknown:
+        raise UnknownPolicyError(
+            f"policies.modes names {', '.join(unknown)}, which the bundle does not have; it has: {', '.join(names)}"
+        )
+    modes: dict[str, Mode] = {}
+    for name in names:
+        wanted = settings.get(name, "enforce" if name in ENFORCED_BY_DEFAULT else "shadow")
+        if wanted != "off":
+            modes[name] = Mode(wanted)
+    return modes
+
+
+def rollout_digest(modes: Mapping[str, Mode], on_error: str) -> str:
+    """``sha256:…`` over the modes in force and what a failure means."""
+    document = {"modes": {name: modes[name].value for name in sorted(modes)}, "on_error": on_error}
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,200 @@
+"""Pattern sets: what a secret or a piece of personal data looks like, found in linear time.
+
+A set is data (``policies/patterns/*.yaml``): per pattern an id, an RE2 expression, a severity and tags, and
+where the expression alone would find too much: ``keywords`` (one of them must stand in the text, in any case),
+``entropy`` (least bits per character of the match) and ``check`` (a checksum). If the expression has a group
+named ``secret``, the hit is that group; else the whole match.
+
+Scanning is two steps, both RE2, so no text can make either slow: one automaton of all patterns says which of
+them match at all, mostly none; only those are then run one by one for their places.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import re2
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+SHIPPED = Path(__file__).parent.parent / "policies" / "patterns"
+
+AUTOMATON_BYTES = 64 * 1024 * 1024
+"""Room for each automaton's states. Far more than the shipped sets need: an automaton without room to begin
+finds nothing at all."""
+
+SeverityName = Literal["info", "low", "medium", "high", "critical"]
+
+
+class PatternError(ValueError):
+    """A pattern file that cannot be used: which file, which pattern, what is wrong."""
+
+
+class Pattern(BaseModel):
+    """One pattern. ``regex`` is RE2 syntax (no look-around, no back-references)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,48}$")]
+    regex: Annotated[str, Field(min_length=1)]
+    severity: SeverityName = "high"
+    tags: list[str] = []
+    keywords: list[str] = []
+    entropy: Annotated[float, Field(ge=0, le=8)] = 0.0
+    check: Literal["luhn", "iban", "ssn"] | None = None
+    unless: Annotated[list[str], Field(description="A match that contains one of these is none.")] = []
+
+
+class Hit(NamedTuple):
+    """``start`` and ``end`` are code points of the scanned text."""
+
+    id: str
+    start: int
+    end: int
+    severity: SeverityName
+
+
+class PatternSet:
+    """All patterns of one kind. Instances hold compiled automata: build once, use from any thread."""
+
+    def __init__(self, name: str, patterns: Sequence[Pattern]) -> None:
+        """Raises :class:`PatternError` for an expression that RE2 does not take or that matches nothing
+        (an empty match is found everywhere)."""
+        self.name = name
+        self.patterns = tuple(patterns)
+        options = re2.Options()
+        options.log_errors = False
+        options.max_mem = AUTOMATON_BYTES
+        self._which = re2.Set.SearchSet(options)
+        self._where: list[tuple[Any, int]] = []
+        for pattern in self.patterns:
+            try:
+                expression = re2.compile(pattern.regex, options)
+            except re2.error as error:
+                raise PatternError(f"{name}: pattern {pattern.id}: {error}") from error
+            if expression.search("") is not None:
+                raise PatternError(f"{name}: pattern {pattern.id} matches the empty text")
+            self._which.Add(pattern.regex)
+            self._where.append((expression, expression.groupindex.get("secret", 0)))
+        if self.patterns:
+            self._which.Compile()
+
+    @classmethod
+    def from_file(cls, path: Path) -> PatternSet:
+        """Read ``{patterns: [...]}``; the set is named after the file."""
+        try:
+            document = yaml.safe_load(path.read_text("utf-8"))
+            entries = document["patterns"]
+            patterns = [Pattern.model_validate(entry) for entry in entries]
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ValidationError) as error:
+            raise PatternError(f"{path}: {error}") from error
+        return cls(path.stem, patterns)
+
+    def scan(self, text: str) -> list[Hit]:
+        """Every hit, by place. Linear in the text; hits of different patterns may overlap."""
+        if not text or not self.patterns:
+            return []
+        which = self._which.Match(text)
+        if not which:
+            return []
+        lowered = text.lower()
+        hits: list[Hit] = []
+        for index in which:
+            pattern = self.patterns[index]
+            if pattern.keywords and not any(word in lowered for word in pattern.keywords):
+                continue
+            expression, group = self._where[index]
+            for match in expression.finditer(text):
+                found = match.group(group)
+                if found and _stands(pattern, found):
+                    start, end = match.span(group)
+                    hits.append(Hit(pattern.id, start, end, pattern.severity))
+        hits.sort(key=lambda hit: (hit.start, hit.end, hit.id))
+        return hits
+
+    def redact(self, text: str) -> str:
+        """``text`` with every hit replaced by ``[redacted:<id>]``."""
+        return redact(text, self.scan(text))
+
+
+def redact(text: str, hits: Iterable[Hit]) -> str:
+    """Replace the hits in ``text``; hits that overlap are one, under the id of the widest."""
+    merged: list[Hit] = []
+    for hit in sorted(hits, key=lambda hit: (hit.start, -hit.end)):
+        if merged and hit.start < merged[-1].end:
+            last = merged[-1]
+            wider = hit if hit.end - hit.start > last.end - last.start else last
+            merged[-1] = wider._replace(start=last.start, end=max(last.end, hit.end))
+        else:
+            merged.append(hit)
+    parts: list[str] = []
+    done = 0
+    for hit in merged:
+        parts += (text[done : hit.start], f"[redacted:{hit.id}]")
+        done = hit.end
+    parts.append(text[done:])
+    return "".join(parts)
+
+
+@cache
+def shipped_patterns() -> tuple[PatternSet, ...]:
+    """The sets that come with Interlock: ``secrets`` and ``pii``."""
+    return tuple(PatternSet.from_file(path) for path in (SHIPPED / "secrets.yaml", SHIPPED / "pii.yaml"))
+
+
+def shipped_redactor() -> Callable[[str], str]:
+    """One function that masks everything that the shipped sets find."""
+    sets = shipped_patterns()
+
+    def mask(text: str) -> str:
+        hits = [hit for patterns in sets for hit in patterns.scan(text)]
+        return redact(text, hits) if hits else text
+
+    return mask
+
+
+def _stands(pattern: Pattern, found: str) -> bool:
+    if pattern.entropy and entropy(found) < pattern.entropy:
+        return False
+    if pattern.unless:
+        lowered = found.lower()
+        if any(word in lowered for word in pattern.unless):
+            return False
+    return pattern.check is None or _CHECKS[pattern.check](found)
+
+
+def entropy(text: str) -> float:
+    """Shannon entropy of the characters, in bits per character."""
+    total = len(text)
+    return -sum(n / total * math.log2(n / total) for n in Counter(text).values())
+
+
+def luhn(found: str) -> bool:
+    """ISO/IEC 7812-1, annex B: 13 to 19 digits, every second one from the right doubled; sum divisible by 10."""
+    digits = [int(character) for character in found if character.isdigit()]
+    if not 13 <= len(digits) <= 19 or len(set(digits)) == 1:
+        return False
+    doubled = (sum(divmod(2 * digit, 10)) for digit in digits[-2::-2])
+    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+
+
+def iban(found: str) -> bool:
+    """ISO 13616: the first four characters moved to the end, letters as 10…35, remainder 1 modulo 97."""
+    plain = "".join(found.split()).upper()
+    if not 15 <= len(plain) <= 34 or not plain.isascii() or not plain.isalnum():
+        return False
+    return int("".join(str(int(character, 36)) for character in plain[4:] + plain[:4])) % 97 == 1
+
+
+def ssn(found: str) -> bool:
+    """US Social Security number: area not 000, 666 or 9xx, group not 00, serial not 0000 (SSA, 2011)."""
+    area, group, serial = found.split("-") if "-" in found else found.split()
+    return area not in ("000", "666") and area[0] != "9" and group != "00" and serial != "0000"
+
+
+_CHECKS: dict[str, Callable[[str], bool]] = {"luhn": luhn, "iban": iban, "ssn": ssn}
