@@ -472,37 +472,49 @@ class Gate:
         delta, event = held.delta, held.event
         if delta.text and not choice.said:
             choice.said = not delta.text.isspace()
-        dropped = set()
+        dropped, refusals = self._verdicts(choice, held)
+        if not choice.refused:
+            self._out.append(event.raw)
+            return
+        finish = delta.finish
+        if finish is not None and not choice.kept and finish != "length":
+            finish = self._closing
+        apart = bool(refusals) and finish is not None  # the refusal comes between what it says and its end
+        change = EventChange(
+            choice=delta.choice,
+            dropped=dropped,
+            renumber={i: choice.numbers[i] for i in held.touches if choice.numbers.get(i, i) != i},
+            hide_tokens=bool(dropped) and delta.tokens > 0,
+            finish=finish if finish != delta.finish and not apart else None,
+            open_end=apart,
+        )
+        changed: bytes | None = event.raw
+        if change.dropped or change.renumber or change.hide_tokens or change.finish or change.open_end:
+            changed = self._writer.change(event.raw, change)
+        if changed is not None:
+            self._out.append(changed)
+        for text in refusals:
+            self._say(choice, event.raw, delta.choice, text)
+        if apart and finish is not None:
+            self._out.append(self._writer.finish(event.raw, delta.choice, finish))
+
+    def _verdicts(self, choice: _Choice, held: _Held) -> tuple[frozenset[int], list[str]]:
+        """Which of the calls that an event touches are refused, and the refusals to give after it: each
+        where the first piece of its call stood."""
+        pieces = {tool.index for tool in held.delta.tools}
+        dropped, refusals = set(), []
         for index in sorted(held.touches):
             call = choice.calls[index]
             assert call.answer is not None
             if call.answer.refusal is not None:
                 dropped.add(index)
-                if not call.told:
+                if index in pieces and not call.told:
                     call.told = True
-                    self._say(choice, event.raw, delta.choice, call.answer.refusal)
+                    refusals.append(call.answer.refusal)
             elif index not in choice.numbers:
                 choice.numbers[index] = choice.kept
                 choice.kept += 1
-        if not choice.refused:
-            self._out.append(event.raw)
-            return
-        finish = None
-        if delta.finish is not None and not choice.kept and delta.finish != "length":
-            finish = self._closing
-        change = EventChange(
-            choice=delta.choice,
-            dropped=frozenset(dropped),
-            renumber={i: choice.numbers[i] for i in held.touches if choice.numbers.get(i, i) != i},
-            hide_tokens=bool(dropped) and delta.tokens > 0,
-            finish=finish if finish != delta.finish else None,
-        )
-        if not (change.dropped or change.renumber or change.hide_tokens or change.finish):
-            self._out.append(event.raw)
-            return
-        changed = self._writer.change(event.raw, change)
-        if changed is not None:
-            self._out.append(changed)
+        return frozenset(dropped), refusals
 
     def _say(self, choice: _Choice, template: bytes, number: int, text: str) -> None:
         choice.given.append(text)

@@ -19,7 +19,8 @@ class EventChange(msgspec.Struct, frozen=True):
 
     ``dropped``: tool-call indices that the client does not get. ``renumber``: kept indices that move.
     ``hide_tokens``: logprobs and token ids of this event may show a dropped call. ``finish``: the finish
-    reason to show in place of the one that stands there.
+    reason to show in place of the one that stands there. ``open_end``: the finish reason is taken out, because
+    it comes in an event of its own.
     """
 
     choice: int
@@ -27,6 +28,7 @@ class EventChange(msgspec.Struct, frozen=True):
     renumber: Mapping[int, int] = {}
     hide_tokens: bool = False
     finish: str | None = None
+    open_end: bool = False
 
 
 class StreamWriter(Protocol):

@@ -1,0 +1,255 @@
+"""Writes changed answers of ``/v1/chat/completions``, streamed and whole, by splicing (``serving.wire.splice``).
+
+What a refused call leaves behind in logprobs and token ids is taken out as well. In a stream that is done
+event by event (the gate says which events may show it); in a whole answer the tokens are cut out where the raw
+model text has the call, and where that cannot be told for sure, the choice loses all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from serving.wire import splice
+from serving.wire.chat_stream import read_event
+from serving.wire.splice import Edit, Span, Unspliceable, locate
+from serving.wire.vocabulary import Usage
+from serving.wire.writer import ChoiceChange, EventChange
+
+_BREAK = "\n\n"
+_OPENED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.S)
+_THOUGHT = "</think>"
+
+
+class ChatWriter:
+    """Both writers of chat completions. Raises :class:`Unspliceable` for bytes that are no such answer."""
+
+    # -- streamed ----------------------------------------------------------------------------------
+
+    def change(self, raw: bytes, change: EventChange) -> bytes | None:
+        choice = _choice(raw, change.choice)
+        edits: list[Edit] = []
+        delta = _at(raw, choice, "delta")
+        calls = locate(raw, ("tool_calls",), delta)
+        if calls is not None and raw[calls.start : calls.end] != b"null":
+            edits += _without(raw, delta, calls, change)
+        if change.hide_tokens:
+            edits += _null(raw, choice, "logprobs", "token_ids")
+        if change.open_end:
+            edits += _null(raw, choice, "finish_reason", "stop_reason")
+        elif change.finish is not None:
+            edits.append(splice.set_member(raw, choice, "finish_reason", change.finish))
+        changed = splice.apply(raw, edits)
+        says = read_event(changed).choices[0]
+        if says.text or says.reasoning or says.tools or says.finish is not None:
+            return changed
+        return None
+
+    def text(self, template: bytes, choice: int, text: str) -> bytes:
+        return _event_like(template, choice, {"content": text}, None)
+
+    def finish(self, template: bytes, choice: int, reason: str) -> bytes:
+        return _event_like(template, choice, {}, reason)
+
+    def usage(self, template: bytes, usage: Usage) -> bytes:
+        counts = {
+            "prompt_tokens": usage.prompt,
+            "total_tokens": usage.prompt + usage.completion,
+            "completion_tokens": usage.completion,
+        }
+        empty = splice.apply(template, [splice.set_member(template, _document(template), "choices", [])])
+        return splice.apply(empty, [splice.set_member(empty, _document(empty), "usage", counts)])
+
+    def error(self, status: int, code: str, message: str) -> bytes:
+        kind = "InternalServerError" if status >= 500 else "PermissionDeniedError"
+        body = {"error": {"message": message, "type": kind, "param": None, "code": code or status}}
+        return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+    def ending(self) -> bytes:
+        return b"data: [DONE]\n\n"
+
+    def split(self, raw: bytes, choices: tuple[int, ...]) -> list[bytes]:
+        parts = []
+        for position in range(len(choices)):
+            listed = _at(raw, _document(raw), "choices")
+            others = [i for i in range(len(choices)) if i != position]
+            parts.append(splice.apply(raw, splice.remove_elements(raw, listed, others)))
+        return parts
+
+    # -- whole -------------------------------------------------------------------------------------
+
+    def whole(self, body: bytes, changes: Sequence[ChoiceChange]) -> bytes:
+        choices = splice.elements(body, _at(body, splice.root(body), "choices"))
+        edits: list[Edit] = []
+        for change in changes:
+            choice = choices[change.position]
+            edits += _cut_choice(body, choice, change) if change.cut is not None else _refuse(body, choice, change)
+        return splice.apply(body, edits)
+
+
+def _document(event: bytes) -> Span:
+    where = splice.data_span(event)
+    if where is None:
+        raise Unspliceable("an event without data")
+    return splice.root(event, where)
+
+
+def _at(raw: bytes, span: Span, key: str) -> Span:
+    found = splice.member(raw, span, key)
+    if found is None:
+        raise Unspliceable(f"no {key}")
+    return found.value
+
+
+def _choice(raw: bytes, number: int) -> Span:
+    """The choice with the index ``number``."""
+    for choice in splice.elements(raw, _at(raw, _document(raw), "choices")):
+        if _value(raw, _at(raw, choice, "index")) == number:
+            return choice
+    raise Unspliceable(f"no choice {number}")
+
+
+def _value(raw: bytes, span: Span) -> Any:
+    return json.loads(raw[span.start : span.end])
+
+
+def _null(raw: bytes, span: Span, *keys: str) -> list[Edit]:
+    """These members become null where they are there and are not null yet."""
+    found = [splice.member(raw, span, key) for key in keys]
+    return [
+        splice.replace(one.value, None)
+        for one in found
+        if one is not None and raw[one.value.start : one.value.end] != b"null"
+    ]
+
+
+def _without(raw: bytes, delta: Span, calls: Span, change: EventChange) -> list[Edit]:
+    pieces = splice.elements(raw, calls)
+    indices = [_value(raw, index.value) if (index := splice.member(raw, piece, "index")) else 0 for piece in pieces]
+    gone = {place for place, index in enumerate(indices) if index in change.dropped}
+    if len(gone) == len(pieces):
+        return splice.remove_members(raw, delta, ["tool_calls"])
+    edits = splice.remove_elements(raw, calls, gone)
+    for place, piece in enumerate(pieces):
+        if place not in gone and indices[place] in change.renumber:
+            edits.append(splice.replace(_at(raw, piece, "index"), change.renumber[indices[place]]))
+    return edits
+
+
+def _event_like(template: bytes, number: int, delta: dict[str, Any], finish: str | None) -> bytes:
+    """An event with one choice, ``number``, and everything beside the choices as in ``template``."""
+    document = _document(template)
+    listed = _at(template, document, "choices")
+    pieces = splice.elements(template, listed)
+    if not pieces:
+        raise Unspliceable("a template without choices")
+    edits = splice.remove_elements(template, listed, range(1, len(pieces)))
+    choice = pieces[0]
+    edits += _null(template, choice, "logprobs", "token_ids", "stop_reason")
+    edits += _null(template, document, "prompt_token_ids", "prompt_text")
+    edits.append(splice.set_member(template, choice, "index", number))
+    edits.append(splice.set_member(template, choice, "delta", delta))
+    edits.append(splice.set_member(template, choice, "finish_reason", finish))
+    return splice.apply(template, edits)
+
+
+def _refuse(body: bytes, choice: Span, change: ChoiceChange) -> list[Edit]:
+    message = _at(body, choice, "message")
+    calls = _at(body, message, "tool_calls")
+    left = change.calls - len(change.refused)
+    if left:
+        edits = splice.remove_elements(body, calls, change.refused)
+    else:
+        edits = splice.remove_members(body, message, ["tool_calls"])
+        finish = splice.member(body, choice, "finish_reason")
+        if finish is not None and _value(body, finish.value) != "length":
+            edits.append(splice.replace(finish.value, change.finish))
+    text = _BREAK.join(change.refused[index] for index in sorted(change.refused))
+    content = splice.member(body, message, "content")
+    if content is not None and (said := _value(body, content.value)):
+        more = text if said.isspace() else _BREAK + text
+        edits.append(splice.append_to_string(body, content.value, more))
+    else:
+        edits.append(splice.set_member(body, message, "content", text))
+    return edits + _without_tokens(body, choice, calls, change)
+
+
+def _cut_choice(body: bytes, choice: Span, change: ChoiceChange) -> list[Edit]:
+    message = _at(body, choice, "message")
+    return [
+        *splice.remove_members(body, message, ["tool_calls"]),
+        *_null(body, message, "reasoning", "reasoning_content"),
+        *_null(body, choice, "logprobs", "token_ids"),
+        splice.set_member(body, message, "content", change.cut),
+        splice.set_member(body, choice, "finish_reason", change.finish),
+    ]
+
+
+# -- the tokens of a refused call in a whole answer ----------------------------------------------------
+
+
+def _without_tokens(body: bytes, choice: Span, calls: Span, change: ChoiceChange) -> list[Edit]:
+    logprobs, ids = splice.member(body, choice, "logprobs"), splice.member(body, choice, "token_ids")
+    shown = logprobs is not None and raw_of(body, logprobs.value) != b"null"
+    if logprobs is None or not shown:
+        return _null(body, choice, "token_ids")
+    content = locate(body, ("content",), logprobs.value)
+    if content is None or body[content.start] != ord("["):
+        return _null(body, choice, "logprobs", "token_ids")
+    tokens = splice.elements(body, content)
+    gone = refused_tokens([_value(body, token) for token in tokens], _value(body, calls), change.refused.keys())
+    if gone is None:
+        return _null(body, choice, "logprobs", "token_ids")
+    edits = splice.remove_elements(body, content, gone)
+    if ids is not None and raw_of(body, ids.value) != b"null":
+        if len(splice.elements(body, ids.value)) == len(tokens):
+            edits += splice.remove_elements(body, ids.value, gone)
+        else:
+            edits += _null(body, choice, "token_ids")
+    return edits
+
+
+def raw_of(body: bytes, span: Span) -> bytes:
+    return body[span.start : span.end]
+
+
+def refused_tokens(tokens: list[Any], calls: list[Any], refused: Any) -> set[int] | None:
+    """Which tokens spell the refused calls; None if that is not certain.
+
+    The raw model text is what the tokens' bytes spell. Each call must be found there as one
+    ``<tool_call>…</tool_call>`` that says the same name and arguments, and there must be no other.
+    """
+    raw, ends = bytearray(), []
+    for token in tokens:
+        raw += bytes(token["bytes"]) if token.get("bytes") is not None else token["token"].encode()
+        ends.append(len(raw))
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return None
+    thought = text.rfind(_THOUGHT)
+    found = list(_OPENED.finditer(text, max(thought, 0)))
+    if len(found) != len(calls) or text.count("<tool_call>") != len(calls):
+        return None
+    areas = []
+    for index, (match, call) in enumerate(zip(found, calls, strict=True)):
+        if not _same(match[1], call["function"]):
+            return None
+        if index in refused:
+            areas.append((len(text[: match.start()].encode()), len(text[: match.end()].encode())))
+    gone, begin = set(), 0
+    for place, end in enumerate(ends):
+        if any(begin < stop and max(end, begin + 1) > start for start, stop in areas):
+            gone.add(place)
+        begin = end
+    return gone
+
+
+def _same(written: str, function: Any) -> bool:
+    try:
+        said = json.loads(written)
+        return bool(said["name"] == function["name"] and said["arguments"] == json.loads(function["arguments"]))
+    except (ValueError, KeyError, TypeError):
+        return False
