@@ -30,6 +30,10 @@ from serving.settings_rules import violations
 
 PREFIX = "INTERLOCK_"
 CONFIG_VARIABLE = "INTERLOCK_CONFIG"
+OPA_VARIABLE = "INTERLOCK_OPA"
+"""The `opa` command of ``interlock policy`` too; counts as ``policies.opa``."""
+_NOT_SETTINGS = (CONFIG_VARIABLE, OPA_VARIABLE, "INTERLOCK_CACHE", "INTERLOCK_LANE_", "INTERLOCK_TINY_")
+"""Variables of other commands, or (ending in ``_``) what theirs begin with."""
 
 Key = tuple[str | int, ...]
 
@@ -139,7 +143,7 @@ class _Sources:
     def _read_variables(self) -> dict[str, Any]:
         problems = []
         for name in self._environ:
-            if not name.upper().startswith(PREFIX) or name == CONFIG_VARIABLE:
+            if not name.upper().startswith(PREFIX) or name.startswith(_NOT_SETTINGS):
                 continue
             first = name[len(PREFIX) :].split("__")[0].lower()
             if first not in Settings.model_fields:
@@ -148,12 +152,15 @@ class _Sources:
         if problems:
             raise ConfigError(problems)
         try:
-            return _Variables(self._environ)()
+            data = _Variables(self._environ)()
         except SettingsError as error:
             field = re.search(r'field "(\w+)"', str(error))
             where = PREFIX + field.group(1).upper() if field else PREFIX + "*"
             remedy = "write lists and sections as JSON, or set one key by SECTION__KEY"
             raise ConfigError([ConfigProblem(where, "", "is not valid JSON", remedy)]) from None
+        if opa := self._environ.get(OPA_VARIABLE):
+            data.setdefault("policies", {}).setdefault("opa", opa)
+        return data
 
     def _resolved(self, data: Any, path: Key = ()) -> Any:
         """``${…}`` replaced wherever the model has a secret."""

@@ -13,10 +13,7 @@ import hashlib
 import json
 import os
 import secrets
-from dataclasses import dataclass, field
 from pathlib import Path
-
-from pydantic import SecretStr
 
 from serving.launch.commands import LaunchError, find_command
 from serving.launch.process import Child, ChildSpec, Watch, free_loopback_port, http_probe
@@ -43,15 +40,6 @@ allow if {{
 """
 
 
-@dataclass(frozen=True)
-class LaunchedOpa:
-    """``child`` is not started yet."""
-
-    child: Child
-    url: str
-    token: SecretStr = field(repr=False)
-
-
 def write_authz(folder: Path, token: str) -> Path:
     """The authorization bundle for ``token``, below ``folder``. Returns the bundle's own folder."""
     bundle = folder / "authz"
@@ -73,20 +61,32 @@ def opa_spec(command: str, bundles: tuple[Path, ...], port: int, log: Path) -> C
     return ChildSpec("OPA", tuple(argv), log=log)
 
 
-def launch_opa(policies: PolicySettings, bundle: Path, state_dir: Path) -> LaunchedOpa:
-    """A server of the bundle folder ``bundle``. Raises ``LaunchError`` with the remedy."""
-    command = find_command(policies.opa, "opa")
-    if command is None:
-        raise LaunchError(
-            "the `opa` command is not there; install OPA 1.x, or set `policies.opa` to its path, or use "
-            "`policies.engine: embedded`"
-        )
-    token, port = secrets.token_urlsafe(32), free_loopback_port()
-    authz = write_authz(state_dir / "opa", token)
-    spec = opa_spec(command, (bundle, authz), port, state_dir / "logs" / "opa.log")
-    url = f"http://127.0.0.1:{port}"
-    probe = http_probe(url + "/health?bundles", headers={"Authorization": f"Bearer {token}"})
-    return LaunchedOpa(Child(spec, probe=probe, watch=Watch(ready=30.0)), url, SecretStr(token))
+class OpaServer:
+    """A launched OPA that serves the bundle folder ``bundle``. ``url`` and ``token`` are what a client needs;
+    both outlive restarts. Its log is ``<state_dir>/logs/opa.log``. Raises ``LaunchError`` without a command."""
+
+    def __init__(self, policies: PolicySettings, bundle: Path, state_dir: Path) -> None:
+        command = find_command(policies.opa, "opa")
+        if command is None:
+            raise LaunchError(
+                "the `opa` command is not there; install OPA 1.x, or set `policies.opa` to its path, or use "
+                "`policies.engine: embedded`"
+            )
+        port = free_loopback_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.token = secrets.token_urlsafe(32)
+        authz = write_authz(state_dir / "opa", self.token)
+        spec = opa_spec(command, (bundle, authz), port, state_dir / "logs" / "opa.log")
+        probe = http_probe(self.url + "/health?bundles", headers={"Authorization": f"Bearer {self.token}"})
+        self.child = Child(spec, probe=probe, watch=Watch(ready=30.0))
+
+    async def start(self) -> None:
+        """Run it and wait until its bundles are active. Raises ``ChildFailed``."""
+        self.child.start()
+        await self.child.wait_ready()
+
+    async def stop(self) -> None:
+        await self.child.stop()
 
 
 def _write(path: Path, text: str) -> None:

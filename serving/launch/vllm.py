@@ -1,7 +1,7 @@
 """vLLM as Interlock launches it: the right flags, and no way round.
 
 How to think about it. :func:`vllm_spec` is a pure function from settings to a command line and environment;
-:func:`launch_vllm` chooses what is random (port, key), finds the command, and hands both to a ``Child``. The
+:class:`VllmServer` chooses what is random (port, key), finds the command, and hands all to a ``Child``. The
 launched server differs from one started by hand in this:
 
 * tool calls and reasoning are parsed (``serving.launch.families``), or the launch is refused;
@@ -17,7 +17,6 @@ processes (``/proc``) has it. ``docs/threat-model.md`` says so.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -26,7 +25,7 @@ from pydantic import SecretStr
 from serving.launch.commands import LaunchError, find_command
 from serving.launch.families import Parsers, config_of, parsers_for
 from serving.launch.process import Child, ChildSpec, Watch, free_loopback_port, http_probe
-from serving.settings import ModelSettings, OtlpSettings, UpstreamSettings
+from serving.settings import ModelSettings, OtlpSettings, Settings, UpstreamSettings
 
 GUARD_FOLDER = Path(__file__).parent / "vllm_guard"
 NO_PARSER = "none"
@@ -37,16 +36,6 @@ KEPT = (
     *("OMP_*", "TORCH*", "TRITON_*", "[Hh][Tt][Tt][Pp]_[Pp]*", "[Hh][Tt][Tt][Pp][Ss]_[Pp]*", "[Nn][Oo]_[Pp]*"),
 )
 """Variables that vLLM, its hardware and its downloads need, beyond what every child keeps."""
-
-
-@dataclass(frozen=True)
-class LaunchedVllm:
-    """``child`` is not started yet. ``upstream`` is how to reach it."""
-
-    child: Child
-    upstream: UpstreamSettings
-    parsers: Parsers
-    log: Path = field(repr=False)
 
 
 def choose_parsers(model: ModelSettings) -> Parsers:
@@ -100,19 +89,44 @@ def vllm_spec(
     return ChildSpec("vLLM", (*argv, *model.args), env=environment, keep=KEPT, log=log)
 
 
-def launch_vllm(model: ModelSettings, state_dir: Path, traces: OtlpSettings | None = None) -> LaunchedVllm:
-    """Everything needed to start it; raises ``LaunchError`` with the remedy."""
-    command = find_command(model.vllm, "vllm")
-    if command is None:
-        raise LaunchError(
-            "the `vllm` command is not there; install vLLM, or set `model.vllm` to its path, or use a running "
-            "server by --upstream URL"
+class VllmServer:
+    """A launched vLLM. ``upstream`` is how to reach it, known before it runs and the same after a restart.
+
+    ``traces``: where its own spans go; null: the first collector of the settings, if there is one. Its log is
+    ``<state_dir>/logs/vllm.log``. Raises ``LaunchError`` where command or parsers are not known.
+    """
+
+    def __init__(self, settings: Settings, traces: OtlpSettings | None = None) -> None:
+        model = settings.model
+        command = find_command(model.vllm, "vllm")
+        if command is None:
+            raise LaunchError(
+                "the `vllm` command is not there; install vLLM, or set `model.vllm` to its path, or use a running "
+                "server by --upstream URL"
+            )
+        self.parsers = choose_parsers(model)
+        port, key = model.port or free_loopback_port(), secrets.token_urlsafe(32)
+        self.upstream = settings.upstream.model_copy(
+            update={"url": f"http://127.0.0.1:{port}", "api_key": SecretStr(key)}
         )
-    parsers = choose_parsers(model)
-    port, key = model.port or free_loopback_port(), secrets.token_urlsafe(32)
-    log = state_dir / "logs" / "vllm.log"
-    spec = vllm_spec(model, parsers, command=command, port=port, key=key, log=log, traces=traces)
-    url = f"http://127.0.0.1:{port}"
-    probe = http_probe(url + "/health", headers={"Authorization": f"Bearer {key}"})
-    child = Child(spec, probe=probe, watch=Watch(ready=model.ready_seconds, stop=30.0))
-    return LaunchedVllm(child, UpstreamSettings(url=url, api_key=SecretStr(key)), parsers, log)
+        spec = vllm_spec(
+            model,
+            self.parsers,
+            command=command,
+            port=port,
+            key=key,
+            log=settings.state_dir / "logs" / "vllm.log",
+            traces=traces or next(iter(settings.tracing.otlp), None),
+        )
+        probe = http_probe(self.upstream.url + "/health", headers={"Authorization": f"Bearer {key}"})
+        self.child = Child(spec, probe=probe, watch=Watch(ready=model.ready_seconds, stop=30.0))
+
+    async def start(self) -> UpstreamSettings:
+        """Run it and wait until it answers. Raises ``ChildFailed`` with the reason and where its log is."""
+        self.child.start()
+        await self.child.wait_ready()
+        return self.upstream
+
+    async def stop(self) -> None:
+        """End it and its engine; may be called at any time."""
+        await self.child.stop()

@@ -123,6 +123,13 @@ def test_a_misspelt_variable_is_an_error() -> None:
     assert "listen.prot" in problem(None, {"INTERLOCK_LISTEN__PROT": "1"})
 
 
+def test_variables_of_other_commands_are_no_error_and_the_opa_command_counts() -> None:
+    environ = {"INTERLOCK_OPA": "/x/opa", "INTERLOCK_LANE_VLLM": "/x", "INTERLOCK_CACHE": "/c"}
+    assert load(None, environ).policies.opa == Path("/x/opa")
+    assert load(None, environ | {"INTERLOCK_POLICIES__ENGINE": "opa"}).policies.opa == Path("/x/opa")
+    assert load(None, environ | {"INTERLOCK_POLICIES__OPA": "/y/opa"}).policies.opa == Path("/y/opa")
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert "cannot be read" in problem(tmp_path / "none.yaml")
     assert "mapping" in problem(written(tmp_path, "- 1\n"))

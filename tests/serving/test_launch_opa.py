@@ -13,10 +13,10 @@ import aiohttp
 import pytest
 
 from serving.launch.commands import LaunchError
-from serving.launch.opa import LaunchedOpa, launch_opa, opa_spec, write_authz
+from serving.launch.opa import OpaServer, opa_spec, write_authz
 from serving.settings import PolicySettings
 
-OPA = os.environ.get("OPA") or shutil.which("opa")
+OPA = os.environ.get("INTERLOCK_OPA") or shutil.which("opa")
 POLICY = "package demo\n\nanswer := input.x + 1\n"
 
 
@@ -40,27 +40,26 @@ def test_the_token_is_neither_on_the_command_line_nor_on_disk(tmp_path: Path) ->
 
 def test_a_missing_command_is_said_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match=r"policies\.opa"):
-        launch_opa(PolicySettings(engine="opa", opa=tmp_path / "none"), tmp_path, tmp_path)
+        OpaServer(PolicySettings(engine="opa", opa=tmp_path / "none"), tmp_path, tmp_path)
 
 
 @pytest.fixture
-async def opa(tmp_path: Path) -> AsyncIterator[LaunchedOpa]:
+async def opa(tmp_path: Path) -> AsyncIterator[OpaServer]:
     if OPA is None:
-        pytest.skip("no OPA binary on PATH or in $OPA")
-    launched = launch_opa(PolicySettings(engine="opa", opa=Path(OPA)), bundle(tmp_path), tmp_path / "state")
-    launched.child.start()
+        pytest.skip("no OPA binary on PATH or in $INTERLOCK_OPA")
+    launched = OpaServer(PolicySettings(engine="opa", opa=Path(OPA)), bundle(tmp_path), tmp_path / "state")
     try:
-        await launched.child.wait_ready()
+        await launched.start()
         yield launched
     finally:
-        await launched.child.stop()
+        await launched.stop()
 
 
 @pytest.mark.opa
 async def test_it_decides_for_the_token_and_refuses_everyone_and_everything_else(
-    opa: LaunchedOpa, tmp_path: Path
+    opa: OpaServer, tmp_path: Path
 ) -> None:
-    holder = {"Authorization": f"Bearer {opa.token.get_secret_value()}"}
+    holder = {"Authorization": f"Bearer {opa.token}"}
     stranger = {"Authorization": "Bearer wrong"}
     question = {"input": {"x": 41}}
     async with aiohttp.ClientSession(opa.url) as session:

@@ -12,9 +12,9 @@ from pydantic import SecretStr
 
 from serving.launch.commands import LaunchError
 from serving.launch.families import FAMILIES, Parsers, config_of, parsers_for
-from serving.launch.vllm import choose_parsers, launch_vllm, vllm_spec
+from serving.launch.vllm import VllmServer, choose_parsers, vllm_spec
 from serving.launch.vllm_guard.interlock_vllm_guard import KeyOnEveryPath
-from serving.settings import ModelSettings, OtlpSettings
+from serving.settings import ModelSettings, OtlpSettings, Settings, TracingSettings, UpstreamSettings
 
 # The names that vLLM 0.32.0 registers.
 TOOL_PARSERS = """
@@ -90,7 +90,26 @@ def test_an_unknown_family_is_not_launched_without_a_word() -> None:
 
 def test_a_missing_command_is_said_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match=r"model\.vllm"):
-        launch_vllm(ModelSettings(name="Qwen/Qwen3-8B", vllm=tmp_path / "none"), tmp_path)
+        VllmServer(Settings(model=ModelSettings(name="Qwen/Qwen3-8B", vllm=tmp_path / "none")))
+
+
+def test_a_server_is_reached_with_a_key_of_its_own_and_the_upstreams_other_settings_stay(tmp_path: Path) -> None:
+    command = tmp_path / "vllm"
+    command.write_text("#!/bin/sh\n", encoding="utf-8")
+    command.chmod(0o755)
+    settings = Settings(
+        model=ModelSettings(name="Qwen/Qwen3-8B", vllm=command, port=9),
+        upstream=UpstreamSettings(total_seconds=7),
+        tracing=TracingSettings(otlp=[OtlpSettings(endpoint="http://c/v1/traces")]),
+        state_dir=tmp_path / "state",
+    )
+    one, other = VllmServer(settings), VllmServer(settings)
+    assert (one.upstream.url, one.upstream.total_seconds) == ("http://127.0.0.1:9", 7)
+    assert one.upstream.api_key is not None
+    assert one.upstream.api_key != other.upstream.api_key
+    assert one.child.spec.env["VLLM_API_KEY"] == one.upstream.api_key.get_secret_value()
+    assert one.child.spec.log == tmp_path / "state" / "logs" / "vllm.log"
+    assert "http://c/v1/traces" in one.child.spec.argv
 
 
 def test_the_command_line_has_parsers_and_no_key_and_the_users_arguments_come_last() -> None:
