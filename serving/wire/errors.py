@@ -1,0 +1,104 @@
+"""Our own refusals of a request that has not been forwarded, in the shape of the API's errors.
+
+How to think about it: a client must tell three things apart by machine. *Which* refusal it is says ``code``, a
+stable string of ours (vLLM's own errors carry a number there). *Whose* fault it is says the HTTP status, from
+which SDKs choose their exception. *Whether to come again* say ``Retry-After`` and ``x-should-retry``: OpenAI's
+and Anthropic's SDKs repeat a request after 429 and 5xx by themselves, which must not happen into a breaker or a
+spent budget, nor where the model would run once more for an answer that cannot be judged.
+
+Error type and headers follow from status and code; whoever refuses brings the sentence for people.
+:data:`CODES` is the whole list, for the documentation and for whoever switches on a code.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+import msgspec
+
+Headers = tuple[tuple[str, str], ...]
+
+RETRY_AFTER = 1.0
+"""Seconds for ``Retry-After`` where whoever refuses knows no better."""
+
+
+class Code(msgspec.Struct, frozen=True):
+    """A stable code: the status that it comes with, and what it means."""
+
+    status: int
+    meaning: str
+
+
+CODES: dict[str, Code] = {
+    # 400: the request can be read in more than one way, or not at all
+    "bad_http": Code(400, "The request is not HTTP that can be carried. (A parser's own status may stand here.)"),
+    "bad_header": Code(400, "A header cannot be handed on unchanged."),
+    "bad_body": Code(400, "The framing of the request body is broken."),
+    "encoded_body": Code(400, "The body is compressed, so it cannot be judged. Send it plain."),
+    "duplicate_key": Code(400, "An object in the body has the same key twice."),
+    "encoding": Code(400, "The body is not UTF-8 without a byte order mark."),
+    "number": Code(400, "The body holds NaN, Infinity, a number beyond every double or a 64-bit integer."),
+    "surrogate": Code(400, "A string in the body holds half of a surrogate pair."),
+    "depth": Code(400, "The body is nested deeper than the limit."),
+    "coerced_field": Code(
+        400, "The model server would coerce a field's value. `param` names the field, the message its type."
+    ),
+    "endpoint_spelling": Code(400, "A judged path is written in another than its plain spelling."),
+    "request_too_large": Code(413, "The body is larger than the limit in the settings."),
+    # 401, 403: understood, and not allowed
+    "invalid_api_key": Code(401, "The request names no agent that the settings know."),
+    "policy_denied": Code(403, "A policy denied the request. The message names the rule."),
+    "run_killed": Code(403, "An operator stopped this run, agent, team or everything."),
+    "unjudged_endpoint": Code(403, "The path makes tokens that are not judged; `unjudged` can allow it."),
+    "control_endpoint": Code(403, "The path steers the model server; the settings can list it."),
+    "hidden_surface": Code(403, "A field would hide something from a policy in force. `param` names it."),
+    # 429: not now, and not by itself
+    "budget_exhausted": Code(429, "A budget of this run, agent or team is spent. The message says which."),
+    "loop_detected": Code(429, "The run repeats itself and was stopped."),
+    "breaker_open": Code(429, "The run was stopped earlier and has not been released."),
+    # 5xx: not the caller's doing
+    "internal_error": Code(500, "Interlock failed on this request."),
+    "upstream_unreachable": Code(502, "No connection to the model server could be made."),
+    "upstream_failed": Code(502, "The model server broke off before its answer began."),
+    "bad_upstream_header": Code(502, "A header of the model server's answer cannot be handed on unchanged."),
+    "unjudged_answer": Code(502, "The model server's answer could not be judged; `unjudged` can allow it."),
+    "judge_unavailable": Code(503, "A policy could not be asked, and its `on_error` denies."),
+    "journal_unavailable": Code(503, "The journal cannot be written, so nothing is let through unrecorded."),
+    "admission_unavailable": Code(503, "The keeper of budgets and breakers cannot be reached."),
+    "draining": Code(503, "Interlock is stopping and takes no new requests."),
+    "upstream_timeout": Code(504, "The model server did not answer in the time that the settings give it."),
+}
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_ONCE = frozenset({"unjudged_answer", "upstream_failed", "upstream_timeout", "bad_upstream_header"})
+"""Codes of 5xx behind which the model server may have done the work: an SDK would have it done again."""
+
+
+def error_type(status: int) -> str:
+    """OpenAI's error type for ``status``."""
+    return _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+
+
+def error_body(status: int, code: str, message: str, *, type_: str | None = None, param: str | None = None) -> bytes:
+    """OpenAI's error object, as vLLM writes it but with our ``code``: compact JSON in UTF-8.
+
+    ``message`` is for people and must not echo blocked text. ``type_`` follows from ``status`` unless given.
+    ``param`` names the field at fault.
+    """
+    error = {"message": message, "type": type_ or error_type(status), "param": param, "code": code}
+    return json.dumps({"error": error}, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def error_headers(status: int, code: str, retry_after: float | None = None) -> Headers:
+    """``content-type`` and, where it makes sense to come again, ``retry-after`` and ``x-should-retry``.
+
+    ``retry_after`` is in seconds, rounded up to whole ones and at least 1; below 429 it is not sent.
+    """
+    headers: Headers = (("content-type", "application/json"),)
+    if status in (429, 503) or (status >= 500 and retry_after is not None):
+        seconds = max(1, math.ceil(RETRY_AFTER if retry_after is None else retry_after))
+        headers += (("retry-after", str(seconds)),)
+    if status == 429 or code in _ONCE:
+        headers += (("x-should-retry", "false"),)
+    return headers

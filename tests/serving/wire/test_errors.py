@@ -1,0 +1,116 @@
+"""Our refusals as openai's SDK meets them."""
+
+from __future__ import annotations
+
+import json
+
+import httpx2
+import openai
+import pytest
+
+from serving.wire.errors import CODES, error_body, error_headers
+
+EXCEPTIONS: dict[int, type[openai.APIStatusError]] = {
+    400: openai.BadRequestError,
+    401: openai.AuthenticationError,
+    403: openai.PermissionDeniedError,
+    413: openai.APIStatusError,
+    429: openai.RateLimitError,
+    500: openai.InternalServerError,
+    502: openai.InternalServerError,
+    503: openai.InternalServerError,
+    504: openai.InternalServerError,
+}
+
+
+def ask(code: str, *, retries: int) -> tuple[openai.APIStatusError, int]:
+    """What the SDK raises for ``code``, and how often it asked."""
+    asked = 0
+    status = CODES[code].status
+
+    def handle(_: httpx2.Request) -> httpx2.Response:
+        nonlocal asked
+        asked += 1
+        headers = list(error_headers(status, code))
+        return httpx2.Response(status, headers=headers, content=error_body(status, code, "because"))
+
+    client = openai.OpenAI(
+        api_key="k",
+        base_url="http://interlock.test/v1",
+        max_retries=retries,
+        http_client=httpx2.Client(transport=httpx2.MockTransport(handle)),
+    )
+    with client, pytest.raises(openai.APIStatusError) as raised:
+        client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}])
+    return raised.value, asked
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_the_sdk_raises_the_exception_of_the_status_and_shows_the_code(code: str) -> None:
+    error, _ = ask(code, retries=0)
+    assert isinstance(error, EXCEPTIONS[CODES[code].status])
+    assert (error.code, error.status_code) == (code, CODES[code].status)
+    assert "because" in error.message
+
+
+@pytest.mark.parametrize(
+    "code",
+    [code for code, meaning in CODES.items() if meaning.status < 500] + ["unjudged_answer", "upstream_timeout"],
+)
+def test_the_sdk_does_not_retry_into_a_refusal_that_stands(code: str) -> None:
+    _, asked = ask(code, retries=2)
+    assert asked == 1
+
+
+def test_a_spent_budget_says_when_to_come_again_and_not_to_try_before() -> None:
+    assert error_headers(429, "budget_exhausted", 12.2) == (
+        ("content-type", "application/json"),
+        ("retry-after", "13"),
+        ("x-should-retry", "false"),
+    )
+
+
+def test_an_unavailable_judge_may_be_asked_again() -> None:
+    assert error_headers(503, "judge_unavailable", 0) == (("content-type", "application/json"), ("retry-after", "1"))
+    assert error_headers(503, "judge_unavailable") == (("content-type", "application/json"), ("retry-after", "1"))
+
+
+def test_a_denial_has_no_word_on_retrying() -> None:
+    assert error_headers(403, "policy_denied", 5) == (("content-type", "application/json"),)
+
+
+@pytest.mark.parametrize(
+    ("status", "type_"),
+    [
+        (400, "invalid_request_error"),
+        (413, "invalid_request_error"),
+        (401, "authentication_error"),
+        (403, "permission_error"),
+        (429, "rate_limit_error"),
+        (502, "server_error"),
+        (503, "server_error"),
+    ],
+)
+def test_the_type_is_openai_s_for_the_status_unless_given(status: int, type_: str) -> None:
+    assert json.loads(error_body(status, "x", "m"))["error"]["type"] == type_
+    assert json.loads(error_body(status, "x", "m", type_="other"))["error"]["type"] == "other"
+
+
+def test_the_body_is_the_api_s_error_object_in_compact_utf_8() -> None:
+    body = error_body(400, "coerced_field", 'must be true or false – not "yes"', param="stream")
+    assert body.startswith('{"error":{"message":"must be true or false – not \\"yes\\"",'.encode())
+    assert json.loads(body)["error"] == {
+        "message": 'must be true or false – not "yes"',
+        "type": "invalid_request_error",
+        "param": "stream",
+        "code": "coerced_field",
+    }
+
+
+def test_text_that_utf_8_cannot_hold_makes_no_error_of_the_error() -> None:
+    assert json.loads(error_body(403, "policy_denied", "half \ud800"))["error"]["message"] == "half ?"
+
+
+def test_every_code_says_what_it_means() -> None:
+    for code, meaning in CODES.items():
+        assert meaning.meaning.rstrip(")").endswith("."), code
