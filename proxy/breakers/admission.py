@@ -144,6 +144,7 @@ class Admission:
         if held.state is State.CLOSED:
             return None
         circuit = await self._change(scope, lambda old: breaker.release(old, self._clock(), reason=reason, by=by))
+        await self._over(held.cause, scope)
         return words.circuit_alert(scope, circuit, "low")
 
     async def trip(

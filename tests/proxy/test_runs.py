@@ -172,6 +172,19 @@ def test_an_answer_that_the_client_rewrote_is_known_by_the_request_before_it() -
     assert (third.run, third.new_from) == (second.run, 4)
 
 
+def test_a_client_that_rewrites_every_answer_stays_one_run_after_the_first() -> None:
+    agent = Harness(book())
+    seen = []
+    for _ in range(4):
+        seen.append(agent.asks())
+        agent.is_given("<think>hm</think>Yes.")
+        agent.history[-1] = said("assistant", "Yes.")
+        agent.history.append(said("user", "On."))
+    assert [each.evidence for each in seen] == ["first", "unknown", "history", "history"]
+    assert len({each.run.id for each in seen[1:]}) == 1
+    assert [each.new_from for each in seen] == [0, 0, 4, 6]
+
+
 def test_runs_of_different_agents_never_join() -> None:
     runs = book()
     alice = Harness(runs, "alice")

@@ -89,14 +89,8 @@ def test_twins_that_were_answered_alike_go_on_as_as_many_runs(twins: int, random
         parted[name] = seen.run
     assert len({run.id for run in went_on}) == twins
     for name, run in parted.items():
-        history = (
-            *opening,
-            said("assistant", "Hm.", calls),
-            said("user", name),
-            said("assistant", "Well."),
-            said("user", "On."),
-        )
-        assert runs.identify("alice", request(*history)).run is run
+        answered = [*opening, said("assistant", "Hm.", calls), said("user", name), said("assistant", "Well.")]
+        assert runs.identify("alice", request(*answered, said("user", "On."))).run is run
 
 
 def test_a_name_tells_twins_apart_that_were_answered_alike() -> None:

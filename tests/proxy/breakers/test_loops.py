@@ -12,6 +12,7 @@ from proxy.breakers import loops
 from proxy.breakers.loops import Grade
 from proxy.history import Turn
 from serving.settings import BreakerSettings
+from serving.wire.request import SentMessage
 from tests.proxy.breakers.made_up import Harness, book, request, said
 
 LOOK = ("look", '{"at":"x"}', "nothing")
@@ -85,7 +86,7 @@ def test_a_word_of_the_user_beside_the_result_begins_the_count_anew() -> None:
 
 
 def test_parallel_calls_in_one_turn_are_no_repeat_of_each_other() -> None:
-    assert repeats((LOOK, LOOK, LOOK, LOOK)) == [0]
+    assert repeats((LOOK, LOOK, LOOK, LOOK), (LOOK, LOOK)) == [0, 1]
 
 
 def test_a_turn_of_parallel_calls_repeats_in_any_order() -> None:
@@ -95,6 +96,16 @@ def test_a_turn_of_parallel_calls_repeats_in_any_order() -> None:
 def test_one_new_result_among_parallel_calls_is_something_new() -> None:
     turns = [(LOOK, ("status", "{}", f"{percent} %")) for percent in range(5)]
     assert repeats(*turns) == [0] * 5
+
+
+def test_a_result_that_cannot_be_compared_is_something_new() -> None:
+    agent = Harness(book())
+    for _ in range(3):
+        agent.does(LOOK)
+    (shot,) = agent.is_given("", ("screenshot", "{}"))
+    agent.history.append(SentMessage("tool", "", tool_call_id=shot, media=("image_url",)))
+    assert agent.asks().loop.repeats == 0
+    assert agent.does(LOOK).loop.repeats == 0
 
 
 def test_calls_that_take_turns_in_company_still_repeat() -> None:
