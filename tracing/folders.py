@@ -32,12 +32,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a private file (0600) so that a reader, or a crash, sees the old or the new one, never a part."""
+    """Write a private file (0600) so that a reader, or a killed writer, leaves the old or the new one, never a
+    part. Not synced: for what can be made again after a power failure."""
     beside = path.with_name(path.name + ".new")
     handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         os.write(handle, data)
-        os.fdatasync(handle)
     finally:
         os.close(handle)
     beside.replace(path)

@@ -85,7 +85,9 @@ class Decided(Record, frozen=True, tag="decided"):
 
 
 class CallOutcome(Record, frozen=True, tag="call"):
-    """What became of one held tool call: allowed, denied, malformed, or that nothing needed asking."""
+    """What became of one held tool call. ``outcome``: allowed, denied, malformed (denied because its
+    arguments are not one strict JSON object), unasked (no policy needed asking), unjudged (a judge was
+    needed and failed, and the settings let it by), dropped (the answer broke off while it was held)."""
 
     CONTENT = ("arguments",)
 
