@@ -74,4 +74,4 @@ class Identifier:
 
 
 def _unauthorized(message: str) -> Refuse:
-    return Refuse(401, "invalid_api_key", message)
+    return Refuse("invalid_api_key", message)
