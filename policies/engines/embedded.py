@@ -25,7 +25,6 @@ from opapywasm import (
     OpaWasmPolicy,
     PolicyConfig,
 )
-
 from opapywasm import runtime as opapywasm_runtime
 
 from policies.bundle import ENTRY_PACKAGE, POLICY_PACKAGE, Bundle, BundleError

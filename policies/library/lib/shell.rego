@@ -150,11 +150,22 @@ has_option(args, _, long) if {
 operands(args) := [arg |
 	some index, arg in args
 	not startswith(arg, "-")
-	not regex.match(`^[<>]`, arg)
+	not redirects(arg)
 	not redirected(args, index)
 ]
 
 redirected(args, index) if {
 	index > 0
-	regex.match(`^[<>]`, args[index - 1])
+	redirects(args[index - 1])
+}
+
+redirects(word) if startswith(word, "<")
+
+redirects(word) if startswith(word, ">")
+
+# Whether any of `parts` stands in `text`: the cheap question before an expression, which is compiled anew for
+# every decision.
+mentions(text, parts) if {
+	some part in parts
+	contains(text, part)
 }

@@ -1,10 +1,15 @@
 # Code in another language that deletes, or that calls a shell: `python -c`, `perl -e`, `node -e`, a code tool.
 package interlock.policies.interlock.shell
 
+import data.interlock.lib.shell
+
 # The pieces between quotes, whichever kind they are, so that quotes within quotes need no untangling.
 pieces(text) := split(strings.replace_n({"\\\"": "'", "\"": "'", "`": "'", "\\'": "'"}, text), "'")
 
 deletes_by_code(text) if {
+	shell.mentions(text, {
+		"rmtree", "os.", "unlink", "Sync", "fs.", "rm_r", "remove_", "rimraf", "FileUtils", "File.", "Dir.", "deltree",
+	})
 	regex.match(
 		concat("", [
 			`\brmtree\b|\bos\.(?:remove|unlink|removedirs|rmdir)\b|\.unlink\s*\(|\brm(?:dir)?Sync\b|\bfs(?:\.promises)?\.(?:rm|rmdir|unlink)\b`,
@@ -41,11 +46,16 @@ precious_literal(piece) if regex.match(`^\.\./`, piece)
 
 destructive if {
 	some text in readings
+	contains(text, "fork")
 	regex.match(`\bos\.fork\s*\(\)|\bfork\s+while\b`, text)
 	regex.match(`\bwhile\b`, text)
 }
 
 calls_shell(text) if {
+	shell.mentions(text, {
+		"os.", "subprocess", "getoutput", "pty.", "exec", "spawn", "child_process", "system", "qx", "popen", "Open3",
+		"shell_exec", "passthru", "proc_open", "%x", "Deno.",
+	})
 	regex.match(
 		`\bos\.(?:system|popen|exec\w+|spawn\w+)\b|\bsubprocess\b|\bcommands\.getoutput\b|\bpty\.spawn\b|\bexec(?:Sync|File|FileSync)?\s*[("']|\bspawn(?:Sync)?\s*\(|\bchild_process\b|\bsystem\s*[("'\[{q]|\bqx\b|\bIO\.popen\b|\bOpen3\b|\bshell_exec\b|\bpassthru\b|\bproc_open\b|%x[\[({]|\bos\.execute\b|\bio\.popen\b|\bDeno\.Command\b`,
 		text,

@@ -22,7 +22,7 @@ deletes_file(run) if run.program in {"rm", "unlink", "del", "erase", "remove-ite
 
 # `$X -rf /`, `/b??/rm -rf /`: whatever that is, it is spelt to hide.
 deletes_tree(run) if {
-	regex.match(`[$?*\[]`, run.program)
+	shell.mentions(run.program, {"$", "?", "*", "["})
 	shell.has_option(run.args, ["r", "R"], "--recursive")
 	shell.has_option(run.args, ["f"], "--force")
 }
@@ -123,7 +123,7 @@ find_roots(args) := [arg |
 ]
 
 expression_begins(arg) if {
-	regex.match(`^[-(!]`, arg)
+	substring(arg, 0, 1) in {"-", "(", "!"}
 	not arg in {"-H", "-L", "-P"}
 }
 
@@ -371,11 +371,9 @@ destructive if {
 # A function that calls itself twice in the background.
 destructive if {
 	some text in readings
-	found := regex.find_all_string_submatch_n(
-		`([\w:.]+)\(\)\{([\w:.]+)\|([\w:.]+)&\}`,
-		strings.replace_n({" ": "", "\n": "", ";}": "}", "function": ""}, text),
-		-1,
-	)
+	dense := strings.replace_n({" ": "", "\n": "", ";}": "}", "function": ""}, text)
+	contains(dense, "(){")
+	found := regex.find_all_string_submatch_n(`([\w:.]+)\(\)\{([\w:.]+)\|([\w:.]+)&\}`, dense, -1)
 	some one in found
 	one[1] == one[2]
 	one[2] == one[3]
@@ -392,12 +390,14 @@ destroys_database if {
 
 destroys_database if {
 	some text in readings
-	some client in settings.database_clients
-	regex.match(concat("", [`(?m)^\s*(?:sudo\s+)?(?:[\w./-]*/)?`, client, `\b.*<<`]), text)
+	contains(text, "<<")
+	some run in runs
+	run.program in settings.database_clients
 	drops(text)
 }
 
 drops(text) if {
+	shell.mentions(lower(text), {"drop", "truncate", "delete"})
 	regex.match(
 		`(?is)\bdrop\s+(?:table|database|schema|owned|keyspace|collection)\b|\btruncate\s+(?:table\s+)?[\w."\x60]+|\bdelete\s+from\s+[\w."\x60\[\]]+\s*(?:;|$|where\s+(?:1\s*=\s*1|true)\b)`,
 		text,

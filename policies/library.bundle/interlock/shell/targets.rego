@@ -49,7 +49,7 @@ absolute(target) if startswith(target, "$env:")
 
 absolute(target) if startswith(target, "%")
 
-absolute(target) if regex.match(`^[A-Za-z]:($|[\\/*])`, target)
+absolute(target) if substring(target, 1, 1) == ":"
 
 scratch(target) if {
 	some root in settings.safe_roots

@@ -45,7 +45,7 @@ scripts_of(command) := command.nested if runs_strings(command)
 
 scripts_of(command) := [text |
 	some text in command.nested
-	regex.match(`\$\(|\x60`, text)
+	shell.mentions(text, {"$(", "`"})
 ] if not runs_strings(command)
 
 runs_strings(command) if {
@@ -60,7 +60,7 @@ runs_strings(command) if {
 	word in heads(command.words)
 }
 
-runs_strings(command) if regex.match(`<<<`, command.text)
+runs_strings(command) if contains(command.text, "<<<")
 
 # A program and its arguments, with what is piped into it.
 runs := array.concat(
@@ -83,7 +83,12 @@ run_at(command, position) := {
 	"command": command,
 }
 
-heads(words) := {words[first_program(words)]} | {words[far_program(words, first_program(words))]}
+heads(words) := {head |
+	some head in array.concat(
+		[words[index] | index := first_program(words)],
+		[words[index] | index := far_program(words, first_program(words))],
+	)
+}
 
 # The first word that is neither a wrapper, an assignment, an option nor an option's value, or a program that we
 # know if one stands before it.
@@ -126,7 +131,14 @@ skippable(words, index) if {
 	startswith(words[index], "-")
 }
 
-skippable(words, index) if regex.match(`^[A-Za-z_]\w*=|^\d+(\.\d+)?[smhd]?$`, words[index])
+# An assignment before a command, or a number (`timeout 60`).
+skippable(words, index) if {
+	parts := split(words[index], "=")
+	count(parts) > 1
+	not shell.mentions(parts[0], {"/", "-", "$"})
+}
+
+skippable(words, index) if substring(words[index], 0, 1) in {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}
 
 skippable(words, index) if {
 	index > 1
@@ -135,10 +147,10 @@ skippable(words, index) if {
 
 skippable(words, index) if {
 	index > 0
-	regex.match(`^[<>]+\|?$`, words[index - 1])
+	shell.redirects(words[index - 1])
 }
 
-skippable(words, index) if regex.match(`^[<>]+\|?$`, words[index])
+skippable(words, index) if shell.redirects(words[index])
 
 # `ssh host rm …`, `docker exec web rm …`, `find … -exec rm …`: the next program that we know.
 far_program(words, head) := min(later) if {

@@ -35,16 +35,20 @@ runs_remote_script if {
 
 runs_remote_script if {
 	some text in readings
+	shell.mentions(text, settings.fetchers)
+	shell.mentions(text, opens_substitution)
 	regex.match(concat("", [script_taker, `(?:curl|wget|fetch|aria2c|lynx|nc)\b`]), text)
 }
 
 runs_remote_script if {
 	some text in readings
+	shell.mentions(lower(text), {"iex", "invoke-expression"})
 	regex.match(`(?i)\b(?:iex|invoke-expression)\b.*\b(?:iwr|invoke-webrequest|irm|invoke-restmethod|downloadstring|curl|wget)\b`, text)
 }
 
 runs_remote_script if {
 	some text in readings
+	shell.mentions(lower(text), {"iex", "invoke-expression"})
 	regex.match(`(?i)\b(?:iwr|irm|invoke-webrequest|downloadstring)\b.*\|\s*(?:iex|invoke-expression)\b`, text)
 }
 
@@ -64,14 +68,22 @@ decoder := concat("", [
 	`|openssl\s+(?:enc|base64)\b|uudecode|rev\b|tr\s|printf\s+["']?\\|gunzip|zcat|gzip\s+-\w*d)`,
 ])
 
+opens_substitution := {"$(", "`", "<("}
+
+decoders := {"base64", "base32", "xxd", "openssl", "uudecode", "rev", "tr ", "printf", "gunzip", "zcat", "gzip", "echo", "<<<"}
+
 hides_command if {
 	some text in readings
+	shell.mentions(text, opens_substitution)
+	shell.mentions(text, decoders)
 	regex.match(concat("", [script_taker, decoder]), text)
 }
 
 # A substitution that makes the program's own name.
 hides_command if {
 	some text in readings
+	shell.mentions(text, opens_substitution)
+	shell.mentions(text, decoders)
 	regex.match(
 		`(?:^|[;&|\n({]|\b(?:sudo|exec|then|do|env|xargs)\s)\s*["']?(?:\$\(|\x60)\s*(?:echo|printf|base64|xxd|rev|tr|openssl|cat\s*<<<)\b`,
 		text,
@@ -99,7 +111,7 @@ fed_plainly(feeding) if {
 	words := feeding[count(feeding) - 1]
 	count(feeding) == 1
 	shell.basename(words[0]) in {"cat", "echo", "printf"}
-	not regex.match(`\\`, concat(" ", words))
+	not contains(concat(" ", words), "\\")
 	every target in shell.operands(array.slice(words, 1, count(words))) {
 		not startswith(target, "/dev/tcp")
 	}
@@ -126,11 +138,13 @@ echoed contains text if {
 # $'\x72\x6d'
 hides_command if {
 	some candidate in candidates
+	contains(candidate, "$'")
 	regex.match(`(?:^|[;&|\n(]\s*|\b(?:sudo|exec|env)\s+)[\w/]*\$'[^']*\\(?:x[0-9a-fA-F]|[0-7]{2,3}|u[0-9a-fA-F])`, candidate)
 }
 
 hides_command if {
 	some candidate in candidates
+	contains(candidate, "printf")
 	regex.match(`printf\s+["']?(?:%b["']?\s+["']?)?(?:\\+(?:x[0-9a-fA-F]{2}|[0-7]{3})){2,}[^|]*\|\s*(?:sudo\s+)?(?:\w*/)*(?:ba|z|da|k|a)?sh\b`, candidate)
 }
 
@@ -142,7 +156,13 @@ hides_command if {
 }
 
 # Code that runs what it has decoded.
+code_decoders := {
+	"b64decode", "b32decode", "a85decode", "fromhex", "unhexlify", "decodestring", "chr", "codecs", "atob", "Buffer",
+	"decode_base64", "unpack", "zlib",
+}
+
 hides_command if {
 	some text in readings
+	shell.mentions(text, code_decoders)
 	regex.match(`\b(?:exec|eval|system|popen|run|call|check_output|Popen|execSync|compile)\s*\(.*(?:b64decode|b32decode|a85decode|fromhex|unhexlify|decodestring|\bchr\s*\(|codecs\.decode|atob\s*\(|Buffer\.from|decode_base64|unpack\s*\(|zlib\.decompress)`, text)
 }

@@ -42,6 +42,19 @@ candidates contains joined(values.values(item)) if {
 	judged_place(path)
 }
 
+# An object that holds a program and its arguments, in either order.
+candidates contains joined(array.concat(first, rest)) if {
+	complete
+	walk(input.call.arguments, [path, item])
+	is_object(item)
+	judged_place(path)
+	first := [item[key] | some key in program_names; is_string(item[key])]
+	count(first) > 0
+	rest := [text | some key, part in item; not key in program_names; some text in values.values(part)]
+}
+
+program_names := ["program", "executable", "binary", "bin", "exec", "command", "cmd", "name", "path"]
+
 # The command in one argument and its own arguments in another, in either order.
 candidates contains joined(array.concat(named, others)) if {
 	complete
@@ -66,7 +79,7 @@ candidates contains joined(values.literals(input.call.raw)) if not complete
 candidates contains text if {
 	complete
 	some outer in values.values(input.call.arguments)
-	regex.match(`^\s*[\[{]`, outer)
+	substring(trim_space(outer), 0, 1) in {"[", "{"}
 	decoded := json.unmarshal(outer)
 	some text in array.concat(values.values(decoded), [joined(values.values(decoded))])
 	shell_tool
@@ -89,9 +102,9 @@ joined(parts) := concat(" ", [quoted |
 	quoted := as_word(part)
 ])
 
-as_word(part) := part if not regex.match(`[\s;&|()<>]`, part)
-
-as_word(part) := concat("", ["'", replace(part, "'", ""), "'"]) if regex.match(`[\s;&|()<>]`, part)
+as_word(part) := concat("", ["'", replace(part, "'", ""), "'"]) if {
+	shell.mentions(part, {" ", "\n", "\t", ";", "&", "|", "(", ")", "<", ">"})
+} else := part
 
 # The candidates that hold any of the words without which no rule can fire. Everything else is let by here,
 # which is what almost every call costs.
