@@ -10,7 +10,9 @@ way judges another request. So every field has one of three outcomes:
 * vLLM would coerce it, or what it does hangs on the model or the version: :class:`Coerced`. Refuse it with 400.
 
 If fields disagree, a coerced one wins: what is refused here can open no way round. Whole numbers written as
-``2.0`` are read as vLLM reads them. Names that vLLM does not know pass unread; they are in ``fields``.
+``2.0`` are read as vLLM reads them. Names that vLLM does not know pass unread; they are in ``fields``. What
+fields hide from the judge beside all this is the matter of ``serving.request_fields``, which may count on the
+plain types once this reader has passed a request.
 """
 
 from __future__ import annotations
@@ -85,22 +87,8 @@ def _view(value: dict[str, Any], messages: tuple[SentMessage, ...], tools: tuple
         top_logprobs=int(value.get("top_logprobs") or 0),
         token_ids=bool(value.get("return_token_ids")),
         sampling={name: value[name] for name in SAMPLING if value.get(name) is not None},
-        fields=frozenset(value.keys() | _hidden_fields(value)),
+        fields=frozenset(value),
     )
-
-
-def _hidden_fields(value: dict[str, Any]) -> set[str]:
-    """The names of nested fields that put something before the model beside the messages' texts."""
-    found = {
-        f"messages.{name}"
-        for message in value["messages"]
-        for name in _HIDDEN_IN_MESSAGES
-        if message.get(name) is not None
-    }
-    transfer = value.get("kv_transfer_params")
-    if transfer is not None and transfer.get("prompt_token_ids") is not None:
-        found.add("kv_transfer_params.prompt_token_ids")
-    return found
 
 
 def _stream_options(field: str, value: Any) -> None:
@@ -198,8 +186,6 @@ _MEDIA = frozenset(
         "file",
     }
 )
-_HIDDEN_IN_MESSAGES = ("tools", "task")
-"""Keys of a message that some chat templates read beside its text."""
 _TEXT_OF = {
     "text": "text",
     "input_text": "text",

@@ -31,21 +31,20 @@ class Code(msgspec.Struct, frozen=True):
 
 
 CODES: dict[str, Code] = {
-    # 400: the request can be read in more than one way, or not at all
-    "bad_http": Code(400, "The request is not HTTP that can be carried. (A parser's own status may stand here.)"),
-    "bad_header": Code(400, "A header cannot be handed on unchanged."),
-    "bad_body": Code(400, "The framing of the request body is broken."),
+    # 400, 413: the request can be read in more than one way, or not at all
+    "malformed_http": Code(400, "The request is not HTTP that can be carried."),
+    "uncarriable_header": Code(400, "A header cannot be handed on unchanged."),
     "encoded_body": Code(400, "The body is compressed, so it cannot be judged. Send it plain."),
-    "duplicate_key": Code(400, "An object in the body has the same key twice."),
-    "encoding": Code(400, "The body is not UTF-8 without a byte order mark."),
-    "number": Code(400, "The body holds NaN, Infinity, a number beyond every double or a 64-bit integer."),
-    "surrogate": Code(400, "A string in the body holds half of a surrogate pair."),
-    "depth": Code(400, "The body is nested deeper than the limit."),
-    "coerced_field": Code(
+    "ambiguous_body": Code(
+        400,
+        "The body is JSON that two parsers may read differently: a key twice, another encoding than UTF-8, NaN, a "
+        "number beyond every double or 64-bit integer, half of a surrogate pair, or nesting beyond the limit.",
+    ),
+    "ambiguous_field": Code(
         400, "The model server would coerce a field's value. `param` names the field, the message its type."
     ),
     "endpoint_spelling": Code(400, "A judged path is written in another than its plain spelling."),
-    "request_too_large": Code(413, "The body is larger than the limit in the settings."),
+    "body_too_large": Code(413, "The body is larger than the limit in the settings."),
     # 401, 403: understood, and not allowed
     "invalid_api_key": Code(401, "The request names no agent that the settings know."),
     "policy_denied": Code(403, "A policy denied the request. The message names the rule."),
@@ -55,24 +54,41 @@ CODES: dict[str, Code] = {
     "hidden_surface": Code(403, "A field would hide something from a policy in force. `param` names it."),
     # 429: not now, and not by itself
     "budget_exhausted": Code(429, "A budget of this run, agent or team is spent. The message says which."),
-    "loop_detected": Code(429, "The run repeats itself and was stopped."),
+    "loop_detected": Code(429, "The run repeats the same calls with the same results and was stopped."),
     "breaker_open": Code(429, "The run was stopped earlier and has not been released."),
     # 5xx: not the caller's doing
-    "internal_error": Code(500, "Interlock failed on this request."),
+    "internal_error": Code(500, "Interlock failed on this request; its log says how."),
     "upstream_unreachable": Code(502, "No connection to the model server could be made."),
-    "upstream_failed": Code(502, "The model server broke off before its answer began."),
-    "bad_upstream_header": Code(502, "A header of the model server's answer cannot be handed on unchanged."),
+    "upstream_failed": Code(502, "The model server's answer broke off before it began, or cannot be handed on."),
     "unjudged_answer": Code(502, "The model server's answer could not be judged; `unjudged` can allow it."),
     "judge_unavailable": Code(503, "A policy could not be asked, and its `on_error` denies."),
-    "journal_unavailable": Code(503, "The journal cannot be written, so nothing is let through unrecorded."),
+    "record_unavailable": Code(503, "The journal cannot be written, so nothing is let through unrecorded."),
     "admission_unavailable": Code(503, "The keeper of budgets and breakers cannot be reached."),
     "draining": Code(503, "Interlock is stopping and takes no new requests."),
     "upstream_timeout": Code(504, "The model server did not answer in the time that the settings give it."),
 }
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_ONCE = frozenset({"unjudged_answer", "upstream_failed", "upstream_timeout", "bad_upstream_header"})
+_ONCE = frozenset({"unjudged_answer", "upstream_failed", "upstream_timeout"})
 """Codes of 5xx behind which the model server may have done the work: an SDK would have it done again."""
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True):
+    """A whole answer. The server adds ``Content-Length`` and ``Date``."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+def refuse(code: str, message: str, *, param: str | None = None, retry_after: float | None = None) -> ErrorAnswer:
+    """The answer for a refusal with one of :data:`CODES` (KeyError otherwise).
+
+    ``message`` is for people and must not echo blocked text; ``param`` names the field at fault;
+    ``retry_after`` is in seconds.
+    """
+    status = CODES[code].status
+    return ErrorAnswer(status, error_headers(status, code, retry_after), error_body(status, code, message, param=param))
 
 
 def error_type(status: int) -> str:
@@ -83,8 +99,7 @@ def error_type(status: int) -> str:
 def error_body(status: int, code: str, message: str, *, type_: str | None = None, param: str | None = None) -> bytes:
     """OpenAI's error object, as vLLM writes it but with our ``code``: compact JSON in UTF-8.
 
-    ``message`` is for people and must not echo blocked text. ``type_`` follows from ``status`` unless given.
-    ``param`` names the field at fault.
+    ``type_`` follows from ``status`` unless given.
     """
     error = {"message": message, "type": type_ or error_type(status), "param": param, "code": code}
     return json.dumps({"error": error}, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

@@ -50,10 +50,9 @@ class ChatRequest(msgspec.Struct, frozen=True):
 
     ``limit`` is max_completion_tokens or max_tokens, None if neither is sent. ``tool_choice`` is vLLM's default
     (``auto`` with tools, else ``none``) where the request has none; null stays None. ``sampling`` holds the
-    sampling fields as sent. ``fields`` names every top-level field that was sent, known or not, and as
-    ``messages.tools``, ``messages.task`` and ``kv_transfer_params.prompt_token_ids`` those nested ones that put
-    something before the model beside the messages' texts. ``shows_tokens``: the answer will carry logprobs or
-    token ids; ``calls_possible``: tools are offered and not forbidden.
+    sampling fields as sent. ``fields`` names every top-level field that was sent, known or not.
+    ``shows_tokens``: the answer will carry logprobs or token ids; ``calls_possible``: tools are offered and not
+    forbidden.
     """
 
     model: str | None

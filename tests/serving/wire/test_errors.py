@@ -8,7 +8,7 @@ import httpx2
 import openai
 import pytest
 
-from serving.wire.errors import CODES, error_body, error_headers
+from serving.wire.errors import CODES, error_body, error_headers, refuse
 
 EXCEPTIONS: dict[int, type[openai.APIStatusError]] = {
     400: openai.BadRequestError,
@@ -26,13 +26,12 @@ EXCEPTIONS: dict[int, type[openai.APIStatusError]] = {
 def ask(code: str, *, retries: int) -> tuple[openai.APIStatusError, int]:
     """What the SDK raises for ``code``, and how often it asked."""
     asked = 0
-    status = CODES[code].status
 
     def handle(_: httpx2.Request) -> httpx2.Response:
         nonlocal asked
         asked += 1
-        headers = list(error_headers(status, code))
-        return httpx2.Response(status, headers=headers, content=error_body(status, code, "because"))
+        answer = refuse(code, "because")
+        return httpx2.Response(answer.status, headers=list(answer.headers), content=answer.body)
 
     client = openai.OpenAI(
         api_key="k",
@@ -97,13 +96,13 @@ def test_the_type_is_openai_s_for_the_status_unless_given(status: int, type_: st
 
 
 def test_the_body_is_the_api_s_error_object_in_compact_utf_8() -> None:
-    body = error_body(400, "coerced_field", 'must be true or false – not "yes"', param="stream")
+    body = error_body(400, "ambiguous_field", 'must be true or false – not "yes"', param="stream")
     assert body.startswith('{"error":{"message":"must be true or false – not \\"yes\\"",'.encode())
     assert json.loads(body)["error"] == {
         "message": 'must be true or false – not "yes"',
         "type": "invalid_request_error",
         "param": "stream",
-        "code": "coerced_field",
+        "code": "ambiguous_field",
     }
 
 
@@ -114,3 +113,8 @@ def test_text_that_utf_8_cannot_hold_makes_no_error_of_the_error() -> None:
 def test_every_code_says_what_it_means() -> None:
     for code, meaning in CODES.items():
         assert meaning.meaning.rstrip(")").endswith("."), code
+
+
+def test_a_code_that_is_not_in_the_table_is_a_mistake_of_ours() -> None:
+    with pytest.raises(KeyError):
+        refuse("no_such_code", "x")
