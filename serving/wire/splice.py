@@ -52,11 +52,14 @@ class Edit(NamedTuple):
     bytes: bytes
 
 
-_SPACE = re.compile(rb"[ \t\n\r]*")
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_SCALAR = re.compile(rb"[^\s,\]}\[{\":]+")
-_NEXT = re.compile(rb'[^"\[\]{}]*')
-_DATA = re.compile(rb"(?:^|(?<=\n)|(?<=\r))data:[ ]?([^\r\n]*)")
+_QUOTED = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_WHITE = rb"[ \t\n\r]*+"
+_SPACE = re.compile(_WHITE)
+_KEY = re.compile(b"(" + _QUOTED + b")" + _WHITE + b":" + _WHITE, re.DOTALL)
+_PLAIN = re.compile(_QUOTED + rb"|[^\s,\]}\[{\":]++", re.DOTALL)
+_SEPARATOR = re.compile(_WHITE + rb"([,\]}])" + _WHITE)
+_BRACKET = re.compile(rb'[^"\[\]{}]*+(?:' + _QUOTED + rb'[^"\[\]{}]*+)*+([\[\]{}])', re.DOTALL)
+_DATA = re.compile(rb"data:[ ]?([^\r\n]*+)")
 
 
 def locate(raw: bytes, path: Path, within: Span | None = None) -> Span | None:
@@ -104,20 +107,18 @@ def members(raw: bytes, span: Span) -> list[Member]:
         raise Unspliceable("not an object")
     found: list[Member] = []
     at = _skip(raw, span.start + 1)
-    while raw[at] != _OBJECT_END or found:
-        name = Span(at, _string_end(raw, at))
-        at = _skip(raw, name.end)
-        if raw[at : at + 1] != b":":
-            raise Unspliceable("a key without a colon")
-        at = _skip(raw, at + 1)
-        value = Span(at, _value_end(raw, at))
+    if at == span.end - 1 and raw[at] == _OBJECT_END:
+        return found
+    while True:
+        key = _KEY.match(raw, at)
+        if key is None:
+            raise Unspliceable("no key with a colon where one should be")
+        name = Span(*key.span(1))
+        value = Span(key.end(), _value_end(raw, key.end()))
         found.append(Member(text(raw, name), name, value))
-        at = _skip(raw, value.end)
-        if raw[at : at + 1] != b",":
-            break
-        at = _skip(raw, at + 1)
-    _close(raw, at, span, b"}")
-    return found
+        at = _next(raw, value.end, span, b"}")
+        if at == span.end:
+            return found
 
 
 def elements(raw: bytes, span: Span) -> list[Span]:
@@ -126,15 +127,14 @@ def elements(raw: bytes, span: Span) -> list[Span]:
         raise Unspliceable("not a list")
     found: list[Span] = []
     at = _skip(raw, span.start + 1)
-    while raw[at] != _LIST_END or found:
+    if at == span.end - 1 and raw[at] == _LIST_END:
+        return found
+    while True:
         value = Span(at, _value_end(raw, at))
         found.append(value)
-        at = _skip(raw, value.end)
-        if raw[at : at + 1] != b",":
-            break
-        at = _skip(raw, at + 1)
-    _close(raw, at, span, b"]")
-    return found
+        at = _next(raw, value.end, span, b"]")
+        if at == span.end:
+            return found
 
 
 def text(raw: bytes, span: Span) -> str:
@@ -208,7 +208,7 @@ def data_span(event: bytes) -> Span | None:
 
     An event with several data lines, whose payload is their join, is Unspliceable.
     """
-    found = list(_DATA.finditer(event))
+    found = [line for line in _DATA.finditer(event) if line.start() == 0 or event[line.start() - 1] in b"\r\n"]
     if len(found) > 1:
         raise Unspliceable("an event with several data lines")
     return Span(*found[0].span(1)) if found else None
@@ -223,46 +223,33 @@ def _skip(raw: bytes, at: int) -> int:
     return match.end()
 
 
-def _string_end(raw: bytes, at: int) -> int:
-    match = _STRING.match(raw, at)
-    if match is None:
-        raise Unspliceable("not a string, or one without an end")
-    return match.end()
+def _next(raw: bytes, at: int, span: Span, bracket: bytes) -> int:
+    """Where the next item of the container at ``span`` begins, behind an item's end ``at``; its end if none."""
+    separator = _SEPARATOR.match(raw, at)
+    if separator is not None:
+        if separator[1] == b",":
+            return separator.end()
+        if separator[1] == bracket and separator.end(1) == span.end:
+            return span.end
+    raise Unspliceable("a container that does not end where it should")
 
 
 def _value_end(raw: bytes, at: int) -> int:
     """Behind the value that starts at ``at``."""
-    first = raw[at : at + 1]
-    if first == b'"':
-        return _string_end(raw, at)
-    if first not in (b"{", b"["):
-        match = _SCALAR.match(raw, at)
-        if match is None:
+    if raw[at : at + 1] not in (b"{", b"["):
+        plain = _PLAIN.match(raw, at)
+        if plain is None:
             raise Unspliceable("no value where one should be")
-        return match.end()
-    open_at = 0
+        return plain.end()
+    depth = 0
     while True:
-        match = _NEXT.match(raw, at)
-        assert match is not None  # the pattern matches the empty string
-        at = match.end()
-        byte = raw[at : at + 1]
-        if byte == b'"':
-            at = _string_end(raw, at)
-            continue
-        if byte in (b"{", b"["):
-            open_at += 1
-        elif byte:
-            open_at -= 1
-        else:
+        bracket = _BRACKET.match(raw, at)
+        if bracket is None:
             raise Unspliceable("a container without an end")
-        at += 1
-        if open_at == 0:
+        at = bracket.end()
+        depth += 1 if bracket[1] in b"{[" else -1
+        if depth == 0:
             return at
-
-
-def _close(raw: bytes, at: int, span: Span, bracket: bytes) -> None:
-    if at != span.end - 1 or raw[at : at + 1] != bracket:
-        raise Unspliceable("a container that does not end where it should")
 
 
 def _remove(spans: list[Span], unwanted: set[int]) -> list[Edit]:

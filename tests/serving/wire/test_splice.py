@@ -188,7 +188,8 @@ def test_the_payload_of_an_event_is_spliced_in_place() -> None:
     assert span is not None
     assert event[span.start : span.end] == '"é"'.encode()
     assert splice.apply(event, [splice.replace(span, "ü")]) == event.replace("é".encode(), "ü".encode())
-    assert splice.data_span(b": comment\n\n") is None
+    assert splice.data_span(b": comment data: {}\n\n") is None
+    assert splice.data_span(b'event: x\ndata: {"a":"data: 1"}\n\n') == Span(15, 30)
     assert splice.data_span(b"data:1\r\n\r\n") == Span(5, 6)
     with pytest.raises(Unspliceable):
         splice.data_span(b"data: {\ndata: }\n\n")
