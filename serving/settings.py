@@ -156,6 +156,8 @@ class NemoSettings(_Section):
 
     url: HttpUrl | None = None
     """A running server."""
+    token: Secret | None = None
+    """Bearer token for `url`."""
     launch: bool = False
     """Launch one with the shipped configuration."""
     python: UserPath | None = None

@@ -3,14 +3,14 @@
 This file imports nothing of Interlock. ``nemoguardrails server`` itself is not used, because it listens on
 every interface without a credential, offers model calls too, and prints every text it is given. Here:
 
-* it listens on loopback, and only ``/healthz`` and, with the token of ``NEMO_BOOT_TOKEN``, ``/v1/checks``
-  answer; everything else is 404;
+* it listens on loopback (or the address given), and only ``/healthz`` and, with the token of ``NEMO_BOOT_TOKEN``,
+  ``/v1/checks`` answer; everything else is 404;
 * the configuration is loaded before the port opens, on the IORails engine or not at all, and its YARA rules
   are compiled once instead of at every check (7 ms each), where a mistake in them ends the process with the
   compiler's words instead of being skipped;
 * what it has to say until then goes to its output; after that it is silent, because it would log texts.
 
-Arguments: the folder of configurations, the configuration's id, the port.
+Arguments: the folder of configurations, the configuration's id, the port and, for a container, the address.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ def compile_rules_once(rules: dict[str, str]) -> None:
 
 def main() -> None:
     root, config_id, port = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    host = sys.argv[4] if len(sys.argv) > 4 else "127.0.0.1"
     token = os.environ.pop("NEMO_BOOT_TOKEN")
 
     import uvicorn  # type: ignore[import-not-found]
@@ -105,7 +106,7 @@ def main() -> None:
         compile_rules_once({name: injection.yara_rules[name] for name in injection.injections})
 
     api.app.rails_config_path = str(root)
-    uvicorn.run(narrowed(api.app, token), host="127.0.0.1", port=port, access_log=False, log_level="warning")
+    uvicorn.run(narrowed(api.app, token), host=host, port=port, access_log=False, log_level="warning")
 
 
 if __name__ == "__main__":
