@@ -13,16 +13,19 @@ import contextlib
 import logging
 import secrets
 import signal
+import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from pathlib import Path
 
 import aiohttp
 import uvloop
 from aiohttp import web
+from pydantic import SecretStr
 
-from checks.nemo import NemoCheck
+from checks.nemo import CONFIG_ROOT, NemoCheck
 from checks.scheduler import CheckScheduler
-from policies.model import BudgetFacts, CheckFact, Stage
+from policies.model import BudgetFacts, CheckFact
 from policies.service import PolicySet, effective_bundle
 from proxy import __version__
 from proxy.admin import admin_app
@@ -39,11 +42,12 @@ from proxy.relay import Relay
 from proxy.runs import RunBook
 from serving.launch.nemo import NemoServer
 from serving.launch.opa import OpaServer
+from serving.launch.process import Child, ChildSpec
 from serving.launch.vllm import VllmServer
 from serving.patterns import shipped_patterns
-from serving.settings import Settings
+from serving.settings import PolicySettings, Settings
 from tracing.capture import Capture, Mode
-from tracing.exporter import ExporterProcess
+from tracing.exporter import exporter_command, exporter_settings
 from tracing.folders import private_folder
 from tracing.journal import Journal
 from tracing.keys import RunKeys
@@ -78,13 +82,13 @@ class Interlock:
             raise
 
     async def _start(self) -> None:
-        settings = self.settings
-        state_dir = settings.state_dir.expanduser()
+        state_dir = self.settings.state_dir.expanduser()
+        settings = self.settings = self.settings.model_copy(update={"state_dir": state_dir})
         private_folder(state_dir, state_dir)
         settings = await self._launch_model(settings)
-        policies = PolicySet.load(settings.policies, settings.agents)
         if settings.policies.engine == "opa" and settings.policies.opa_url is None:
-            policies = await self._launch_opa(settings, policies)
+            settings = settings.model_copy(update={"policies": await self._launch_opa(settings)})
+        policies = PolicySet.load(settings.policies, settings.agents)
         await policies.start()
         self._stack.push_async_callback(policies.close)
         journal = Journal.open(
@@ -99,7 +103,7 @@ class Interlock:
         metrics = Metrics()
         metrics.watch_journal(journal)
         recorder = self._recorder(settings, journal, RunKeys(state_dir))
-        await self._start_exporter(settings)
+        self._start_exporter(settings)
 
         runs = RunBook(settings.breakers, time.monotonic, lambda: secrets.token_hex(8), secrets.token_bytes(32))
         admission = Admission(settings.breakers, settings.agents, MemoryStore(time.monotonic), time.monotonic)
@@ -133,7 +137,8 @@ class Interlock:
             recorder=recorder,
             metrics=metrics,
             journal=journal,
-            ready=lambda: not self.draining,
+            draining=lambda: self.draining,
+            cut=relay.cut_streams,
         )
         await self._listen(settings, relay, operators)
         self._say(settings, policies)
@@ -152,9 +157,9 @@ class Interlock:
 
     async def _until_idle(self, seconds: float) -> None:
         assert self._relay is not None
-        end = time.monotonic() + seconds
-        while self._relay.open and time.monotonic() < end:
-            await asyncio.sleep(0.02)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._relay.idle.wait()
 
     # -- parts -------------------------------------------------------------------------------------
 
@@ -187,16 +192,64 @@ class Interlock:
         self.notices.append(f"launched vLLM with {settings.model.name}")
         return settings.model_copy(update={"upstream": upstream})
 
-    async def _launch_opa(self, settings: Settings, policies: PolicySet) -> PolicySet:
-        raise AssertionError
+    async def _launch_opa(self, settings: Settings) -> PolicySettings:
+        """An OPA of our own that serves the very bundle that decisions will be compared with."""
+        bundle = settings.state_dir / "opa" / "bundle"
+        effective_bundle(settings.policies, settings.agents).write(bundle)
+        server = OpaServer(settings.policies, bundle, settings.state_dir)
+        self._stack.push_async_callback(server.stop)
+        await server.start()
+        self.notices.append(f"launched OPA on {server.url}")
+        return settings.policies.model_copy(update={"opa_url": server.url, "opa_token": SecretStr(server.token)})
 
-    async def _start_exporter(self, settings: Settings) -> None:
-        exporter = ExporterProcess(settings)
-        self._stack.push_async_callback(exporter.stop)
-        await exporter.start()
+    def _start_exporter(self, settings: Settings) -> None:
+        """The exporter is supervised like any child; what it missed it makes up from the journal."""
+
+        async def alive() -> bool:
+            return True
+
+        child = Child(
+            ChildSpec(
+                "exporter",
+                tuple(exporter_command(settings.state_dir)),
+                stdin=exporter_settings(settings.tracing, settings.alerts, version=__version__),
+                log=settings.state_dir / "logs" / "exporter.log",
+            ),
+            probe=alive,
+        )
+        self._stack.push_async_callback(child.stop)
+        child.start()
 
     async def _start_checks(self, settings: Settings, beside: Beside) -> None:
-        raise AssertionError
+        """Checks are never waited for, their server's start neither: until it is up, they are errors."""
+        checks, nemo = settings.checks, settings.checks.nemo
+        url, token = nemo.url, nemo.token.get_secret_value() if nemo.token else None
+        if nemo.launch:
+            server = NemoServer(
+                nemo.python or Path(sys.executable),
+                CONFIG_ROOT,
+                config_id=nemo.config_id,
+                state_dir=settings.state_dir,
+            )
+            self._stack.push_async_callback(server.stop)
+            server.start()
+            url, token = server.url, server.token
+        if url is None:
+            return
+        session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        self._stack.push_async_callback(session.close)
+        scheduler = CheckScheduler(
+            NemoCheck(session, url, config_id=nemo.config_id, token=token),
+            queue=checks.queue,
+            concurrency=checks.concurrency,
+            timeout_seconds=checks.timeout_seconds,
+            max_text_bytes=checks.max_text_bytes,
+            on_verdict=beside.verdict,
+        )
+        self._stack.push_async_callback(scheduler.close, _CHECKS_GRACE)
+        await scheduler.start()
+        beside.scheduler = scheduler
+        self.notices.append(f"NeMo Guardrails at {url} (beside the traffic)")
 
     async def _listen(self, settings: Settings, relay: Relay, operators: Operators) -> None:
         listen = settings.listen

@@ -18,7 +18,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from serving.settings import LimitSettings, UpstreamSettings
-from serving.wire.errors import error_body
+from serving.wire.errors import error_body, error_headers
 
 HOP_BY_HOP = frozenset(
     {
@@ -34,6 +34,7 @@ HOP_BY_HOP = frozenset(
     }
 )
 _OWN_PREFIX = "x-interlock-"
+_GIVEN = web.ResponseKey("given", CIMultiDict[str])
 _ADDED = (hdrs.CONTENT_TYPE, hdrs.DATE, hdrs.SERVER)
 
 
@@ -76,6 +77,16 @@ def answer_headers(answer: aiohttp.ClientResponse) -> CIMultiDict[str]:
     return _end_to_end(answer.raw_headers, answer.headers.getall(hdrs.CONNECTION, ()))
 
 
+class _Request(aiohttp.ClientRequest):
+    """A request without a body says nothing about its length if the caller said nothing."""
+
+    def update_body_from_data(self, body: Any, _stacklevel: int = 3) -> None:
+        said = hdrs.CONTENT_LENGTH in self.headers
+        super().update_body_from_data(body, _stacklevel + 1)
+        if body is None and not said:
+            self.headers.popall(hdrs.CONTENT_LENGTH, None)
+
+
 class Upstream:
     """Connections to the model server."""
 
@@ -95,6 +106,7 @@ class Upstream:
             max_field_size=limits.header_bytes,
             max_headers=limits.header_count,
             requote_redirect_url=False,
+            request_class=_Request,
         )
 
     async def open(
@@ -107,7 +119,7 @@ class Upstream:
                 method,
                 URL(self._base + target, encoded=True),
                 headers=headers,
-                data=body,
+                data=body or None,
                 allow_redirects=False,
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -121,7 +133,7 @@ class CarriedRequest(web.BaseRequest):
     """A request whose answers get no header that the model server did not send."""
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
-        given = response.get("given")
+        given = response.get(_GIVEN)
         if given is not None:
             for name in _ADDED:
                 if name not in given:
@@ -134,7 +146,7 @@ def answer_like(answer: aiohttp.ClientResponse) -> web.StreamResponse:
     """A response with the status, reason and headers of ``answer`` and no body yet."""
     headers = answer_headers(answer)
     response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers)
-    response["given"] = headers.copy()
+    response[_GIVEN] = headers.copy()
     return response
 
 
@@ -152,10 +164,11 @@ class _Connection(web.RequestHandler):
             raise ConnectionError("The answer has begun; it cannot become an error any more.")
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             self.log_exception("unhandled error", exc_info=exc)
-            body = error_body("internal_error", "Interlock failed on this request.")
+            code, text = "internal_error", "Interlock failed on this request."
         else:
-            body = error_body("bad_http", "The request is not HTTP that can be carried.")
-        response = web.Response(status=status, body=body, content_type="application/json")
+            code, text = "bad_http", "The request is not HTTP that can be carried."
+        headers = error_headers(status, code)
+        response = web.Response(status=status, body=error_body(status, code, text), headers=headers)
         response.force_close()
         return response
 

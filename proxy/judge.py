@@ -7,7 +7,7 @@ refused: an action that nobody could account for does not happen.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,7 +64,7 @@ class Judge:
         recorder: Recorder,
         metrics: Metrics,
         *,
-        facts: Callable[[Exchange], tuple[list[CheckFact], list[BudgetFacts]]],
+        facts: Callable[[Exchange], Awaitable[tuple[list[CheckFact], list[BudgetFacts]]]],
     ) -> None:
         self._policies = policies
         self._recorder = recorder
@@ -93,7 +93,6 @@ class Judge:
         if decision.refuses or decision.action in _CANNOT_CHANGE:
             unavailable = decision.code == "judge_unavailable"
             raise Refuse(
-                503 if unavailable else 403,
                 decision.code,
                 decision.refusal or f"Blocked by policy {decision.rule}. The request was not sent to the model.",
                 rule=decision.rule,
@@ -182,7 +181,7 @@ class Judge:
         call: CallFacts | None = None,
         response: ResponseFacts | None = None,
     ) -> Decision:
-        checks, budgets = self._facts(x)
+        checks, budgets = await self._facts(x)
         question = DecisionInput(
             stage=stage,
             time=datetime.fromtimestamp(x.opened_ns / 1e9, UTC).isoformat(),

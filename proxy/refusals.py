@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from serving.wire.errors import error_body, error_headers
+from serving.wire.errors import CODES, error_body, error_headers
 
 
 class Refuse(Exception):
-    """The request goes no further. ``str()`` is the message for the caller: constant text, never traffic.
+    """The request goes no further. ``code`` is one of ``serving.wire.errors.CODES``, which also sets the status.
 
-    ``status`` and ``code`` are those of ``serving.wire.errors``; ``rule`` is the policy rule or detector;
-    ``retry_after`` is in seconds.
+    ``str()`` is the message for the caller: constant text, never traffic. ``param`` names the field at fault;
+    ``rule`` is the policy rule or detector, for the record; ``retry_after`` is in seconds.
     """
 
     def __init__(
         self,
-        status: int,
         code: str,
         message: str,
         *,
@@ -25,8 +24,8 @@ class Refuse(Exception):
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
-        self.status = status
         self.code = code
+        self.status = CODES[code].status
         self.param = param
         self.rule = rule
         self.retry_after = retry_after

@@ -30,7 +30,7 @@ from proxy.recorder import Recorder
 from proxy.refusals import Refuse, refusal_answer
 from proxy.runs import RunBook
 from proxy.share import ShareMeter
-from proxy.streamed import Stopping, StreamedAnswer, UpstreamBroke
+from proxy.streamed import Killed, Stopping, StreamedAnswer, UpstreamBroke
 from proxy.trace_context import join
 from proxy.whole import judge_whole
 from serving.endpoints import EndpointClass, classify, decide
@@ -40,6 +40,7 @@ from serving.wire import strict
 from serving.wire.chat_request import Coerced, UpstreamRefuses, read_chat_request
 from serving.wire.chat_writer import ChatWriter
 from serving.wire.request import ChatRequest
+from serving.wire.splice import Unspliceable
 from serving.wire.vocabulary import Usage
 from tracing.journal import JournalError
 from tracing.metrics import Metrics
@@ -50,6 +51,7 @@ _BUDGET_CUT = (
     "Interlock ended this answer here (rule: budget_exhausted): the budget of this run or agent has no more "
     "tokens. Do not send the request again; tell the user."
 )
+_KILLED = "Interlock ended this answer here (rule: run_killed): an operator stopped this run. Tell the user."
 _RUN_HEADER = "X-Interlock-Run"
 
 
@@ -94,25 +96,36 @@ class Relay:
         self._writer = ChatWriter()
         self._traced = bool(settings.tracing.otlp or settings.tracing.mlflow)
         self._passes_unjudged = settings.unjudged == "allow"
-        self._streams: set[aiohttp.StreamReader] = set()
+        self._streams: dict[aiohttp.StreamReader, Exchange] = {}
         self._settling: set[asyncio.Task[None]] = set()
-        self.open = 0
+        self._underway = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request. What is not carried is answered here, in the caller's dialect."""
-        self.open += 1
+        self._underway += 1
+        self.idle.clear()
         try:
             return await self._route(request)
         except Refuse as refusal:
             self._metrics.refused(refusal.code)
             return refusal_answer(refusal)
         finally:
-            self.open -= 1
+            self._underway -= 1
+            if not self._underway:
+                self.idle.set()
 
     def stop_streams(self) -> None:
         """End what still flows as the model server's own SIGTERM would."""
         for content in list(self._streams):
             content.set_exception(Stopping())
+
+    def cut_streams(self, agent: str | None, run: str | None) -> None:
+        """Cut what streams now of a killed run, of an agent, or (both None) everything."""
+        for content, x in list(self._streams.items()):
+            if agent in (None, x.agent) and run in (None, x.sighting.run.id):
+                content.set_exception(Killed(_KILLED))
 
     async def settled(self) -> None:
         """Wait until every exchange that is over is on record."""
@@ -125,11 +138,11 @@ class Relay:
         upgrade = "upgrade" in request.headers.get(hdrs.CONNECTION, "").lower()
         endpoint = classify(request.method, request.raw_path, upgrade)
         if (refused := decide(endpoint, self._settings)) is not None:
-            raise Refuse(refused.status, refused.code, refused.message)
+            raise Refuse(refused.code, refused.message)
         try:
             headers = request_headers(request)
         except Uncarriable as problem:
-            raise Refuse(400, "bad_header", str(problem)) from None
+            raise Refuse("bad_header", str(problem)) from None
         agent = self._identifier.identify(headers, request.method)
         if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -168,7 +181,7 @@ class Relay:
         while data := await self._next(request.content):
             size += len(data)
             if size > limit:
-                raise Refuse(413, "request_too_large", f"The request body is over the limit of {limit} bytes.")
+                raise Refuse("request_too_large", f"The request body is over the limit of {limit} bytes.")
             parts.append(data)
         return b"".join(parts)
 
@@ -177,27 +190,27 @@ class Relay:
         try:
             return await content.readany()
         except web.RequestPayloadError:
-            raise Refuse(400, "bad_body", "The request body's framing is broken.") from None
+            raise Refuse("bad_body", "The request body's framing is broken.") from None
 
     def _read(self, headers: CIMultiDict[str], body: bytes) -> ChatRequest | None:
         """What the request says; None if the model server is to say what is wrong with it."""
         encoding = headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower()
         if encoding not in ("", "identity"):
-            raise Refuse(400, "encoded_body", "Send the body without content-encoding: it must be read by the judge.")
+            raise Refuse("encoded_body", "Send the body without content-encoding: it must be read by the judge.")
         reading = strict.classify(body, depth=self._settings.limits.json_depth)
         if reading.verdict == "neither":
             return None
         if reading.verdict == "lax":
             assert reading.problem is not None
-            raise Refuse(400, reading.problem.kind, f"The body is not strict JSON: {reading.problem.message}.")
+            raise Refuse(reading.problem.kind, f"The body is not strict JSON: {reading.problem.message}.")
         view = read_chat_request(reading.value)
         if isinstance(view, Coerced):
-            raise Refuse(400, "coerced_field", f"`{view.field}` {view.message}.", param=view.field)
+            raise Refuse("coerced_field", f"`{view.field}` {view.message}.", param=view.field)
         if isinstance(view, UpstreamRefuses):
             return None
         problem = field_problem(reading.value, self._judge.surfaces())
         if problem is not None:
-            raise Refuse(problem.status, problem.code, problem.message, param=problem.param)
+            raise Refuse(problem.code, problem.message, param=problem.param)
         return view
 
     async def _unread(self, request: web.BaseRequest, sent: _Sent) -> web.StreamResponse:
@@ -206,7 +219,7 @@ class Relay:
         answer = await self._open(sent.method, sent.target, sent.headers, sent.body)
         if answer.status < 300 and not self._passes_unjudged:
             answer.close()
-            raise Refuse(502, "unjudged_answer", "The model server took a request that the judge cannot read.")
+            raise Refuse("unjudged_answer", "The model server took a request that the judge cannot read.")
         return await self._copy(request, answer)
 
     def _open_exchange(self, request: web.BaseRequest, agent: Agent, view: ChatRequest, size: int) -> Exchange:
@@ -225,7 +238,7 @@ class Relay:
         try:
             self._recorder.opened(x, request.method, request.path)
         except JournalError as problem:
-            raise Refuse(503, "journal_unavailable", str(problem), retry_after=5) from problem
+            raise Refuse("journal_unavailable", str(problem), retry_after=5) from problem
         self._metrics.opened()
         return x
 
@@ -238,9 +251,7 @@ class Relay:
         for alert in admitted.alerts:
             self._recorder.alerted(alert, x.id)
         if isinstance(admitted, Denied):
-            raise Refuse(
-                admitted.status, admitted.code, admitted.message, rule=admitted.rule, retry_after=admitted.retry_after
-            )
+            raise Refuse(admitted.code, admitted.message, rule=admitted.rule, retry_after=admitted.retry_after)
         x.admitted = admitted
         return await self._forward(request, sent, x, admitted.delay_seconds)
 
@@ -276,12 +287,12 @@ class Relay:
         try:
             return await self._upstream.open(method, target, headers, body)
         except UpstreamUnreachable:
-            raise Refuse(502, "upstream_unreachable", "The model server cannot be reached.", retry_after=5) from None
+            raise Refuse("upstream_unreachable", "The model server cannot be reached.", retry_after=5) from None
         except TimeoutError:
-            raise Refuse(504, "upstream_timeout", "The model server did not answer in time.") from None
+            raise Refuse("upstream_timeout", "The model server did not answer in time.") from None
         except (aiohttp.ClientError, ConnectionError, ValueError) as problem:
             _log.warning("upstream failed before its answer began: %s", type(problem).__name__)
-            raise Refuse(502, "upstream_failed", "The model server broke off before it answered.") from None
+            raise Refuse("upstream_failed", "The model server broke off before it answered.") from None
 
     # -- watch and gate ----------------------------------------------------------------------------
 
@@ -299,7 +310,7 @@ class Relay:
             return await self._whole(request, answer, x)
         x.coverage["answer"] = "unjudged: neither JSON nor an event stream"
         if not self._passes_unjudged:
-            raise Refuse(502, "unjudged_answer", "The model server's answer is of a kind that cannot be judged.")
+            raise Refuse("unjudged_answer", "The model server's answer is of a kind that cannot be judged.")
         x.ending = "done"
         return await self._copy(request, answer)
 
@@ -325,7 +336,7 @@ class Relay:
         )
         response = self._like(answer)
         await response.prepare(request)
-        self._streams.add(answer.content)
+        self._streams[answer.content] = x
         try:
             await flow.run(answer.content, response)
         except UpstreamBroke:
@@ -333,7 +344,7 @@ class Relay:
             self._break_off(request)
             raise ConnectionResetError("upstream broke off") from None
         finally:
-            self._streams.discard(answer.content)
+            self._streams.pop(answer.content, None)
         if gate.over:
             x.ending = "cut"
             answer.close()
@@ -349,24 +360,27 @@ class Relay:
                 size += len(data)
                 parts.append(data)
                 if size > self._settings.limits.answer_bytes:
-                    raise Refuse(502, "unjudged_answer", "The model server's answer is too large to judge.")
+                    raise Refuse("unjudged_answer", "The model server's answer is too large to judge.")
         except aiohttp.ClientError:
             x.ending = "upstream_failed"
             self._break_off(request)
             raise ConnectionResetError("upstream broke off") from None
-        body = await judge_whole(
-            x,
-            b"".join(parts),
-            self._judge.call,
-            self._writer,
-            hold=self._judge.holds_calls,
-            closing=self._judge.closing,
-            held_limit=self._settings.limits.held_bytes,
-        )
+        try:
+            body = await judge_whole(
+                x,
+                b"".join(parts),
+                self._judge.call,
+                self._writer,
+                hold=self._judge.holds_calls,
+                closing=self._judge.closing,
+                held_limit=self._settings.limits.held_bytes,
+            )
+        except Unspliceable:
+            raise Refuse("unjudged_answer", "The model server's answer cannot be changed.") from None
         if body is None:
             x.coverage["answer"] = "unjudged: not understood"
             if not self._passes_unjudged:
-                raise Refuse(502, "unjudged_answer", "The model server's answer cannot be understood.")
+                raise Refuse("unjudged_answer", "The model server's answer cannot be understood.")
             body = b"".join(parts)
         for number in x.seen.choices:
             self._left(x, number)
@@ -416,7 +430,7 @@ class Relay:
             return answer_like(answer)
         except Uncarriable as problem:
             answer.close()
-            raise Refuse(502, "bad_upstream_header", str(problem)) from None
+            raise Refuse("bad_upstream_header", str(problem)) from None
 
     @staticmethod
     def _break_off(request: web.BaseRequest) -> None:

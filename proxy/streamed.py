@@ -17,6 +17,7 @@ from aiohttp import web
 from proxy.exchange import Exchange
 from proxy.gate import Answer, Gate, Question
 from serving.wire.chat_stream import ChatStreamReader
+from serving.wire.splice import Unspliceable
 from serving.wire.vocabulary import Usage
 
 JudgeCall = Callable[[Exchange, Question], Awaitable[Answer]]
@@ -32,6 +33,10 @@ class UpstreamBroke(Exception):
 
 class Stopping(Exception):
     """Set on an upstream's content to end its stream as the model server's own SIGTERM would."""
+
+
+class Killed(Exception):
+    """Set on an upstream's content to cut its stream; ``str()`` is what the agent is told."""
 
 
 class StreamedAnswer:
@@ -60,6 +65,7 @@ class StreamedAnswer:
         self._limit = limit
         self._broke = False
         self._stopped = False
+        self._killed: str | None = None
         self._reader = ChatStreamReader()
         self._verdicts: set[asyncio.Task[None]] = set()
         self._next_extend = _EXTEND_EVERY
@@ -103,6 +109,9 @@ class StreamedAnswer:
                     over = True
                     if self._stopped:
                         gate.abort(500, "InternalServerError", _STOPPED)
+                    elif self._killed is not None:
+                        self._x.cut_text = self._killed
+                        gate.cut(self._killed)
                     elif self._broke or not gate.end():
                         break
                 self._ask()
@@ -125,6 +134,8 @@ class StreamedAnswer:
             self._broke = True
         except Stopping:
             self._stopped = True
+        except Killed as killed:
+            self._killed = str(killed)
         return b""
 
     def _take(self, data: bytes) -> None:
@@ -136,7 +147,11 @@ class StreamedAnswer:
                 gate.abort(502, "unjudged_answer", "The model server sent an event that cannot be judged.")
                 return
             x.seen.add(event)
-            gate.feed(event)
+            try:
+                gate.feed(event)
+            except Unspliceable:
+                self._give_up()
+                return
         if self._reader.pending > self._limit:
             gate.abort(502, "unjudged_answer", "The model server sent an event that is too large to judge.")
 
@@ -159,7 +174,14 @@ class StreamedAnswer:
         answer = await self._judge(self._x, question)
         if answer.cut:
             self._x.cut_text = answer.refusal
-        self._gate.answer(question.ticket, answer)
+        try:
+            self._gate.answer(question.ticket, answer)
+        except Unspliceable:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """A refusal cannot be written into this answer: nothing of what is held may leave."""
+        self._gate.abort(502, "unjudged_answer", "The model server sent an event that cannot be changed.")
 
     async def _give(self, response: web.StreamResponse) -> None:
         self._watch_hold()

@@ -88,7 +88,8 @@ class ChildSpec:
 
     ``env`` is set as it is given, on top of what is kept of ours. ``keep`` adds names (``*`` matches) to
     ``KEPT_VARIABLES``. ``log`` null drops the output; else it is a file, made 0600, whose folder is made
-    0700. Past ``log_bytes`` the file is moved to ``<log>.1`` and begun again.
+    0700. Past ``log_bytes`` the file is moved to ``<log>.1`` and begun again. ``stdin`` is written to its
+    standard input, which is then closed: the way to hand it a credential.
     """
 
     name: str
@@ -98,6 +99,7 @@ class ChildSpec:
     cwd: Path | None = None
     log: Path | None = None
     log_bytes: int = 8 * 1024 * 1024
+    stdin: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -280,7 +282,7 @@ class Child:
                 _SHIM,
                 str(os.getpid()),
                 *spec.argv,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.DEVNULL if spec.stdin is None else asyncio.subprocess.PIPE,
                 stdout=output,
                 stderr=output,
                 cwd=spec.cwd,
@@ -291,6 +293,11 @@ class Child:
             if output != asyncio.subprocess.DEVNULL:
                 os.close(output)
         self._exited = asyncio.create_task(self._process.wait())
+        if self._process.stdin is not None and spec.stdin is not None:
+            with contextlib.suppress(ConnectionError):
+                self._process.stdin.write(spec.stdin)
+                await self._process.stdin.drain()
+                self._process.stdin.close()
 
     async def _until_ready(self) -> str | None:
         """Null when the probe said yes; else why it did not."""

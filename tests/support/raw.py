@@ -31,9 +31,9 @@ async def _whole(reader: asyncio.StreamReader) -> bytes:
             return bytes(raw)
         if b"\r\n\r\n" not in raw:
             continue
-        message = parse(bytes(raw))
-        if message.start.split()[1] == "100":
+        if raw.startswith(b"HTTP/1.1 100") and raw.count(b"\r\n\r\n") == 1 and raw.endswith(b"\r\n\r\n"):
             continue
+        message = parse(bytes(raw))
         if message.whole and (message.chunked or message.header("content-length") is not None):
             return bytes(raw)
 

@@ -1,0 +1,113 @@
+"""What operators see and do, joined from the parts that know it (``proxy.admin.AdminState``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from proxy.admin import Action, NotHeld, Scope, Unknown
+from proxy.breakers.admission import ALL, Admission, agent_scope, run_scope
+from proxy.breakers.breaker import State
+from proxy.recorder import Recorder
+from proxy.runs import Run, RunBook
+from serving.settings import Settings
+from tracing.journal import Journal
+from tracing.metrics import Metrics
+
+
+class Operators:
+    """``stop_run(agent, run)`` ends what streams now of a killed scope (None: any)."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        runs: RunBook,
+        admission: Admission,
+        recorder: Recorder,
+        metrics: Metrics,
+        journal: Journal,
+        draining: Callable[[], bool],
+        cut: Callable[[str | None, str | None], None],
+    ) -> None:
+        self._settings = settings
+        self._runs = runs
+        self._admission = admission
+        self._recorder = recorder
+        self._metrics = metrics
+        self._journal = journal
+        self._draining = draining
+        self._cut = cut
+
+    def not_ready(self) -> str | None:
+        if self._draining():
+            return "stopping"
+        return None if self._journal.healthy else f"the journal cannot be written: {self._journal.failure}"
+
+    def metrics(self) -> bytes:
+        return self._metrics.render()
+
+    async def runs(self, agent: str | None, limit: int) -> Sequence[Mapping[str, Any]]:
+        newest = [run for run in reversed(list(self._runs)) if agent is None or run.agent == agent]
+        return [_summary(run) for run in newest[:limit]]
+
+    async def run(self, run_id: str) -> Mapping[str, Any]:
+        run = self._known(run_id)
+        circuit = await self._admission.circuit(run_scope(run.id))
+        return {
+            **_summary(run),
+            "findings": list(run.findings),
+            "breaker": {
+                "state": circuit.state.value,
+                "cause": circuit.cause,
+                "reason": circuit.reason,
+                "by": circuit.by,
+                "evidence": dict(circuit.evidence),
+            },
+            "budgets": [b.model_dump(mode="json") for b in await self._admission.budgets(run.agent, run.id)],
+        }
+
+    async def act(self, action: Action, scope: Scope, name: str, *, operator: str, reason: str) -> Mapping[str, Any]:
+        agent, run = None, None
+        if scope == "run":
+            target, agent, run = run_scope(self._known(name).id), self._known(name).agent, name
+        elif scope == "agent":
+            if name not in self._settings.agents and not any(r.agent == name for r in self._runs):
+                raise Unknown
+            target, agent = agent_scope(name), name
+        else:
+            target = ALL
+        if action == "kill":
+            alert = await self._admission.kill(target, by=operator, reason=reason)
+            self._cut(agent, run)
+        else:
+            released = await self._admission.release(target, by=operator, reason=reason)
+            if released is None:
+                raise NotHeld
+            alert = released
+            if run is not None:
+                self._known(run).tripped = None
+        await self._recorder.commit(self._recorder.operated(operator, action, target, reason))
+        self._recorder.alerted(alert)
+        circuit = await self._admission.circuit(target)
+        return {"scope": target, "state": State(circuit.state).value, "reason": reason, "operator": operator}
+
+    def _known(self, run_id: str) -> Run:
+        run = self._runs.get(run_id)
+        if run is None:
+            raise Unknown
+        return run
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    """Nothing of the content: counts, ids, and why it is held."""
+    return {
+        "id": run.id,
+        "agent": run.agent,
+        "steps": run.step + 1,
+        "tokens": run.tokens,
+        "cost_usd": run.cost,
+        "tool_calls": run.tool_calls,
+        "tripped": run.tripped,
+        "names": list(run.names),
+    }
