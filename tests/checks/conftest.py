@@ -1,0 +1,50 @@
+"""The real NeMo Guardrails server, launched as Interlock launches it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from checks.nemo import CONFIG_ROOT, SHIPPED_CONFIG, nemo_session
+from serving.launch.nemo import NemoServer
+from serving.launch.process import Backoff, Watch
+
+
+@pytest.fixture
+def nemo_python(request: pytest.FixtureRequest) -> Path:
+    """The interpreter that has NeMo Guardrails."""
+    try:
+        env: Path = request.getfixturevalue("nemo_env")
+    except pytest.FixtureLookupError:
+        if "INTERLOCK_LANE_NEMO" not in os.environ:
+            pytest.skip("no NeMo Guardrails environment")
+        env = Path(os.environ["INTERLOCK_LANE_NEMO"])
+    return env / "bin" / "python"
+
+
+@pytest.fixture
+async def nemo(nemo_python: Path, tmp_path: Path) -> AsyncIterator[NemoServer]:
+    server = NemoServer(
+        nemo_python,
+        CONFIG_ROOT,
+        config_id=SHIPPED_CONFIG,
+        state_dir=tmp_path / "state",
+        watch=Watch(ready=120, every=0.5, stop=5),
+        backoff=Backoff(first=0.1, ceiling=0.5),
+    )
+    server.start()
+    try:
+        await server.wait_ready()
+        yield server
+    finally:
+        await server.stop()
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with nemo_session(4) as session:
+        yield session
