@@ -77,7 +77,7 @@ class PolicySet:
             if settings.opa_url is None:
                 raise ValueError("policies.engine is opa, but policies.opa_url does not say where it is")
             token = settings.opa_token.get_secret_value() if settings.opa_token else None
-            engine = OpaEngine(bundle, settings.opa_url, token, settings.timeout_seconds)
+            engine = OpaEngine(bundle, str(settings.opa_url), token, settings.timeout_seconds)
         else:
             engine = EmbeddedEngine(bundle, settings.timeout_seconds)
         return cls(bundle, engine, modes, settings.on_error, shipped_patterns())

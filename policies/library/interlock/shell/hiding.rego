@@ -96,6 +96,9 @@ hides_command if {
 	run.program in settings.shells
 	count(run.command.fed_by) > 0
 	not fed_plainly(run.command.fed_by)
+	every words in run.command.fed_by {
+		not fetches(words)
+	}
 }
 
 hides_command if {

@@ -1,0 +1,232 @@
+"""What `interlock policy check` looks for, beyond what OPA's own compiler says.
+
+- names that the input does not have (``opa check --schema``);
+- builtins that the embedded engine does not have, so that no policy works on one engine only; among them are
+  the clock, the network and chance, which would make a decision depend on more than its input;
+- argument values handed straight to a builtin: of the wrong type they make the rule undefined, silently.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from opapywasm import OpaWasmPolicy, PolicyConfig
+
+from policies.authoring.build import (
+    compile_wasm,
+    entry_source,
+    entrypoints_of,
+    parse_modules,
+    require_packages,
+    stages_of,
+)
+from policies.authoring.opa_tool import OpaFailedError, OpaTool
+from policies.authoring.references import Module, Reader, Tree, references
+from policies.authoring.sources import SourceTree
+from policies.bundle import PolicyEntry
+from policies.engines import embedded as _embedded  # gives opa-py-wasm room for modules with many constants
+from policies.model import Stage
+from policies.schemas import INPUT_SCHEMA
+
+ASKED = frozenset({Stage.REQUEST, Stage.TOOL_CALL, Stage.RESPONSE})
+"""The stages that this Interlock asks. The others are known, and their policies compile and are kept."""
+
+DIFFERENT_BETWEEN_ENGINES = {
+    "sprintf": "it prints numbers differently on the two engines; messages are constants, and `concat` joins strings"
+}
+REFUSED_PREFIXES = ("time.", "http.", "rand.", "uuid.", "opa.runtime", "net.lookup", "io.jwt", "crypto.", "yaml.")
+_DECIDES_ALONE = "a decision depends on nothing but its input and the bundle"
+
+_TAKES_ANY_TYPE = frozenset(
+    {
+        "eq", "equal", "assign", "neq", "internal.member_2", "internal.member_3", "walk", "type_name", "is_string",
+        "is_array", "is_object", "is_number", "is_boolean", "is_null", "is_set", "object.get", "json.marshal",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Problem:
+    """``file`` is the path in the tree; ``row`` is 0 where there is none."""
+
+    level: Literal["error", "warning"]
+    file: str
+    row: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Report:
+    problems: list[Problem]
+    entries: list[PolicyEntry]
+
+    @property
+    def ok(self) -> bool:
+        return not any(problem.level == "error" for problem in self.problems)
+
+
+def check(tree: SourceTree, opa: OpaTool) -> Report:
+    """Check every policy of the tree. Raises :class:`SourceError` for a tree that is laid out wrong and
+    :class:`OpaFailedError` for Rego that cannot be read at all."""
+    files = tree.modules()
+    modules = parse_modules(files, opa)
+    require_packages(tree, modules)
+    reader = Reader(modules.values())
+    problems = list(_compiler_problems(tree, opa))
+    entries: list[PolicyEntry] = []
+    for name, policy in sorted(tree.policies.items()):
+        stages = stages_of(policy, modules, reader)
+        first = min(policy.modules)
+        if not stages:
+            problems.append(Problem("error", first, 1, "no stage: write `tool_call contains finding if …`"))
+            continue
+        entries.append(PolicyEntry(name=name, stages=stages))
+        for stage in sorted(set(stages) - ASKED):
+            problems.append(Problem("warning", first, 1, f"stage {stage.value} is not asked yet"))
+        if not policy.tests:
+            problems.append(Problem("warning", first, 1, "no test: write policy_test.rego beside it"))
+        for file in policy.modules:
+            problems += _handed_over(modules[file])
+    if not any(problem.level == "error" for problem in problems):
+        problems += _host_builtins(tree, entries, modules, opa)
+    return Report(problems, entries)
+
+
+def _compiler_problems(tree: SourceTree, opa: OpaTool) -> Iterator[Problem]:
+    """OPA's strict compiler with the input's schema."""
+    with tempfile.TemporaryDirectory(prefix="interlock-check-") as name:
+        folder = Path(name)
+        for file, path in tree.modules().items():
+            target = folder / "src" / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(path.read_text("utf-8"), "utf-8")
+        schema = folder / "input.json"
+        schema.write_text(json.dumps(without_null(json.loads(INPUT_SCHEMA.read_text("utf-8")))), "utf-8")
+        try:
+            opa.run("check", "--strict", "--format", "json", "--schema", schema, folder / "src")
+        except OpaFailedError as error:
+            yield from _opa_problems(str(error), folder / "src")
+
+
+def _opa_problems(text: str, root: Path) -> Iterator[Problem]:
+    try:
+        errors = json.loads(text)["errors"]
+    except (ValueError, KeyError, TypeError):
+        yield Problem("error", "", 0, text)
+        return
+    for error in errors:
+        where = error.get("location") or {}
+        file = str(where.get("file", ""))
+        named = Path(file).relative_to(root).as_posix() if file.startswith(str(root)) else file
+        details = error.get("details") or {}
+        wanted = details.get("oneOf") if isinstance(details, dict) else None
+        hint = f"; there are: {', '.join(map(str, wanted))}" if wanted else ""
+        yield Problem("error", named, int(where.get("row", 0)), f"{error.get('message', text)}{hint}")
+
+
+def without_null(schema: Any) -> Any:
+    """The schema with ``X or null`` read as ``X``: OPA checks no names below an alternative, and which parts are
+    null follows from the stage."""
+    if isinstance(schema, list):
+        return [without_null(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    choices = [item for item in schema.get("anyOf", []) if item != {"type": "null"}]
+    if len(choices) == 1:
+        rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+        return without_null({**rest, **choices[0]})
+    return {key: without_null(value) for key, value in schema.items()}
+
+
+def _host_builtins(
+    tree: SourceTree, entries: list[PolicyEntry], modules: Mapping[str, Module], opa: OpaTool
+) -> Iterator[Problem]:
+    """What the compiled module would have to ask its host for: every such builtin, with the lines that use it."""
+    sources = {name: path.read_text("utf-8") for name, path in tree.modules().items()}
+    sources["entry.rego"] = entry_source(entries)
+    wasm = compile_wasm(sources, tree.data(), entrypoints_of(entries), opa)
+    module = OpaWasmPolicy.from_wasm_bytes(wasm, PolicyConfig(pool_size=1, max_memory_pages=_embedded.MEMORY_PAGES))
+    needed = set(module.builtins)
+    module.close()
+    for file, parsed in sorted(modules.items()):
+        for bodies in parsed.rules.values():
+            for reference in references(bodies, file):
+                name = ".".join((reference.head, *reference.path))
+                if name in needed:
+                    reason = DIFFERENT_BETWEEN_ENGINES.get(name)
+                    if reason is None:
+                        reason = _DECIDES_ALONE if name.startswith(REFUSED_PREFIXES) else "only a server has it"
+                    yield Problem("error", file, reference.row, f"builtin {name} is refused: {reason}")
+
+
+def _handed_over(module: Module) -> list[Problem]:
+    found: dict[tuple[int, str], Problem] = {}
+    for bodies in module.rules.values():
+        for rule in bodies:
+            tainted = _argument_variables(rule, module)
+            for row, name, operands in _builtin_calls(rule, module):
+                if name in _TAKES_ANY_TYPE or not any(_is_argument(item, module, tainted) for item in operands):
+                    continue
+                text = (
+                    f"an argument value is handed to {name}: if it is not of the type that {name} takes, the rule "
+                    "is silently off; take the strings from data.interlock.lib.values"
+                )
+                found[(row, name)] = Problem("warning", module.file, row, text)
+    return list(found.values())
+
+
+def _is_argument(term: Tree, module: Module, tainted: set[str]) -> bool:
+    if not isinstance(term, dict):
+        return False
+    if term.get("type") == "var":
+        return term["value"] in tainted
+    if term.get("type") != "ref":
+        return False
+    steps = [step.get("value") for step in term["value"]]
+    head = str(steps[0])
+    if head in tainted:
+        return True
+    path = [*module.imports.get(head, head).split("."), *steps[1:]]
+    return path[:3] == ["input", "call", "arguments"]
+
+
+def _argument_variables(rule: Tree, module: Module) -> set[str]:
+    """Variables of a rule that stand for an argument value: ``x := input.call.arguments.cmd``, ``some x in …``,
+    and what is taken from such a variable in turn."""
+    tainted: set[str] = set()
+    while True:
+        before = len(tainted)
+        for _, name, operands in _builtin_calls(rule, module):
+            targets: list[Tree] = []
+            if name in ("assign", "eq") and len(operands) == 2 and _is_argument(operands[1], module, tainted):
+                targets = operands[:1]
+            elif name.startswith("internal.member_") and _is_argument(operands[-1], module, tainted):
+                targets = operands[:-1]
+            tainted |= {t["value"] for t in targets if isinstance(t, dict) and t.get("type") == "var"}
+        if len(tainted) == before:
+            return tainted
+
+
+def _builtin_calls(tree: Tree, module: Module) -> Iterator[tuple[int, str, list[Tree]]]:
+    """Row, name and operands of every call below ``tree`` that is no call of a rule or an import."""
+    if isinstance(tree, list):
+        for item in tree:
+            yield from _builtin_calls(item, module)
+        return
+    if not isinstance(tree, dict):
+        return
+    call = tree.get("value") if tree.get("type") == "call" else tree.get("terms")
+    if isinstance(call, list) and call and call[0].get("type") == "ref":
+        head = str(call[0]["value"][0]["value"])
+        if head not in module.imports and head not in module.rules and head not in ("data", "input"):
+            name = ".".join(str(step["value"]) for step in call[0]["value"])
+            row = (call[0].get("location") or tree.get("location") or {}).get("row", 0)
+            yield int(row), name, call[1:]
+    for key, part in tree.items():
+        if key not in ("location", "annotations"):
+            yield from _builtin_calls(part, module)

@@ -1,0 +1,153 @@
+"""`interlock policy build | check | test`: for whoever writes policies.
+
+Each handler takes parsed arguments and returns the exit status: 0 all is well, 1 the policies are wrong, 2 they
+could not be looked at (no ``opa``, a folder laid out wrong, Rego that does not parse).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from policies.authoring.build import build
+from policies.authoring.check import ASKED, Report, check
+from policies.authoring.opa_tool import OpaFailedError, OpaMissingError, OpaTool
+from policies.authoring.sources import SourceError, SourceTree, tree_to_build
+from policies.authoring.testing import TestResult, run_tests
+from policies.bundle import Bundle, BundleError, PolicyEntry
+from policies.model import Mode
+from policies.modes import modes_in_force
+
+OK, WRONG, UNABLE = 0, 1, 2
+
+Handler = Callable[[argparse.Namespace], int]
+
+_FOLDER = "folder with <owner>/<name>/policy.rego; without it, the shipped library"
+
+
+def add_policy_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``policy`` with its commands; each sets ``run`` to a handler."""
+    policy = subparsers.add_parser(
+        "policy",
+        help="build, check and test policies",
+        description="Policies are Rego, one folder each with its test beside it; docs/policies.md writes one in ten "
+        "minutes. All three commands need `opa` on the PATH (or INTERLOCK_OPA); running Interlock does not.",
+    )
+    commands = policy.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    making = commands.add_parser("build", help="compile policies into a bundle that both engines load")
+    _tree_arguments(making)
+    making.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder, or a .tar.gz file")
+    making.set_defaults(run=_guarded(_build))
+
+    checking = commands.add_parser(
+        "check", help="compile, compare with the input's schema, and say what each policy reads"
+    )
+    _tree_arguments(checking)
+    checking.set_defaults(run=_guarded(_check))
+
+    testing = commands.add_parser("test", help="run the _test.rego files on both engines")
+    _tree_arguments(testing)
+    testing.add_argument("-v", "--verbose", action="store_true", help="every test, not only those that fail")
+    testing.set_defaults(run=_guarded(_test))
+
+
+def _tree_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help=_FOLDER)
+    parser.add_argument("--no-library", action="store_true", help="leave out the shipped policies")
+
+
+def _guarded(handler: Callable[[argparse.Namespace, Console], int]) -> Handler:
+    def run(arguments: argparse.Namespace) -> int:
+        try:
+            return handler(arguments, Console())
+        except (OpaMissingError, OpaFailedError, SourceError, BundleError, OSError) as error:
+            Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
+            return UNABLE
+
+    return run
+
+
+def _tree(arguments: argparse.Namespace) -> SourceTree:
+    return tree_to_build(arguments.folder, with_library=not arguments.no_library)
+
+
+def _build(arguments: argparse.Namespace, console: Console) -> int:
+    bundle = build(_tree(arguments), OpaTool.find())
+    bundle.write(arguments.output)
+    console.print(_policies_table(bundle.policies))
+    size = sum(map(len, bundle.files().values())) // 1024
+    console.print(f"[green]built[/] {escape(str(arguments.output))} ({size} KB, OPA {bundle.manifest.opa})")
+    console.print(f"digest {bundle.digest}")
+    Bundle.load(arguments.output)
+    return OK
+
+
+def _check(arguments: argparse.Namespace, console: Console) -> int:
+    tree = _tree(arguments)
+    report = check(tree, OpaTool.find())
+    _print_problems(report, tree, console)
+    console.print(_policies_table(report.entries))
+    errors = sum(problem.level == "error" for problem in report.problems)
+    warnings = len(report.problems) - errors
+    colour = "green" if report.ok else "red"
+    console.print(f"[{colour}]{len(tree.policies)} policies, {errors} errors, {warnings} warnings[/]")
+    return OK if report.ok else WRONG
+
+
+def _print_problems(report: Report, tree: SourceTree, console: Console) -> None:
+    files = tree.modules()
+    for problem in report.problems:
+        colour = "red" if problem.level == "error" else "yellow"
+        where = str(files.get(problem.file, problem.file))
+        place = f"{where}:{problem.row}: " if problem.row else f"{where}: " if where else ""
+        console.print(f"{escape(place)}[{colour}]{problem.level}[/]: {escape(problem.text)}", soft_wrap=True)
+
+
+def _policies_table(entries: list[PolicyEntry]) -> Table:
+    modes = modes_in_force([entry.name for entry in entries], {})
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("policy", "mode unless set", "stage", "reads"):
+        table.add_column(column)
+    for entry in entries:
+        for stage, reads in sorted(entry.stages.items()):
+            shown = "all of the input" if reads == ["*"] else ", ".join(reads) or "nothing"
+            mode = modes[entry.name]
+            colour = "green" if mode is Mode.ENFORCE else "dim"
+            late = "" if stage in ASKED else " (not asked yet)"
+            table.add_row(entry.name, f"[{colour}]{mode.value}[/]", f"{stage.value}{late}", escape(shown))
+    return table
+
+
+def _test(arguments: argparse.Namespace, console: Console) -> int:
+    opa = OpaTool.find()
+    results = run_tests(_tree(arguments), opa)
+    shown = results if arguments.verbose else [result for result in results if not result.ok]
+    if shown:
+        console.print(_results_table(shown))
+    disagreements = sum(result.disagree for result in results)
+    failed = sum(not result.ok for result in results)
+    engines = f"OPA {opa.version()} and the embedded engine"
+    if disagreements:
+        console.print(f"[red]{disagreements} tests give another result on the other engine[/]")
+    colour = "red" if failed else "green"
+    console.print(f"[{colour}]{len(results) - failed} of {len(results)} tests pass[/] on {engines}")
+    return WRONG if failed else OK
+
+
+def _results_table(results: list[TestResult]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("test", "opa", "embedded"):
+        table.add_column(column)
+    for result in results:
+        cells = (
+            f"[{'green' if outcome == 'pass' else 'red'}]{outcome}[/]" for outcome in (result.opa, result.embedded)
+        )
+        package = result.package.removeprefix("interlock.policies.")
+        table.add_row(escape(f"{package}.{result.name}"), *cells)
+    return table
