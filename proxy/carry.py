@@ -18,7 +18,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from serving.settings import LimitSettings, UpstreamSettings
-from serving.wire.errors import error_body, error_headers
+from serving.wire.errors import refuse
 
 HOP_BY_HOP = frozenset(
     {
@@ -164,11 +164,10 @@ class _Connection(web.RequestHandler):
             raise ConnectionError("The answer has begun; it cannot become an error any more.")
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             self.log_exception("unhandled error", exc_info=exc)
-            code, text = "internal_error", "Interlock failed on this request."
+            answer = refuse("internal_error", "Interlock failed on this request.")
         else:
-            code, text = "bad_http", "The request is not HTTP that can be carried."
-        headers = error_headers(status, code)
-        response = web.Response(status=status, body=error_body(status, code, text), headers=headers)
+            answer = refuse("malformed_http", "The request is not HTTP that can be carried.")
+        response = web.Response(status=status, body=answer.body, headers=answer.headers)
         response.force_close()
         return response
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from serving.wire.errors import CODES, error_body, error_headers
+from serving.wire.errors import CODES, refuse
 
 
 class Refuse(Exception):
@@ -33,8 +33,5 @@ class Refuse(Exception):
 
 def refusal_answer(refusal: Refuse) -> web.Response:
     """The API's error shape with a stable code, and the headers that keep SDKs from retrying into it."""
-    return web.Response(
-        status=refusal.status,
-        body=error_body(refusal.status, refusal.code, str(refusal), param=refusal.param),
-        headers=error_headers(refusal.status, refusal.code, refusal.retry_after),
-    )
+    answer = refuse(refusal.code, str(refusal), param=refusal.param, retry_after=refusal.retry_after)
+    return web.Response(status=answer.status, body=answer.body, headers=answer.headers)

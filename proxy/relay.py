@@ -142,7 +142,7 @@ class Relay:
         try:
             headers = request_headers(request)
         except Uncarriable as problem:
-            raise Refuse("bad_header", str(problem)) from None
+            raise Refuse("uncarriable_header", str(problem)) from None
         agent = self._identifier.identify(headers, request.method)
         if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -181,7 +181,7 @@ class Relay:
         while data := await self._next(request.content):
             size += len(data)
             if size > limit:
-                raise Refuse("request_too_large", f"The request body is over the limit of {limit} bytes.")
+                raise Refuse("body_too_large", f"The request body is over the limit of {limit} bytes.")
             parts.append(data)
         return b"".join(parts)
 
@@ -190,7 +190,7 @@ class Relay:
         try:
             return await content.readany()
         except web.RequestPayloadError:
-            raise Refuse("bad_body", "The request body's framing is broken.") from None
+            raise Refuse("malformed_http", "The request body's framing is broken.") from None
 
     def _read(self, headers: CIMultiDict[str], body: bytes) -> ChatRequest | None:
         """What the request says; None if the model server is to say what is wrong with it."""
@@ -202,10 +202,10 @@ class Relay:
             return None
         if reading.verdict == "lax":
             assert reading.problem is not None
-            raise Refuse(reading.problem.kind, f"The body is not strict JSON: {reading.problem.message}.")
+            raise Refuse("ambiguous_body", f"The body is not strict JSON: {reading.problem.message}.")
         view = read_chat_request(reading.value)
         if isinstance(view, Coerced):
-            raise Refuse("coerced_field", f"`{view.field}` {view.message}.", param=view.field)
+            raise Refuse("ambiguous_field", f"`{view.field}` {view.message}.", param=view.field)
         if isinstance(view, UpstreamRefuses):
             return None
         problem = field_problem(reading.value, self._judge.surfaces())
@@ -238,7 +238,7 @@ class Relay:
         try:
             self._recorder.opened(x, request.method, request.path)
         except JournalError as problem:
-            raise Refuse("journal_unavailable", str(problem), retry_after=5) from problem
+            raise Refuse("record_unavailable", str(problem), retry_after=5) from problem
         self._metrics.opened()
         return x
 
@@ -430,7 +430,7 @@ class Relay:
             return answer_like(answer)
         except Uncarriable as problem:
             answer.close()
-            raise Refuse("bad_upstream_header", str(problem)) from None
+            raise Refuse("upstream_failed", str(problem)) from None
 
     @staticmethod
     def _break_off(request: web.BaseRequest) -> None:

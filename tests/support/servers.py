@@ -64,7 +64,7 @@ def vllm(
 def opa(binary: Path, folder: Path, *arguments: str | Path, port: int | None = None) -> Iterator[Server]:
     """An OPA server; ``arguments`` are further ones of ``opa run --server`` (``--bundle PATH`` …)."""
     port = port or free_port()
-    command: list[str | Path] = [binary, "run", "--server", "--disable-telemetry", "--log-level", "error"]
+    command: list[str | Path] = [binary, "run", "--server", "--skip-version-check", "--log-level", "error"]
     command += ["--addr", f"127.0.0.1:{port}", *arguments]
     with running(command, port, log=folder / "opa.log", env=plain_environment(), seconds=30) as server:
         yield server
