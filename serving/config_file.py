@@ -88,6 +88,22 @@ def load(
     return settings
 
 
+def readable_secrets(file: Path) -> list[ConfigProblem]:
+    """Secrets that stand in the file itself, if other users may read it. ``file`` has been loaded before."""
+    if not file.stat().st_mode & 0o077:
+        return []
+    data, lines = strict_yaml.read(file.read_text(encoding="utf-8"))
+    found = []
+    for path, line in lines.items():
+        value: Any = data
+        for part in path:
+            value = value[part]
+        if isinstance(value, str) and _annotation(path) is SecretStr and not _REFERENCE.fullmatch(value):
+            remedy = f"run `chmod 600 {file}`, or write ${{NAME}} or ${{file:/path}}"
+            found.append(ConfigProblem(f"{file}:{line}", _dotted(path), "other users can read this secret", remedy))
+    return found
+
+
 class _Variables(EnvSettingsSource):
     """``INTERLOCK_*`` of a mapping that is given rather than of the process."""
 
