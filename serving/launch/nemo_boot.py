@@ -79,10 +79,8 @@ def compile_rules_once(rules: dict[str, str]) -> None:
     def compiled(sources: tuple[tuple[str, str], ...]) -> Any:
         return compile_(sources=dict(sources))
 
-    def cached(*, sources: dict[str, str] | None = None, **others: Any) -> Any:
-        if sources is None or others:
-            return compile_(sources=sources, **others) if sources is not None else compile_(**others)
-        return compiled(tuple(sources.items()))
+    def cached(**given: Any) -> Any:
+        return compiled(tuple(given["sources"].items())) if given.keys() == {"sources"} else compile_(**given)
 
     yara.compile = cached
     yara.compile(sources=rules)

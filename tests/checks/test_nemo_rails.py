@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from checks.jobs import jobs_for_answer, jobs_for_request
-from checks.nemo import NemoCheck
+from checks.nemo import CONFIG_ROOT, NemoCheck
 from checks.verdict import CheckJob
 from serving.launch.nemo import NemoServer
+from serving.launch.process import ChildFailed
 from serving.wire.request import SentMessage
 from serving.wire.vocabulary import ToolCall
 
@@ -88,3 +89,20 @@ async def test_the_server_answers_nobody_without_the_token_and_nothing_but_check
             assert answer.status == 404
     async with session.get(nemo.url + "/healthz") as answer:
         assert answer.status == 200
+
+
+async def test_a_yara_rule_that_does_not_compile_ends_the_start_with_the_compilers_words(
+    nemo_python: Path, tmp_path: Path
+) -> None:
+    shipped = (CONFIG_ROOT / "interlock" / "config.yml").read_text()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.yml").write_text(shipped.replace("any of them", "any of those"))
+    state = tmp_path / "state"
+    server = NemoServer(nemo_python, tmp_path, config_id="broken", state_dir=state)
+    server.start()
+    try:
+        with pytest.raises(ChildFailed, match="nemo exited with code 1 before it was ready"):
+            await server.wait_ready()
+    finally:
+        await server.stop()
+    assert "SyntaxError" in (state / "logs" / "nemo.log").read_text()
