@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,18 +11,6 @@ import pytest
 from checks.nemo import CONFIG_ROOT, SHIPPED_CONFIG, nemo_session
 from serving.launch.nemo import NemoServer
 from serving.launch.process import Backoff, Watch
-
-
-@pytest.fixture
-def nemo_python(request: pytest.FixtureRequest) -> Path:
-    """The interpreter that has NeMo Guardrails."""
-    try:
-        env: Path = request.getfixturevalue("nemo_env")
-    except pytest.FixtureLookupError:
-        if "INTERLOCK_LANE_NEMO" not in os.environ:
-            pytest.skip("no NeMo Guardrails environment")
-        env = Path(os.environ["INTERLOCK_LANE_NEMO"])
-    return env / "bin" / "python"
 
 
 @pytest.fixture
