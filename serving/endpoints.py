@@ -255,7 +255,7 @@ def decide(endpoint: Endpoint, settings: Settings) -> Refusal | None:
             return Refusal(
                 403,
                 "unjudged_endpoint",
-                f"Interlock does not judge {_shown(endpoint)}, which may make tokens, and refuses what it does "
+                f"Interlock does not judge {_unjudged(endpoint)}, which may make tokens, and refuses what it does "
                 "not judge. Use POST /v1/chat/completions; or set `unjudged: allow` (INTERLOCK_UNJUDGED=allow), "
                 "or `unjudged_paths` for this path alone.",
             )
@@ -283,6 +283,11 @@ def _unjudged_setting(endpoint: Endpoint, settings: Settings) -> str:
     by_path = {forgiving(path): choice for path, choice in settings.unjudged_paths.items()}
     by_name = settings.unjudged_paths.get(endpoint.name, settings.unjudged)
     return by_path.get(endpoint.path, by_name)
+
+
+def _unjudged(endpoint: Endpoint) -> str:
+    plain = endpoint.name != UNKNOWN and EndpointClass.UNJUDGED not in TABLE[endpoint.name].values()
+    return f"this method on {endpoint.name}" if plain else _shown(endpoint)
 
 
 def _shown(endpoint: Endpoint) -> str:

@@ -193,6 +193,19 @@ def test_plain_paths_and_unknown_reads_pass(method: str, target: str) -> None:
     assert decide(classify(method, target), Settings()) is None
 
 
+def test_a_refusal_says_whether_path_or_method_is_meant() -> None:
+    for method, target, part in (
+        ("POST", "/v1/completions", "judge /v1/completions,"),
+        ("POST", "/version", "judge this method on /version,"),
+        ("PUT", CHAT, f"judge this method on {CHAT},"),
+        ("GET", "/v1/realtime", "judge /v1/realtime,"),
+        ("POST", "/made-up", "judge this path,"),
+    ):
+        refusal = decide(classify(method, target), Settings())
+        assert refusal is not None
+        assert part in refusal.message
+
+
 def test_a_refusal_never_repeats_what_the_client_wrote() -> None:
     refusal = decide(classify("POST", "/<script>alert(1)</script>"), Settings())
     assert refusal is not None
