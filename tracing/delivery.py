@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 _SPANS_PER_REQUEST = 512
 _BYTES_PER_REQUEST = 2 * 1024 * 1024
-_REFUSED_TRIES = 5
+_REFUSED_TRIES = 3
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
 

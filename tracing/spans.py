@@ -82,8 +82,9 @@ def spans_of(exchange: Exchange, source: Resource, *, mlflow: bool = False) -> l
                 status=_status(settled),
             )
         )
-    spans += [_decision_span(tree, number, record) for number, record in enumerate(exchange.decisions)]
-    spans += [_check_span(tree, record) for record in exchange.checks]
+    more: Attributes = {"mlflow.spanType": "GUARDRAIL"} if mlflow else {}
+    spans += [_decision_span(tree, number, record, more) for number, record in enumerate(exchange.decisions)]
+    spans += [_check_span(tree, record, more) for record in exchange.checks]
     spans += [_call_span(tree, call) for call in _calls(exchange, settled)]
     return spans
 
@@ -97,7 +98,7 @@ def late_check_span(check: Checked, source: Resource) -> ReadableSpan | None:
         Settled(time_ns=check.time_ns),
         source,
     )
-    return _check_span(tree, check)
+    return _check_span(tree, check, {})
 
 
 class _Tree:
@@ -256,7 +257,7 @@ def _mlflow_cost(cost: Mapping[str, Any], total: float) -> dict[str, float]:
     return {"input_cost": spent_in, "output_cost": round(total - spent_in, 12), "total_cost": total}
 
 
-def _decision_span(tree: _Tree, number: int, record: Decided) -> ReadableSpan:
+def _decision_span(tree: _Tree, number: int, record: Decided, more: Attributes) -> ReadableSpan:
     decision = record.decision
     findings = decision.get("findings")
     attributes: Attributes = {
@@ -270,6 +271,7 @@ def _decision_span(tree: _Tree, number: int, record: Decided) -> ReadableSpan:
         "interlock.policy.bundle": _string(decision.get("bundle")),
         "interlock.policy.rollout": _string(decision.get("rollout")),
         "interlock.policy.errors": len(decision["errors"]) if decision.get("errors") else None,
+        **more,
     }
     span_id = tree.child_id("policy", record.stage, record.surface, number)
     return tree.child(f"policy {record.stage}", span_id, record.time_ns, record.micros, attributes)
@@ -284,7 +286,7 @@ def _finding(finding: Any) -> str:
     return f"{finding.get('policy')}/{inner.get('id')} {finding.get('mode')} {inner.get('action')}"
 
 
-def _check_span(tree: _Tree, record: Checked) -> ReadableSpan:
+def _check_span(tree: _Tree, record: Checked, more: Attributes) -> ReadableSpan:
     failed = record.status in ("error", "timeout", "dropped")
     attributes: Attributes = {
         "interlock.check.name": record.check,
@@ -292,6 +294,7 @@ def _check_span(tree: _Tree, record: Checked) -> ReadableSpan:
         "interlock.check.status": record.status,
         "interlock.check.detail": record.detail,
         "error.type": record.status if failed else None,
+        **more,
     }
     span_id = tree.child_id("check", record.check, record.surface, record.time_ns)
     status = Status(StatusCode.ERROR, record.status) if failed else None

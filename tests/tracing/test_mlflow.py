@@ -1,0 +1,193 @@
+"""What MLflow's own client reads back of an exchange, from a real MLflow server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import servers
+from tests.support.processes import Server, free_port
+from tests.tracing.exchanges import MS, refused, span_id, trace_id, whole
+from tracing.exporter import Exporter, ExporterSettings, MlflowTarget
+from tracing.journal import Journal
+from tracing.records import AnyRecord
+
+pytestmark = pytest.mark.mlflow
+
+READ_BACK = """
+import json, sys
+import mlflow
+mlflow.set_tracking_uri(sys.argv[1])
+client = mlflow.MlflowClient()
+experiment = client.get_experiment_by_name(sys.argv[2])
+found = []
+if experiment is not None:
+    for trace in client.search_traces(locations=[experiment.experiment_id], max_results=100):
+        info = trace.info
+        found.append({
+            "id": info.trace_id,
+            "state": str(info.state.value),
+            "tags": dict(info.tags),
+            "metadata": dict(info.trace_metadata),
+            "usage": info.token_usage,
+            "cost": info.cost,
+            "request_preview": info.request_preview,
+            "response_preview": info.response_preview,
+            "spans": [
+                {"name": span.name, "id": span.span_id, "parent": span.parent_id, "type": span.span_type,
+                 "inputs": span.inputs, "outputs": span.outputs, "attributes": dict(span.attributes),
+                 "status": str(span.status.status_code.value)}
+                for span in trace.data.spans
+            ],
+        })
+print(json.dumps(found, default=str))
+"""
+
+
+def traces(lane: Path, url: str, experiment: str) -> dict[str, dict[str, Any]]:
+    """Every trace of the experiment as MLflow's client sees it, by trace id without its prefix."""
+    read = subprocess.run(
+        [lane / "bin" / "python", "-c", READ_BACK, url, experiment],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=servers.plain_environment(MLFLOW_DISABLE_TELEMETRY="true"),
+    )
+    return {trace["id"].removeprefix("tr-"): trace for trace in json.loads(read.stdout)}
+
+
+async def append(state: Path, *records: list[AnyRecord]) -> None:
+    journal = Journal.open(state, instance="one")
+    for exchange in records:
+        for record in exchange:
+            last = journal.append(record)
+    await journal.commit(last)
+    journal.close()
+
+
+async def export(state: Path, url: str, experiment: str) -> None:
+    """Run the exporter until its sink has taken everything."""
+    target = MlflowTarget(url, experiment)
+    exporter = Exporter(state, ExporterSettings(instance="one", version="test", mlflow=target))
+    running = asyncio.create_task(exporter.run())
+    await asyncio.sleep(0)
+    exporter.stop()
+    await running
+
+
+def begin() -> int:
+    """A little while ago: a new sink passes over what is old."""
+    return time.time_ns() - 10_000 * MS
+
+
+def span(trace: dict[str, Any], name: str) -> dict[str, Any]:
+    (found,) = (one for one in trace["spans"] if one["name"] == name)
+    return dict(found)
+
+
+def parts(messages: list[Any], kind: str) -> list[Any]:
+    return [part for message in messages for part in message["parts"] if part["type"] == kind]
+
+
+async def test_mlflow_reads_back_messages_reasoning_calls_usage_and_cost(
+    mlflow_server: Server, mlflow_env: Path, tmp_path: Path
+) -> None:
+    await append(tmp_path, whole("plain", begin()), refused("refused", begin()))
+    await export(tmp_path, mlflow_server.url, "read back")
+    found = traces(mlflow_env, mlflow_server.url, "read back")
+    trace = found[trace_id("plain")]
+    chat = span(trace, "chat tiny")
+    root = span(trace, "invoke_agent coder")
+
+    assert (root["id"], root["parent"], root["type"]) == (span_id("plain"), None, "AGENT")
+    assert (chat["id"], chat["parent"], chat["type"]) == (span_id("plainmodel"), root["id"], "CHAT_MODEL")
+    assert parts(chat["inputs"], "text")[1]["content"] == "Clean the build folder."
+    assert parts(chat["inputs"], "tool_call_response")[0]["response"] == "build src"
+    assert parts(chat["outputs"], "reasoning")[0]["content"] == "The build folder can go; src must stay."
+    assert parts(chat["outputs"], "tool_call")[0]["arguments"] == {"cmd": "make clean"}
+    assert trace["usage"] == {
+        "input_tokens": 347,
+        "output_tokens": 45,
+        "total_tokens": 392,
+        "cache_read_input_tokens": 16,
+    }
+    assert trace["cost"] == {"input_cost": 0.0003, "output_cost": 0.0002, "total_cost": 0.0005}
+    assert trace["state"] == "OK"
+    assert "Clean the build folder." in trace["request_preview"]
+    assert "Cleaning up." in trace["response_preview"]
+    assert trace["metadata"]["mlflow.trace.session"] == "run-1"
+    assert trace["tags"]["interlock.outcome"] == "denied"
+    assert trace["tags"]["interlock.rule"] == "interlock.shell/destructive"
+
+    calls = [one for one in trace["spans"] if one["type"] == "TOOL"]
+    assert [(one["attributes"]["interlock.call.outcome"], one["status"]) for one in calls] == [
+        ("allowed", "UNSET"),
+        ("denied", "ERROR"),
+    ]
+    assert {one["name"] for one in trace["spans"] if one["type"] == "GUARDRAIL"} == {
+        "policy request",
+        "policy tool_call",
+        "check nemo",
+    }
+    refusal = found[trace_id("refused")]
+    assert [one["name"] for one in refusal["spans"]] == ["invoke_agent coder"]
+    assert refusal["tags"]["interlock.rule"] == "interlock.tools/not_allowed"
+
+
+async def test_with_a_callers_traceparent_the_spans_join_its_trace(
+    mlflow_server: Server, mlflow_env: Path, tmp_path: Path
+) -> None:
+    caller = span_id("caller")
+    await append(tmp_path, whole("joined", begin(), parent_id=caller))
+    await export(tmp_path, mlflow_server.url, "joined")
+    trace = traces(mlflow_env, mlflow_server.url, "joined")[trace_id("joined")]
+    assert span(trace, "invoke_agent coder")["parent"] == caller
+    chat = span(trace, "chat tiny")
+    assert parts(chat["outputs"], "reasoning")
+    assert parts(chat["outputs"], "tool_call")
+    assert trace["usage"]["total_tokens"] == 392
+    assert trace["cost"]["total_cost"] == 0.0005
+    assert trace["metadata"]["mlflow.trace.session"] == "run-1"
+
+
+async def test_an_mlflow_that_is_down_gets_its_traces_when_it_is_back(mlflow_env: Path, tmp_path: Path) -> None:
+    port = free_port()
+    folder = tmp_path / "mlflow"
+    folder.mkdir()
+    state = tmp_path / "state"
+    await append(state, whole("while down", begin()))
+    target = MlflowTarget(f"http://127.0.0.1:{port}", "down")
+    exporter = Exporter(state, ExporterSettings(mlflow=target))
+    running = asyncio.create_task(exporter.run())
+    try:
+        await until(lambda: sink(state)["away"] == "ClientConnectorError")
+        with servers.mlflow(mlflow_env, folder, port=port) as server:
+            await until(lambda: sink(state)["delivered"] > 0)
+            found = await asyncio.to_thread(traces, mlflow_env, server.url, "down")
+    finally:
+        exporter.stop()
+        await running
+    assert set(found) == {trace_id("while down")}
+
+
+def sink(state: Path) -> dict[str, Any]:
+    """How the exporter says that its MLflow sink does."""
+    nothing = {"away": None, "delivered": 0}
+    try:
+        status = json.loads((state / "exporter" / "status.json").read_bytes())
+    except FileNotFoundError:
+        return nothing
+    return next((dict(one) for name, one in status["sinks"].items() if name.startswith("mlflow")), nothing)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(120):
+        while not condition():  # noqa: ASYNC110 - another process's file is all that there is to wait for
+            await asyncio.sleep(0.2)
