@@ -51,14 +51,16 @@ def _end_to_end(raw_headers: Iterable[tuple[bytes, bytes]], connection: Iterable
         token.strip().lower() for value in connection for token in value.split(",") if token.strip()
     )
     headers: CIMultiDict[str] = CIMultiDict()
+    spelt: dict[str, str] = {}  # aiohttp's client loses duplicates whose names are spelt differently
     for name, value in raw_headers:
         try:
             key, text = name.decode("ascii"), value.decode("utf-8")
         except UnicodeDecodeError:
             shown = name.decode("ascii", "backslashreplace")
             raise Uncarriable(f"The header {shown!r} has bytes that are not UTF-8.") from None
-        if key.lower() not in drop:
-            headers.add(key, text)
+        lower = key.lower()
+        if lower not in drop:
+            headers.add(spelt.setdefault(lower, key), text)
     return headers
 
 

@@ -306,8 +306,9 @@ class Gate:
             self._out.append(self._writer.usage(template, usage))
         self._out.append(self._writer.ending())
 
-    def abort(self, status: int, code: str, message: str) -> None:
-        """End the answer with an error event, as the model server reports its own failures."""
+    def abort(self, status: int, code: str | None, message: str) -> None:
+        """End the answer with an error event, as the model server reports its own failures. ``code`` None: the
+        status is the code, as in the model server's own errors."""
         self.fail(self._writer.error(status, code, message))
         self.over = True
         self._out.append(self._writer.ending())

@@ -108,7 +108,7 @@ class StreamedAnswer:
                 elif data is not None:
                     over = True
                     if self._stopped:
-                        gate.abort(500, "InternalServerError", _STOPPED)
+                        gate.abort(500, None, _STOPPED)
                     elif self._killed is not None:
                         self._x.cut_text = self._killed
                         gate.cut(self._killed)

@@ -62,7 +62,7 @@ class ChatWriter:
         empty = splice.apply(template, [splice.set_member(template, _document(template), "choices", [])])
         return splice.apply(empty, [splice.set_member(empty, _document(empty), "usage", counts)])
 
-    def error(self, status: int, code: str, message: str) -> bytes:
+    def error(self, status: int, code: str | None, message: str) -> bytes:
         kind = "InternalServerError" if status >= 500 else "PermissionDeniedError"
         body = {"error": {"message": message, "type": kind, "param": None, "code": code or status}}
         return b"data: " + json.dumps(body).encode() + b"\n\n"

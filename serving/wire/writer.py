@@ -46,7 +46,7 @@ class StreamWriter(Protocol):
     def usage(self, template: bytes, usage: Usage) -> bytes:
         """A closing usage event like ``template``."""
 
-    def error(self, status: int, code: str, message: str) -> bytes:
+    def error(self, status: int, code: str | None, message: str) -> bytes:
         """An error event, in the form in which the model server reports its own failures."""
 
     def ending(self) -> bytes:
