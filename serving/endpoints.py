@@ -81,6 +81,7 @@ _UNJUDGED_GET = ("/v1/responses/{id}", "/v1/realtime")
 
 _PLAIN_POST = (
     "/classify",
+    "/cohere/v2/chat/render",
     "/detokenize",
     "/is_scaling_elastic_ep",
     "/ping",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,7 +14,6 @@ from serving.launch.commands import LaunchError
 from serving.launch.opa import OpaServer, opa_spec, write_authz
 from serving.settings import PolicySettings
 
-OPA = os.environ.get("INTERLOCK_OPA") or shutil.which("opa")
 POLICY = "package demo\n\nanswer := input.x + 1\n"
 
 
@@ -44,10 +41,8 @@ def test_a_missing_command_is_said_with_the_remedy(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-async def opa(tmp_path: Path) -> AsyncIterator[OpaServer]:
-    if OPA is None:
-        pytest.skip("no OPA binary on PATH or in $INTERLOCK_OPA")
-    launched = OpaServer(PolicySettings(engine="opa", opa=Path(OPA)), bundle(tmp_path), tmp_path / "state")
+async def opa(opa_binary: Path, tmp_path: Path) -> AsyncIterator[OpaServer]:
+    launched = OpaServer(PolicySettings(engine="opa", opa=opa_binary), bundle(tmp_path), tmp_path / "state")
     try:
         await launched.start()
         yield launched
