@@ -96,12 +96,9 @@ async def test_one_callers_cookie_is_not_sent_for_the_next(stage: Stage) -> None
 async def test_duplicate_headers_arrive_each_name_in_its_order(stage: Stage) -> None:
     stage.answers(OK)
     await stage.send(get("/version", "X-A: 1", "x-a: 2", "X-B: 3", "X-A: 1"))
-    assert [(k, v) for k, v in stage.upstream.last.headers if k.lower().startswith("x-")] == [
-        ("X-A", "1"),
-        ("X-A", "2"),
-        ("X-A", "1"),
-        ("X-B", "3"),
-    ]
+    arrived = stage.upstream.last.headers
+    assert [v for k, v in arrived if k.lower() == "x-a"] == ["1", "2", "1"]
+    assert [v for k, v in arrived if k.lower() == "x-b"] == ["3"]
 
 
 async def test_hop_by_hop_headers_and_our_own_stay_here(stage: Stage) -> None:
