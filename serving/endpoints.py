@@ -58,6 +58,8 @@ class Refusal(msgspec.Struct, frozen=True):
 
 UNKNOWN = "unknown"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+MAX_PATH = 64 * 1024
+"""Characters; a longer path is refused, so that reading it cannot take long."""
 
 _JUDGED = ("/v1/chat/completions",)
 
@@ -186,6 +188,8 @@ def classify(method: str, target: str, upgrade: bool = False) -> Endpoint:
 
 
 def _classify_odd(method: str, path: str, upgrade: bool) -> Endpoint:
+    if len(path) > MAX_PATH:
+        return Endpoint(EndpointClass.MISSPELT, UNKNOWN, "/")
     reduced = forgiving(path)
     name = _name_of(reduced)
     klass = _class_of(name, method)
@@ -274,7 +278,7 @@ def decide(endpoint: Endpoint, settings: Settings) -> Refusal | None:
 
 def _misspelt(endpoint: Endpoint) -> Refusal:
     if endpoint.name == UNKNOWN:
-        message = "The request target must be a path that begins with `/`."
+        message = f"The request target must be a path that begins with `/`, of at most {MAX_PATH} characters."
     else:
         message = f"This is another spelling of {endpoint.name}. Send exactly that path, over plain HTTP."
     return Refusal(400, "endpoint_spelling", message)

@@ -94,7 +94,7 @@ def _template_text(fields: Mapping[str, Any]) -> bool:
         return True
     return any(
         not isinstance(value, bool | int | float | None)
-        and not (name == "reasoning_effort" and value in REASONING_EFFORTS)
+        and not (name == "reasoning_effort" and isinstance(value, str) and value in REASONING_EFFORTS)
         for name, value in arguments.items()
     )
 

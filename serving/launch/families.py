@@ -53,7 +53,7 @@ FAMILIES: tuple[_Family, ...] = (
     _Family(r"deepseek.*v3", _NEVER, "deepseek_v3"),
     _Family(r"hermes", _NEVER, "hermes"),
     _Family(r"xlam", _NEVER, "xlam"),
-    _Family(r"nemotron.*3", r"nemotron_h.*", "qwen3_coder", "nemotron_v3"),
+    _Family(r"nemotron-3", _NEVER, "qwen3_coder", "nemotron_v3"),
     _Family(r"llama[-_.]?4", r"llama4.*", "llama4_pythonic"),
     _Family(r"llama[-_.]?3", r"mllama", "llama3_json"),
     _Family(r"magistral", _NEVER, "mistral", "mistral"),

@@ -233,6 +233,13 @@ def test_the_forgiving_reading_is_stable_and_has_no_dots_or_blanks(text: str) ->
     assert not {".", ".."} & set(reduced.split("/"))
 
 
+def test_a_path_without_end_is_refused() -> None:
+    for target in ("/./" * 50_000 + CHAT, "/%2e" * 50_000):
+        refusal = decide(classify("GET", target), Settings(unjudged="allow"))
+        assert refusal is not None
+        assert refusal.status == 400
+
+
 def test_every_row_of_the_table_names_itself() -> None:
     for name in TABLE:
         assert name.startswith("/")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serving.request_fields import RULES, field_problem, hidden
 
@@ -90,3 +92,19 @@ def test_the_message_of_a_rule_reads_as_a_sentence() -> None:
     for rule in RULES:
         assert rule.hides
         assert not rule.why.endswith(".")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = st.sampled_from(
+    sorted({rule.param for rule in RULES if "[" not in rule.param} | {"messages", "truncate_prompt_tokens", "logprobs"})
+)
+
+
+@given(st.dictionaries(NAMES, JSON | st.dictionaries(st.just("reasoning_effort"), JSON), max_size=5))
+def test_any_value_of_any_field_is_judged_without_an_error(fields: dict[str, Any]) -> None:
+    problems = list(hidden(fields))
+    assert field_problem(fields, ALL) == (problems[0] if problems else None)
