@@ -128,7 +128,7 @@ def compile_wasm(sources: Mapping[str, str], data: Mapping[str, Any], entrypoint
         folder = Path(name)
         stage_files(folder / "src", sources, data)
         arguments = [part for entry in entrypoints for part in ("-e", entry)]
-# Relative to the folder, because the paths go into the module, and two builds must be the same.
+        # Relative to the folder, because the paths go into the module, and two builds must be the same.
         opa.run("build", "-t", "wasm", *arguments, "-o", "out.tar.gz", "-b", "src", cwd=folder)
         with tarfile.open(folder / "out.tar.gz", "r:gz") as archive:
             member = next(item for item in archive.getmembers() if item.name.endswith("policy.wasm"))

@@ -13,8 +13,8 @@ import json
 import threading
 from typing import Any
 
+import opapywasm
 from opapywasm import (
-    UNDEFINED,
     OpaAbortError,
     OpaBuiltinError,
     OpaEntrypointError,
@@ -25,21 +25,16 @@ from opapywasm import (
     OpaWasmPolicy,
     PolicyConfig,
 )
-from opapywasm import runtime as opapywasm_runtime
 
 from policies.bundle import ENTRY_PACKAGE, POLICY_PACKAGE, Bundle, BundleError
 from policies.engines.base import Cause, EngineError
+from policies.engines.quick import UNDEFINED, QuickModule
 from policies.model import Stage
 
 LOOP_BYTES = 32 * 1024
 LOOP_SECONDS = 0.05
 INPUT_BYTES = 4 * 1024 * 1024
 MEMORY_PAGES = 2048  # of 64 KiB each: 128 MiB
-FIRST_PAGES = 64
-
-# opa-py-wasm 1.2 gives every module two pages to begin with, and then refuses one whose constants need three: it
-# retries with more only after a trap, and this is an import that does not fit. It has no setting for it.
-opapywasm_runtime._DEFAULT_MEMORY_PAGES = FIRST_PAGES
 
 
 class EmbeddedEngine:
@@ -53,10 +48,14 @@ class EmbeddedEngine:
     def __init__(self, bundle: Bundle, timeout_seconds: float) -> None:
         self._bundle = bundle
         self._timeout = timeout_seconds
-        self._quick = self._compile(min(LOOP_SECONDS, timeout_seconds), 1)
+        self._data = json.dumps(bundle.data).encode()
+        try:
+            self._quick = QuickModule(bundle.wasm, self._data, _config(min(LOOP_SECONDS, timeout_seconds), 1))
+        except OpaWasmError as error:
+            raise BundleError(f"policy.wasm cannot be used: {error}") from error
         self._slow: OpaWasmPolicy | None = None
         self._slow_lock = threading.Lock()
-        missing = sorted(set(self._quick.builtins) - set(self._quick.registered_builtins))
+        missing = self._quick.missing_builtins
         if missing:
             self._quick.close()
             raise BundleError(
@@ -86,37 +85,33 @@ class EmbeddedEngine:
         entrypoint = f"{POLICY_PACKAGE}.{policy}.{stage.value}".replace(".", "/")
         return await asyncio.to_thread(self._evaluate_slowly, document, entrypoint)
 
-    def _compile(self, timeout_seconds: float, pool_size: int) -> OpaWasmPolicy:
-        config = PolicyConfig(
-            pool_size=pool_size,
-            borrow_timeout_seconds=timeout_seconds,
-            max_input_bytes=INPUT_BYTES,
-            parse_raw_json_input=False,
-            max_memory_pages=MEMORY_PAGES,
-            eval_timeout_seconds=timeout_seconds,
-        )
-        try:
-            policy = OpaWasmPolicy.from_wasm_bytes(self._bundle.wasm, config)
-            policy.set_data(json.dumps(self._bundle.data))
-        except OpaWasmError as error:
-            raise BundleError(f"policy.wasm cannot be used: {error}") from error
-        return policy
-
     def _evaluate_slowly(self, document: bytes, entrypoint: str) -> Any:
         with self._slow_lock:
             if self._slow is None:
-                self._slow = self._compile(self._timeout, 2)
+                self._slow = OpaWasmPolicy.from_wasm_bytes(self._bundle.wasm, _config(self._timeout, 2))
+                self._slow.set_data(self._data)
         return self._evaluate(self._slow, document, entrypoint)
 
     @staticmethod
-    def _evaluate(policy: OpaWasmPolicy, document: bytes, entrypoint: str) -> Any:
+    def _evaluate(module: OpaWasmPolicy | QuickModule, document: bytes, entrypoint: str) -> Any:
         try:
-            answer = policy.evaluate(document, entrypoint)
+            answer = module.evaluate(document, entrypoint)
         except OpaWasmError as error:
             raise EngineError(_cause(error), f"{type(error).__name__}: {error}"[:300]) from error
-        if answer is UNDEFINED:
+        if answer is opapywasm.UNDEFINED or answer is UNDEFINED:
             raise EngineError("policy", f"{entrypoint} is undefined")
         return answer
+
+
+def _config(timeout_seconds: float, pool_size: int) -> PolicyConfig:
+    return PolicyConfig(
+        pool_size=pool_size,
+        borrow_timeout_seconds=timeout_seconds,
+        max_input_bytes=INPUT_BYTES,
+        parse_raw_json_input=False,
+        max_memory_pages=MEMORY_PAGES,
+        eval_timeout_seconds=timeout_seconds,
+    )
 
 
 def _cause(error: OpaWasmError) -> Cause:
