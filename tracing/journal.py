@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import logging
 import os
@@ -39,19 +38,17 @@ from typing import Self
 
 import msgspec
 
-from serving.text import printable
 from tracing import recovery
-from tracing.chain import without_content, write_line
-from tracing.folders import private_folder, sync_folder
+from tracing.folders import private_folder
+from tracing.lines import Fill, LineWriter
 from tracing.records import Gap, Opened, Record, Settled, Started
-from tracing.segments import chain_folder, segment_name
+from tracing.segment_file import SegmentFile
+from tracing.segments import chain_folder
 
 _log = logging.getLogger(__name__)
 
 _FACTS_WEIGHT = 1024
 _BATCH_BYTES = 4 * 1024 * 1024
-
-Fill = Callable[[], Record]
 
 
 class JournalError(Exception):
@@ -82,27 +79,18 @@ class Journal:
 
     def __init__(
         self,
-        state_dir: Path,
-        folder: Path,
+        segment: SegmentFile,
         *,
         tip: recovery.Tip,
         lock: int,
-        fsync: bool,
-        segment_bytes: int,
         pending_bytes: int,
         linger: float,
         retry_seconds: float,
-        clock: Callable[[], int],
     ) -> None:
-        self._state_dir = state_dir
-        self._folder = folder
         self._lock = lock
-        self._fsync = fsync
-        self._segment_bytes = segment_bytes
         self._pending_bytes = pending_bytes
         self._linger = linger
         self._retry_seconds = retry_seconds
-        self._clock = clock
         # Written by the appending thread only.
         self._next = tip.next_seq
         self._appended_weight = 0
@@ -112,18 +100,14 @@ class Journal:
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._closing = False
         # Written by the writing thread only.
-        self._epoch = tip.epoch
-        self._segment = 0
-        self._file = -1
-        self._safe_bytes = 0
+        self._segment = segment
+        self._lines = LineWriter(tip.head)
         self._unsafe: list[bytes] = []
         self._unsafe_last = tip.next_seq - 1
         self._unsafe_weight = 0
-        self._head = tip.head
         self._durable = tip.next_seq - 1
         self._written_weight = 0
         self._written_bytes = 0
-        self._capture_errors = 0
         self._failure: str | None = None
         # Shared.
         self._queue: deque[_Waiting] = deque()
@@ -166,17 +150,9 @@ class Journal:
             ) from error
         try:
             tip = recovery.repair(folder, instance, worker)
+            segment = SegmentFile(state_dir, folder, tip.epoch, fsync=fsync, segment_bytes=segment_bytes)
             journal = cls(
-                state_dir,
-                folder,
-                tip=tip,
-                lock=lock,
-                fsync=fsync,
-                segment_bytes=segment_bytes,
-                pending_bytes=pending_bytes,
-                linger=linger,
-                retry_seconds=retry_seconds,
-                clock=clock,
+                segment, tip=tip, lock=lock, pending_bytes=pending_bytes, linger=linger, retry_seconds=retry_seconds
             )
             now = clock()
             started = Started(
@@ -262,8 +238,7 @@ class Journal:
         self._hurry.set()
         self._wake.set()
         self._thread.join()
-        if self._file >= 0:
-            os.close(self._file)
+        self._segment.close()
         os.close(self._lock)
         left = self._next - 1 - self._durable
         if left:
@@ -297,7 +272,7 @@ class Journal:
     @property
     def capture_errors(self) -> int:
         """Records written without their content because capturing it failed."""
-        return self._capture_errors
+        return self._lines.capture_errors
 
     @property
     def durable(self) -> int:
@@ -331,6 +306,14 @@ class Journal:
     # What the writing thread does.
 
     def _run(self) -> None:
+        try:
+            self._write_until_closed()
+        except Exception as fault:  # the thread's edge: who waits must be told, and nothing more is taken
+            _log.exception("the journal's writing thread ended")
+            self._failure = f"its writing thread ended ({type(fault).__name__}); restart Interlock"
+            self._tell()
+
+    def _write_until_closed(self) -> None:
         while True:
             self._wake.wait()
             if not self._hurry.is_set():
@@ -360,69 +343,19 @@ class Journal:
         size = 0
         while self._queue and size < _BATCH_BYTES:
             waiting = self._queue.popleft()
-            line, self._head = self._line(waiting)
+            line = self._lines.line(waiting.seq, waiting.record, waiting.fill)
             self._unsafe.append(line)
             self._unsafe_last = waiting.seq
             self._unsafe_weight += waiting.weight
             size += len(line)
 
-    def _line(self, waiting: _Waiting) -> tuple[bytes, str]:
-        """The record's line. Nothing that a record holds, or a ``fill`` does, may break the chain."""
-        record = waiting.record
-        if waiting.fill is not None:
-            try:
-                record = waiting.fill()
-            except Exception as error:  # the fill's own edge: its content is lost, the record is not
-                record = self._without_content(waiting.record, error)
-        try:
-            return write_line(waiting.seq, self._head, record)
-        except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
-            record = self._without_content(record, error)
-        try:
-            return write_line(waiting.seq, self._head, record)
-        except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
-            bare = type(record)(time_ns=record.time_ns, exchange=printable(record.exchange, 80))
-            return write_line(waiting.seq, self._head, self._without_content(bare, error))
-
-    def _without_content(self, record: Record, error: Exception) -> Record:
-        self._capture_errors += 1
-        _log.error("capture of a %s record failed: %s", type(record).__name__, type(error).__name__)
-        return without_content(record, type(error).__name__)
-
     def _save(self) -> None:
-        """Write and sync what is not yet safe; ``OSError`` leaves it unsafe."""
-        if self._file < 0:
-            self._new_segment()
-        data = memoryview(b"".join(self._unsafe))
-        while data:
-            data = data[os.write(self._file, data) :]
-        if self._fsync:
-            os.fdatasync(self._file)
-        state = os.fstat(self._file)
-        if state.st_nlink == 0:
-            raise OSError(errno.ENOENT, "the segment was deleted under the journal")
-        self._written_bytes += state.st_size - self._safe_bytes
-        self._safe_bytes = state.st_size
+        """Bring to disk what is not yet safe; ``OSError`` leaves it unsafe."""
+        self._written_bytes += self._segment.write(b"".join(self._unsafe))
         self._written_weight += self._unsafe_weight
         self._unsafe_weight = 0
         self._unsafe.clear()
         self._durable = self._unsafe_last
-        if self._safe_bytes >= self._segment_bytes:
-            self._close_segment()
-
-    def _new_segment(self) -> None:
-        private_folder(self._state_dir, self._folder)
-        self._segment += 1
-        path = self._folder / segment_name(self._epoch, self._segment)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        self._file = os.open(path, flags, 0o600)
-        self._safe_bytes = 0
-        if self._fsync:
-            sync_folder(self._folder)
-
-    def _close_segment(self) -> None:
-        os.close(self._file)
-        self._file = -1
 
     def _fail(self, error: OSError) -> None:
         if self._failure is None:
@@ -437,9 +370,7 @@ class Journal:
                 self._hurry.wait(self._retry_seconds)
                 self._hurry.clear()
             try:
-                if self._file >= 0:
-                    os.ftruncate(self._file, self._safe_bytes)
-                    self._close_segment()
+                self._segment.cut_back()
                 self._encode_batch()
                 self._save()
             except OSError as error:

@@ -401,3 +401,21 @@ async def test_facts_that_cannot_be_written_leave_a_record_of_the_exchange(tmp_p
     assert isinstance(first, Opened)
     assert (first.exchange, first.agent) == ("x1", "")
     assert first.capture_error is not None
+
+
+async def test_a_fault_in_the_writing_thread_leaves_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = open_journal(tmp_path)
+
+    def broken(*_: object) -> bytes:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(journal._lines, "line", broken)
+    with pytest.raises(JournalFailed, match="ZeroDivisionError"):
+        await journal.commit(journal.append(settled(1)))
+    assert not journal.healthy
+    with pytest.raises(JournalFailed):
+        journal.append(opened(2))
+    with pytest.raises(JournalFailed, match="1 records"):
+        journal.close()
