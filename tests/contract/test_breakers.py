@@ -1,0 +1,187 @@
+"""Runs, loops, budgets and operators through a whole Interlock, with the openai SDK as the harness."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import openai
+import pytest
+
+from proxy.app import Interlock
+from tests.support.chat import Call, Say, read_stream, stream, whole
+from tests.support.interlock import port_of, running
+from tests.support.raw import ScriptedUpstream, scripted, send
+from tests.support.serving import HEAD, TOOLS, answering, ask, by_request, post, streaming
+from tests.support.wire import parse
+
+ASK = {"role": "user", "content": "Wait until the build is green."}
+
+
+def fresh_ids():
+    """An upstream whose tool-call ids differ from answer to answer, as vLLM's do."""
+    counter = itertools.count()
+
+    def answer(body: dict):
+        results = [m for m in body["messages"] if m["role"] == "tool"]
+        say = Say(text="The build is green.") if results and results[-1]["content"] == "green" else POLL
+        number = b"chatcmpl-tool-%016x" % (next(counter) + 1)
+        return streaming([e.replace(b"chatcmpl-tool-0000000000000000", number) for e in stream(say)])
+
+    return by_request(answer)
+
+
+POLL = Say("I look at the build.\n", "", (Call("run_shell", '{"command": "make status"}'),))
+
+
+@asynccontextmanager
+async def interlock(tmp_path: Path, script, **sections) -> AsyncIterator[tuple[Interlock, ScriptedUpstream]]:
+    breakers = {"slow_seconds": 0, **sections.pop("breakers", {})}
+    async with (
+        scripted(script) as upstream,
+        running(upstream.url, tmp_path / "state", breakers=breakers, **sections) as whole_thing,
+    ):
+        yield whole_thing, upstream
+
+
+class Agent:
+    """A harness: asks, runs the tool calls, sends the results back."""
+
+    def __init__(self, port: int, results) -> None:
+        self.client = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
+        self.messages = [ASK]
+        self.results = results
+
+    async def turn(self) -> bool:
+        """One exchange; False when the agent is done."""
+        async with self.client.chat.completions.stream(model="tiny", messages=self.messages, tools=TOOLS) as answer:
+            final = await answer.get_final_completion()
+        message = final.choices[0].message
+        self.messages.append(message.model_dump(exclude_none=True, include={"role", "content", "tool_calls"}))
+        for call in message.tool_calls or []:
+            self.messages.append({"role": "tool", "tool_call_id": call.id, "content": next(self.results)})
+        return bool(message.tool_calls)
+
+    async def run(self) -> int:
+        turns = 1
+        while await self.turn():
+            turns += 1
+        return turns
+
+
+async def test_of_two_agents_with_identical_prompts_only_the_looping_one_is_tripped(tmp_path: Path) -> None:
+    async with interlock(tmp_path, fresh_ids()) as (it, upstream):
+        port = port_of(it)
+        looping = Agent(port, itertools.repeat("pending"))
+        working = Agent(port, iter([*(f"{n} %" for n in range(0, 100, 20)), "green"]))
+        looped, worked = await asyncio.gather(looping.run(), working.run(), return_exceptions=True)
+        assert worked == 7
+        assert isinstance(looped, openai.RateLimitError)
+        assert looped.code == "loop_detected"
+        assert looped.response.headers["x-should-retry"] == "false"
+        calls = [m for m in looping.messages if m.get("tool_calls")]
+        assert len(calls) == 4  # the first and three repeats
+        before = len(upstream.requests)
+        with pytest.raises(openai.RateLimitError):
+            await looping.turn()
+        assert len(upstream.requests) == before
+
+
+async def test_polling_with_changing_results_is_no_loop(tmp_path: Path) -> None:
+    async with interlock(tmp_path, fresh_ids()) as (it, _):
+        agent = Agent(port_of(it), iter([*(str(n) for n in range(12)), "green"]))
+        assert await agent.run() == 14
+
+
+async def test_an_operator_releases_and_kills_a_run(tmp_path: Path) -> None:
+    listen = {"admin_token": "operators-only"}
+    async with interlock(tmp_path, fresh_ids(), listen=listen) as (it, _):
+        agent = Agent(port_of(it), itertools.chain(["pending"] * 4, itertools.repeat("still pending")))
+        with pytest.raises(openai.RateLimitError):
+            await agent.run()
+        async with aiohttp.ClientSession(headers={"Authorization": "Bearer operators-only"}) as admin:
+            order = {"operator": "ann", "reason": "looked at it"}
+            (run,) = (await (await admin.get(f"{it.admin_url}/v1/runs")).json())["runs"]
+            assert run["tripped"] == "loop_detected"
+            answer = await admin.post(f"{it.admin_url}/v1/runs/{run['id']}/release", json=order)
+            assert answer.status == 200
+            await agent.turn()
+            answer = await admin.post(f"{it.admin_url}/v1/runs/{run['id']}/kill", json=order)
+            assert answer.status == 200
+        with pytest.raises(openai.PermissionDeniedError) as denied:
+            await agent.turn()
+        assert denied.value.code == "run_killed"
+
+
+async def test_a_stream_of_a_killed_run_is_cut(tmp_path: Path) -> None:
+    gone, started = asyncio.Event(), asyncio.Event()
+    events = stream(Say(text="word " * 5000))
+
+    async def script(_request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD)
+        try:
+            for event in events:
+                writer.write(b"%x\r\n%s\r\n" % (len(event), event))
+                await writer.drain()
+                started.set()
+                await asyncio.sleep(0.005)
+        except ConnectionError:
+            gone.set()
+            raise
+
+    listen = {"admin_token": "operators-only"}
+    async with interlock(tmp_path, script, listen=listen) as (it, _):
+        asking = asyncio.ensure_future(send(port_of(it), post(ask(stream=True))))
+        async with asyncio.timeout(20):
+            await started.wait()
+            async with aiohttp.ClientSession(headers={"Authorization": "Bearer operators-only"}) as admin:
+                order = {"operator": "ann", "reason": "enough"}
+                assert (await admin.post(f"{it.admin_url}/v1/all/kill", json=order)).status == 200
+            answer = parse(await asking)
+            await gone.wait()
+    read = read_stream(answer.body)[0]
+    assert "run_killed" in read.text
+    assert read.finish == "stop"
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_stream_is_cut_by_length_where_its_budget_ends(tmp_path: Path) -> None:
+    events = stream(Say(text="word " * 3000))
+    agents = {"anonymous": {"run_tokens": 1000}}
+    async with interlock(tmp_path, streaming(events), agents=agents) as (it, _):
+        answer = parse(await send(port_of(it), post(ask(stream=True))))
+        read = read_stream(answer.body)[0]
+        assert read.finish == "length"
+        assert "budget_exhausted" in read.text
+        assert len(read.text) < 1000 * 5
+        assert answer.body.endswith(b"data: [DONE]\n\n")
+
+
+async def test_an_exhausted_budget_refuses_without_asking_the_model(tmp_path: Path) -> None:
+    script = answering(whole(Say(text="ok")))
+    agents = {"coder": {"keys": ["ilk-1"], "tokens": 700}}
+    async with interlock(tmp_path, script, agents=agents) as (it, upstream):
+        key = "Authorization: Bearer ilk-1"
+        first = parse(await send(port_of(it), post(ask(max_tokens=10), key)))
+        assert first.start == "HTTP/1.1 200 OK"
+        assert upstream.last.header("authorization") is None
+        for _ in range(3):
+            answer = parse(await send(port_of(it), post(ask(max_tokens=10), key)))
+        assert answer.start == "HTTP/1.1 429 Too Many Requests"
+        assert json.loads(answer.body)["error"]["code"] == "budget_exhausted"
+        assert answer.header("x-should-retry") == "false"
+        assert int(answer.header("retry-after") or 0) >= 1
+
+
+async def test_without_a_known_key_nothing_is_forwarded(tmp_path: Path) -> None:
+    script = answering(whole(Say(text="ok")))
+    async with interlock(tmp_path, script, agents={"coder": {"keys": ["ilk-1"]}}) as (it, upstream):
+        for headers in ([], ["Authorization: Bearer wrong"]):
+            answer = parse(await send(port_of(it), post(ask(), *headers)))
+            assert answer.start.startswith("HTTP/1.1 401")
+        assert upstream.requests == []
