@@ -1,0 +1,95 @@
+"""``python -m bench``: start everything, measure, print the table, stop everything."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from bench import machine
+from bench.measure import Options, Tools, measure
+from bench.report import Report, render
+from bench.targets import Stage, StartError
+
+_FULL = Options(
+    rounds=3, seconds=4.0, warm_seconds=0.7, connections=16, events=200, catch_up_seconds=40.0, requests=500_000
+)
+_QUICK = msgspec.structs.replace(_FULL, rounds=1, seconds=1.5, warm_seconds=0.4, catch_up_seconds=8.0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="What Interlock costs, beside nothing, a bare aiohttp pass-through and nginx. No thresholds.",
+    )
+    parser.add_argument("--quick", action="store_true", help="about a minute: one short round, without NeMo")
+    parser.add_argument("--json", action="store_true", help="print everything that was seen as JSON")
+    parser.add_argument("--rounds", type=int, help=f"rounds ({_FULL.rounds})")
+    parser.add_argument("--seconds", type=float, help=f"seconds of one load ({_FULL.seconds:g})")
+    parser.add_argument("--connections", type=int, help=f"connections of one load ({_FULL.connections})")
+    parser.add_argument("--events", type=int, help=f"pieces of text in a stream ({_FULL.events})")
+    parser.add_argument(
+        "--folder", type=Path, help="where a temporary folder for state and logs is made (the system's)"
+    )
+    return parser
+
+
+def _tools(quick: bool) -> Tools:
+    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if quick:
+        return Tools(nginx, None, "Interlock with NeMo Guardrails is not in a quick run")
+    lane = os.environ.get("INTERLOCK_LANE_NEMO")
+    python = Path(lane) / "bin" / "python" if lane else None
+    if python is None or not python.exists():
+        return Tools(nginx, None, "no NeMo Guardrails environment (INTERLOCK_LANE_NEMO; `make lanes` makes one)")
+    return Tools(nginx, python)
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    given = {
+        name: value
+        for name in ("rounds", "seconds", "connections", "events")
+        if (value := getattr(arguments, name)) is not None
+    }
+    options = msgspec.structs.replace(_QUICK if arguments.quick else _FULL, **given)
+    tools, name = _tools(arguments.quick), secrets.token_hex(6)
+    load, began = os.getloadavg()[0], machine.moment()
+    with tempfile.TemporaryDirectory(prefix="interlock-bench-", dir=arguments.folder) as folder:
+        try:
+            with Stage(Path(folder), name=name, events=options.events) as stage:
+                result = measure(stage, options, name, tools, _tell)
+        except StartError as error:
+            _tell(f"bench: {error}")
+            return 2
+        where = machine.describe(Path(folder))
+    ended = machine.moment()
+    report = Report(
+        command=machine.command(),
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        machine=where,
+        versions=machine.versions(tools.nginx),
+        load_before=load,
+        others=machine.others(began, ended),
+        seconds=time.monotonic() - began.at,
+        options=options,
+        result=result,
+    )
+    print(msgspec.json.encode(report).decode() if arguments.json else render(report))
+    return 1 if any(cell.wrong for cell in [*result.cells, *result.call_cells, *result.nemo_cells]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
