@@ -21,23 +21,25 @@ thread (``Journal.append(record, fill)``).
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
 import re
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
 
+from tracing.renderings import DEPTH, clean, decoded, probes, renderings, unescaped
+
+_encoder = msgspec.json.Encoder()
+
 Mode = Literal["full", "redacted", "hashes", "none"]
 
 _MARGIN = 64 * 1024
-_DEPTH = 64
 _MASK = "[redacted]"
-_PROBED = 512
-_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(["\\/\'bfnrt]))')
-_CONTROL = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
-
 # In mode ``hashes`` the shape of a message stays readable: the wire's own field names and enumerations.
 _KEYS = (
     "role content type text name function arguments tool_calls id index tool_call_id reasoning "
@@ -72,6 +74,7 @@ class Capture:
         self._redact = redact
         self._key = key
         self._limit = limit
+        self._memory = _Memory()
 
     def text(self, text: str | None, run: str) -> str | None:
         """One text; None in mode ``none``."""
@@ -105,7 +108,7 @@ class Capture:
             return Denied(self.text(text, run), commitment)
         if self.mode == "hashes":
             return Denied(None, commitment)
-        return Denied(_excerpt(self.mask(_clean(text[:_MARGIN]))), commitment)
+        return Denied(_excerpt(self.mask(clean(text[:_MARGIN]))), commitment)
 
     def _within(self, values: list[Any], run: str) -> tuple[list[Any], int]:
         if self.mode == "none":
@@ -115,29 +118,51 @@ class Capture:
         for value in values:
             if kept and walk.left <= 0:
                 break
-            kept.append(walk.value(value))
+            kept.append(self._remembered(value, walk, run))
         return kept, len(values) - len(kept)
+
+    def _remembered(self, value: Any, walk: _Walk, run: str) -> Any:
+        """One value of many. Tools and earlier messages come again with every request of a run: what was
+        captured whole once is not captured again."""
+        try:
+            name = hashlib.blake2b(_encoder.encode(value), digest_size=16).digest()
+        except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+            return walk.value(value)
+        if self.mode == "hashes":
+            name += run.encode("utf-8", "surrogatepass")
+        known = self._memory.get(name)
+        if known is not None and known[1] <= walk.left:
+            walk.left -= known[1]
+            return known[0]
+        before = walk.left
+        captured = walk.value(value)
+        if walk.left > 0:
+            self._memory.put(name, captured, before - walk.left)
+        return captured
+
+    def has_no_secret(self, text: str) -> bool:
+        return self._redact(text) == text
 
     def mask(self, text: str) -> str:
         """``text`` without secrets, whatever they are spelt like; not truncated."""
         masked = self._redact(text)
-        decoded = _decoded(text)
-        if decoded is not None:
-            clean = _Walk(self, "", -1).value(decoded)
-            if clean != decoded:
-                return self._redact(json.dumps(clean, ensure_ascii=False))
+        read = decoded(text)
+        if read is not None:
+            cleaned = _Walk(self, "", -1).value(read)
+            if cleaned != read:
+                return self._redact(json.dumps(cleaned, ensure_ascii=False))
         elif "\\" in text:
-            plain = _unescaped(text)
-            clean_text = self._redact(plain)
-            if clean_text != plain:
-                return self._redact(clean_text)
+            plain = unescaped(text)
+            found = self._redact(plain)
+            if found != plain:
+                return self._redact(found)
         return masked
 
     def mask_pair(self, key: str, value: str) -> str:
         """``value`` masked, also if only the key before it gives it away."""
         masked = self.mask(value)
-        if masked == value and key and key not in _PLAIN_KEYS and len(value) <= _PROBED:
-            for probe in (f"{key}={value}", f'"{key}": "{value}"'):
+        if masked == value and key and key not in _PLAIN_KEYS:
+            for probe in probes(key, value):
                 found = self._redact(probe)
                 if found != probe and value not in found:
                     return _MASK
@@ -145,6 +170,31 @@ class Capture:
 
     def hash(self, text: str, run: str) -> str:
         return "hmac:" + hmac.digest(self._key(run), _utf8(text), "sha256").hex()[:32]
+
+
+class _Memory:
+    """What was captured lately, by digest of the original; bounded in size."""
+
+    def __init__(self, room: int = 16 * 1024 * 1024) -> None:
+        self._room = room
+        self._known: OrderedDict[bytes, tuple[Any, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, name: bytes) -> tuple[Any, int] | None:
+        with self._lock:
+            known = self._known.get(name)
+            if known is not None:
+                self._known.move_to_end(name)
+            return known
+
+    def put(self, name: bytes, captured: Any, size: int) -> None:
+        with self._lock:
+            if name not in self._known:
+                self._room -= size + 256
+                self._known[name] = (captured, size)
+            while self._room < 0 and self._known:
+                _, (_, gone) = self._known.popitem(last=False)
+                self._room += gone + 256
 
 
 class _Walk:
@@ -158,7 +208,12 @@ class _Walk:
         self.left = limit
 
     def value(self, value: Any, key: str = "", depth: int = 0) -> Any:
-        if depth > _DEPTH:
+        if depth == 0 and self._bounded and self._capture.mode == "redacted":
+            seen = renderings(value, _PLAIN_KEYS, self.left)
+            if seen is not None and clean(seen[0]) == seen[0] and self._capture.has_no_secret(seen[0]):
+                self.left -= seen[1]
+                return value
+        if depth > DEPTH:
             return "[too deep]"
         if isinstance(value, str):
             return self._text(value, key)
@@ -196,7 +251,7 @@ class _Walk:
         if key in _PLAIN_KEYS:
             return key
         if mode == "full":
-            return _clean(key)
+            return clean(key)
         return self._keep(self._capture.hash(key, self._run) if mode == "hashes" else self._scan(key, ""))
 
     def _number(self, value: float) -> Any:
@@ -219,11 +274,11 @@ class _Walk:
             return self._keep(self._capture.hash(text, self._run))
         if mode == "redacted":
             return self._keep(self._scan(text, key))
-        return self._keep(_clean(text))
+        return self._keep(clean(text))
 
     def _scan(self, text: str, key: str) -> str:
         """The text without secrets; of a very long one, what can be vouched for."""
-        text = _clean(text)
+        text = clean(text)
         if not self._bounded:
             return self._capture.mask_pair(key, text)
         window = max(self.left, 0) + _MARGIN
@@ -241,49 +296,6 @@ class _Walk:
 
     def _spent(self) -> bool:
         return self._bounded and self.left <= 0
-
-
-def _decoded(text: str) -> Any | None:
-    """What a JSON text says, if it is an object, an array or a string; None else."""
-    begin = text.lstrip()[:1]
-    if begin not in ("{", "[", '"'):
-        return None
-    try:
-        return json.loads(text, object_pairs_hook=_all_pairs)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _all_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of a JSON text with every value kept, also of a key that stands twice."""
-    whole: dict[str, Any] = {}
-    for key, value in pairs:
-        while key in whole:
-            key += "+"
-        whole[key] = value
-    return whole
-
-
-def _unescaped(text: str) -> str:
-    """A text with backslash escapes resolved, also doubled ones: for texts that do not parse as JSON."""
-    for _ in range(4):
-        plain = _ESCAPE.sub(_unescape_one, text)
-        if plain == text:
-            return text
-        text = plain
-    return text
-
-
-def _unescape_one(match: re.Match[str]) -> str:
-    number = match[1] or match[2]
-    if number:
-        return _clean(chr(int(number, 16)))
-    return _CONTROL.get(match[3], match[3])
-
-
-def _clean(text: str) -> str:
-    """The text without lone surrogates, which no JSON writer takes."""
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _utf8(text: str) -> bytes:

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from rich.table import Table
 from rich.text import Text
 
 from serving.text import printable
+from tracing.alerts import Alert
 from tracing.audit import UNPROVEN, Head, verify
 from tracing.exchange import Exchange, utc
 from tracing.lookup import entries_of, facts, find_exchanges, parse_since
+from tracing.records import AnyRecord
 from tracing.segments import Entry, ReadFault, chains
 
 _DEFAULT_STATE = "~/.local/state/interlock"
@@ -49,11 +52,11 @@ def add_audit_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentP
         metavar="CHAIN:SEQ:HASH",
         help="a head that you noted down from an earlier verify; it must still be there (repeatable)",
     )
-    check.set_defaults(run=_verify)
+    check.set_defaults(run=_asking(_verify))
 
     show = commands.add_parser("show", help="everything that the record holds of one exchange")
     show.add_argument("exchange", metavar="EXCHANGE", help="its id, or the beginning of it")
-    show.set_defaults(run=_show)
+    show.set_defaults(run=_asking(_show))
 
     listing = commands.add_parser("list", help="exchanges, newest last")
     listing.add_argument("--agent", help="of this agent only")
@@ -61,7 +64,11 @@ def add_audit_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentP
     listing.add_argument("--since", metavar="WHEN", help="90m, 24h, 7d, or a date like 2026-11-21T14:00 (UTC)")
     listing.add_argument("--denied", action="store_true", help="only where something was refused, denied or cut")
     listing.add_argument("--limit", type=int, default=50, metavar="N", help="the newest N (50; 0: all)")
-    listing.set_defaults(run=_list)
+    listing.set_defaults(run=_asking(_list))
+
+    schema = commands.add_parser("schema", help="the JSON Schema of the records, or of alerts as webhooks get them")
+    schema.add_argument("of", choices=("records", "alert"), nargs="?", default="records")
+    schema.set_defaults(run=_schema)
 
     for command in (check, show, listing):
         command.add_argument(
@@ -73,15 +80,36 @@ def add_audit_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentP
         command.add_argument("--json", action="store_true", help="as JSON")
 
 
+def _asking(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """``command``, with exit status 2 where the files cannot be read."""
+
+    def run(arguments: argparse.Namespace) -> int:
+        try:
+            return command(arguments)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
+            return 0
+        except OSError as error:
+            return _cannot(str(error))
+
+    return run
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    schema = Alert.model_json_schema() if arguments.of == "alert" else msgspec.json.schema(AnyRecord)
+    print(json.dumps(schema, indent=2))
+    return 0
+
+
 def _verify(arguments: argparse.Namespace) -> int:
-    state = _state(arguments)
     try:
+        state = _state(arguments)
         heads = [Head.parse(text) for text in arguments.head]
-        if state is None:
-            return 2
-        report = verify(state, heads)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         return _cannot(str(error))
+    if state is None:
+        return 2
+    report = verify(state, heads)
     if arguments.json:
         print(msgspec.json.encode({**_plain(report), "unproven": UNPROVEN}).decode())
         return 1 if report.faults else 0

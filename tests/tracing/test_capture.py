@@ -193,3 +193,44 @@ def test_a_runs_key_is_made_once_kept_private_and_shared(tmp_path: Path) -> None
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [entry for entry in path.parent.iterdir() if entry != path] == []
     assert {stat.S_IMODE(folder.stat().st_mode) for folder in (path.parent, path.parent.parent)} == {0o700}
+
+
+def test_what_comes_again_with_every_request_is_scanned_once() -> None:
+    scanned: list[str] = []
+
+    def counted(text: str) -> str:
+        scanned.append(text)
+        return redact(text)
+
+    many = Capture("redacted", counted, lambda run: b"k" * 32)
+    tools = [{"name": f"tool{number}", "description": f"uses {SECRET}"} for number in range(5)]
+    first = many.items(tools, "r")
+    before = len(scanned)
+    assert many.items(tools, "other") == first
+    assert len(scanned) == before
+    assert not shows(first)
+
+
+def test_a_value_without_secrets_takes_one_scan() -> None:
+    scanned: list[str] = []
+
+    def counted(text: str) -> str:
+        scanned.append(text)
+        return text
+
+    value = {"a": [{"b": "c", "n": 4}, '{"d": "\\u0065"}'], "e": None}
+    assert Capture("redacted", counted, lambda run: b"k" * 32).value(value, "r") == value
+    assert len(scanned) == 1
+    assert SECRET not in scanned[0]
+
+
+def test_hashes_of_one_run_are_not_given_to_another() -> None:
+    hashing = capture("hashes")
+    assert hashing.items(["hello"], "r") != hashing.items(["hello"], "s")
+
+
+def test_memory_of_what_was_captured_is_bounded() -> None:
+    many = capture(limit=10_000_000)
+    for number in range(40):
+        many.items([f"{number}" * 500_000], "r")
+    assert sum(size for _, size in many._memory._known.values()) < 16 * 1024 * 1024

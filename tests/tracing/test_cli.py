@@ -200,3 +200,19 @@ def test_since_is_an_age_or_a_date() -> None:
 
 def test_a_wrong_since_exits_with_2(state: Path, capsys: Any) -> None:
     assert interlock("audit", "list", "--since", "yesterday", "--state-dir", str(state)) == 2
+
+
+@pytest.mark.parametrize(("words", "named"), [([], "CallOutcome"), (["alert"], "Alert")])
+def test_the_schemas_are_published(capsys: Any, words: list[str], named: str) -> None:
+    assert interlock("audit", "schema", *words) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert named in json.dumps(schema)
+
+
+def test_a_journal_that_cannot_be_read_exits_with_2(state: Path, capsys: Any) -> None:
+    (file,) = (state / "journal/one/w0").glob("*.jsonl")
+    file.unlink()
+    file.mkdir()
+    for words in (["verify"], ["list"], ["show", "x"]):
+        assert interlock("audit", *words, "--state-dir", str(state)) == 2
+        assert "directory" in capsys.readouterr().err

@@ -10,7 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from tests.support import servers
 from tests.support.processes import Server, free_port
@@ -18,6 +22,7 @@ from tests.tracing.exchanges import MS, refused, span_id, trace_id, whole
 from tracing.exporter import Exporter, ExporterSettings, MlflowTarget
 from tracing.journal import Journal
 from tracing.records import AnyRecord
+from tracing.sinks import MlflowSink, SinkAway
 
 pytestmark = pytest.mark.mlflow
 
@@ -141,13 +146,35 @@ async def test_mlflow_reads_back_messages_reasoning_calls_usage_and_cost(
     assert refusal["tags"]["interlock.rule"] == "interlock.tools/not_allowed"
 
 
+def vllm_span(name: str) -> ReadableSpan:
+    """The span that vLLM reports of a request that came with our traceparent."""
+
+    def context(span: str) -> SpanContext:
+        return SpanContext(int(trace_id(name), 16), int(span, 16), True, TraceFlags(TraceFlags.SAMPLED))
+
+    return ReadableSpan(
+        name="llm_request",
+        context=context(span_id(name + "vllm")),
+        parent=context(span_id(name + "model")),
+        resource=Resource({"service.name": "unknown_service:python"}),
+        attributes={"gen_ai.usage.prompt_tokens": 347, "gen_ai.usage.completion_tokens": 45},
+        kind=SpanKind.SERVER,
+        start_time=begin(),
+        end_time=begin() + MS,
+    )
+
+
 async def test_with_a_callers_traceparent_the_spans_join_its_trace(
     mlflow_server: Server, mlflow_env: Path, tmp_path: Path
 ) -> None:
+    """vLLM's own span, as it exports it, is there already, and its tokens are not counted twice."""
     caller = span_id("caller")
     await append(tmp_path, whole("joined", begin(), parent_id=caller))
+    async with aiohttp.ClientSession() as session:
+        await MlflowSink(session, mlflow_server.url, "joined", None).send([vllm_span("joined")])
     await export(tmp_path, mlflow_server.url, "joined")
     trace = traces(mlflow_env, mlflow_server.url, "joined")[trace_id("joined")]
+    assert span(trace, "llm_request")["parent"] == span_id("joinedmodel")
     assert span(trace, "invoke_agent coder")["parent"] == caller
     chat = span(trace, "chat tiny")
     assert parts(chat["outputs"], "reasoning")
@@ -191,3 +218,18 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - another process's file is all that there is to wait for
             await asyncio.sleep(0.2)
+
+
+async def test_an_experiment_that_was_deleted_is_not_made_anew(mlflow_server: Server, tmp_path: Path) -> None:
+    api = f"{mlflow_server.url}/api/2.0/mlflow/experiments"
+    async with aiohttp.ClientSession() as session:
+        sink = MlflowSink(session, mlflow_server.url, "gone", None)
+        await sink.send([vllm_span("gone")])
+        found = await session.get(f"{api}/get-by-name", params={"experiment_name": "gone"})
+        number = (await found.json())["experiment"]["experiment_id"]
+        await session.post(f"{api}/delete", json={"experiment_id": number})
+        again = MlflowSink(session, mlflow_server.url, "gone", None)
+        with pytest.raises(SinkAway, match="was deleted; restore it"):
+            await again.send([vllm_span("gone")])
+        await session.post(f"{api}/restore", json={"experiment_id": number})
+        await again.send([vllm_span("gone")])
