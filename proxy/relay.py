@@ -34,7 +34,7 @@ from proxy.streamed import Killed, Stopping, StreamedAnswer, UpstreamBroke
 from proxy.trace_context import join
 from proxy.whole import judge_whole
 from serving.endpoints import EndpointClass, classify, decide
-from serving.request_fields import field_problem
+from serving.request_fields import field_problem, hidden
 from serving.settings import Settings
 from serving.wire import strict
 from serving.wire.chat_request import Coerced, UpstreamRefuses, read_chat_request
@@ -135,7 +135,7 @@ class Relay:
     # -- accept and identify -----------------------------------------------------------------------
 
     async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
-        upgrade = "upgrade" in request.headers.get(hdrs.CONNECTION, "").lower()
+        upgrade = any("websocket" in value.lower() for value in request.headers.getall(hdrs.UPGRADE, ()))
         endpoint = classify(request.method, request.raw_path, upgrade)
         if (refused := decide(endpoint, self._settings)) is not None:
             raise Refuse(refused.code, refused.message)
@@ -159,10 +159,12 @@ class Relay:
     async def _judged(self, request: web.BaseRequest, headers: CIMultiDict[str], agent: Agent) -> web.StreamResponse:
         body = await self._body(request)
         sent = _Sent(request.method, request.raw_path, headers, body)
-        view = self._read(headers, body)
-        if view is None:
+        read = self._read(headers, body)
+        if read is None:
             return await self._unread(request, sent)
+        view, coverage = read
         x = self._open_exchange(request, agent, view, len(body))
+        x.coverage |= coverage
         try:
             return await self._exchange(request, sent, x)
         except Refuse as refusal:
@@ -192,8 +194,9 @@ class Relay:
         except web.RequestPayloadError:
             raise Refuse("malformed_http", "The request body's framing is broken.") from None
 
-    def _read(self, headers: CIMultiDict[str], body: bytes) -> ChatRequest | None:
-        """What the request says; None if the model server is to say what is wrong with it."""
+    def _read(self, headers: CIMultiDict[str], body: bytes) -> tuple[ChatRequest, dict[str, str]] | None:
+        """What the request says, and what its fields hide from policies that only record; None if the model
+        server is to say what is wrong with it."""
         encoding = headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower()
         if encoding not in ("", "identity"):
             raise Refuse("encoded_body", "Send the body without content-encoding: it must be read by the judge.")
@@ -211,7 +214,7 @@ class Relay:
         problem = field_problem(reading.value, self._judge.surfaces())
         if problem is not None:
             raise Refuse(problem.code, problem.message, param=problem.param)
-        return view
+        return view, {found.param: f"hides {', '.join(sorted(found.hides))}" for found in hidden(reading.value)}
 
     async def _unread(self, request: web.BaseRequest, sent: _Sent) -> web.StreamResponse:
         """A body that no strict reader takes: the model server refuses it in its own words. Should it not,

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from proxy.exchange import Exchange
 from proxy.gate import Answer, Question
+from proxy.refusals import Refuse
 from serving.wire.chat_answer import read_answer
 from serving.wire.writer import ChoiceChange, WholeWriter
 
@@ -17,7 +18,8 @@ async def judge_whole(
     x: Exchange, body: bytes, judge: JudgeCall, writer: WholeWriter, *, hold: bool, closing: str, held_limit: int
 ) -> bytes | None:
     """The body that the client gets: the very same object if nothing was refused. None if the answer is not
-    understood. ``hold``: verdicts count; if False they are asked for and change nothing."""
+    understood. ``hold``: verdicts count; if False they are asked for and change nothing. Raises ``Refuse`` where the
+    settings want an error in an answer's place."""
     answer = read_answer(body)
     if answer is None:
         return None
@@ -33,6 +35,8 @@ async def judge_whole(
     refused: dict[int, dict[int, str]] = {}
     for (position, index, _), verdict in zip(asked, verdicts, strict=True):
         if verdict.refusal is not None and hold:
+            if verdict.error:
+                raise Refuse("policy_denied", verdict.refusal)
             if verdict.cut:
                 x.cut_text = verdict.refusal
             refused.setdefault(position, {})[index] = verdict.refusal
