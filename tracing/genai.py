@@ -80,6 +80,8 @@ def _call(call: dict[str, Any]) -> dict[str, Any]:
     }
     if call.get("outcome") not in (None, "allowed", "unasked"):
         part["interlock.outcome"] = call["outcome"]
+    if call.get("refusal"):
+        part["interlock.refusal"] = call["refusal"]
     return part
 
 
