@@ -338,6 +338,7 @@ class Relay:
             limit=limits.held_bytes,
         )
         response = self._like(answer)
+        response.headers.popall(hdrs.CONTENT_LENGTH, None)  # a refusal may change it; vLLM's streams have none
         await response.prepare(request)
         self._streams[answer.content] = x
         try:
