@@ -38,6 +38,16 @@ LIBRARY_BUNDLE = Path(__file__).parent / "library.bundle"
 _OWN_FILES = frozenset({".manifest", "manifest.json", "data.json", "policy.wasm"})
 
 
+def together(stage: Stage) -> str:
+    """The rule that asks every policy of the bundle, dotted, without ``data``."""
+    return f"{ENTRY_PACKAGE}.{stage.value}"
+
+
+def alone(policy: str, stage: Stage) -> str:
+    """The rule that asks one policy."""
+    return f"{ENTRY_PACKAGE}.{policy.replace('.', '__')}__{stage.value}"
+
+
 class BundleError(ValueError):
     """A bundle that cannot be used: says which file, what is wrong with it, and what to do."""
 

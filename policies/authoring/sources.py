@@ -20,7 +20,7 @@ from typing import Any
 
 LIBRARY = Path(__file__).parent.parent / "library"
 
-_NAME = re.compile(r"^[a-z][a-z0-9_]*$")
+_NAME = re.compile(r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")
 _RESERVED = frozenset({"lib", "entry", "policies"})
 
 
@@ -92,7 +92,9 @@ def read_tree(root: Path) -> SourceTree:
         owner, short, file = steps
         for step in (owner, short):
             if not _NAME.match(step):
-                raise SourceError(f"{path}: {step!r} is no name; use a-z, 0-9 and _, a letter first")
+                raise SourceError(
+                    f"{path}: {step!r} is no name: a-z first, then a-z, 0-9 and single _"
+                )
         if owner == "interlock" and short in _RESERVED:
             raise SourceError(f"{path}: interlock.{short} is reserved")
         name = f"{owner}.{short}"

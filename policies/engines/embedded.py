@@ -3,17 +3,15 @@
 Small inputs are evaluated where they are asked for, on the event loop: handing one to a thread costs more than
 the answer. Such an evaluation has ``LOOP_SECONDS`` at most, so that no policy can hold up the loop; what needs
 longer, and every input over ``LOOP_BYTES``, is evaluated in a thread with the whole deadline. Memory is capped
-either way, and an instance that failed is thrown away by the pool.
+either way, and an instance that failed is thrown away.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from typing import Any
 
-import opapywasm
 from opapywasm import (
     OpaAbortError,
     OpaBuiltinError,
@@ -22,11 +20,10 @@ from opapywasm import (
     OpaInvalidInputError,
     OpaMemoryError,
     OpaWasmError,
-    OpaWasmPolicy,
     PolicyConfig,
 )
 
-from policies.bundle import ENTRY_PACKAGE, POLICY_PACKAGE, Bundle, BundleError
+from policies.bundle import Bundle, BundleError, alone, together
 from policies.engines.base import Cause, EngineError
 from policies.engines.quick import UNDEFINED, QuickModule
 from policies.model import Stage
@@ -46,72 +43,52 @@ class EmbeddedEngine:
     name = "embedded"
 
     def __init__(self, bundle: Bundle, timeout_seconds: float) -> None:
-        self._bundle = bundle
         self._timeout = timeout_seconds
-        self._data = json.dumps(bundle.data).encode()
+        config = PolicyConfig(
+            max_input_bytes=INPUT_BYTES,
+            parse_raw_json_input=False,
+            max_memory_pages=MEMORY_PAGES,
+            eval_timeout_seconds=timeout_seconds,
+        )
         try:
-            self._quick = QuickModule(bundle.wasm, self._data, _config(min(LOOP_SECONDS, timeout_seconds), 1))
+            self._module = QuickModule(bundle.wasm, json.dumps(bundle.data).encode(), config)
         except OpaWasmError as error:
             raise BundleError(f"policy.wasm cannot be used: {error}") from error
-        self._slow: OpaWasmPolicy | None = None
-        self._slow_lock = threading.Lock()
-        missing = self._quick.missing_builtins
-        if missing:
-            self._quick.close()
+        if self._module.missing_builtins:
+            missing = ", ".join(self._module.missing_builtins)
+            self._module.close()
             raise BundleError(
-                f"the bundle needs {', '.join(missing)}, which only an OPA server has; "
-                "`interlock policy check` names the line"
+                f"the bundle needs {missing}, which only an OPA server has; `interlock policy check` names the line"
             )
 
     async def start(self) -> None:
         """Nothing: it is ready when it is built."""
 
     async def close(self) -> None:
-        self._quick.close()
-        if self._slow is not None:
-            self._slow.close()
+        self._module.close()
 
     async def ask_all(self, stage: Stage, document: bytes) -> dict[str, Any]:
-        entrypoint = f"{ENTRY_PACKAGE}.{stage.value}".replace(".", "/")
+        entrypoint = together(stage).replace(".", "/")
         if len(document) > LOOP_BYTES:
-            answer = await asyncio.to_thread(self._evaluate_slowly, document, entrypoint)
+            answer = await asyncio.to_thread(self._evaluate, document, entrypoint, self._timeout)
         else:
-            answer = self._evaluate(self._quick, document, entrypoint)
+            answer = self._evaluate(document, entrypoint, min(LOOP_SECONDS, self._timeout))
         if not isinstance(answer, dict):
             raise EngineError("policy", f"{entrypoint} gave no object")
         return answer
 
     async def ask_one(self, policy: str, stage: Stage, document: bytes) -> Any:
-        entrypoint = f"{POLICY_PACKAGE}.{policy}.{stage.value}".replace(".", "/")
-        return await asyncio.to_thread(self._evaluate_slowly, document, entrypoint)
+        entrypoint = alone(policy, stage).replace(".", "/")
+        return await asyncio.to_thread(self._evaluate, document, entrypoint, self._timeout)
 
-    def _evaluate_slowly(self, document: bytes, entrypoint: str) -> Any:
-        with self._slow_lock:
-            if self._slow is None:
-                self._slow = OpaWasmPolicy.from_wasm_bytes(self._bundle.wasm, _config(self._timeout, 2))
-                self._slow.set_data(self._data)
-        return self._evaluate(self._slow, document, entrypoint)
-
-    @staticmethod
-    def _evaluate(module: OpaWasmPolicy | QuickModule, document: bytes, entrypoint: str) -> Any:
+    def _evaluate(self, document: bytes, entrypoint: str, seconds: float) -> Any:
         try:
-            answer = module.evaluate(document, entrypoint)
+            answer = self._module.evaluate(document, entrypoint, seconds)
         except OpaWasmError as error:
             raise EngineError(_cause(error), f"{type(error).__name__}: {error}"[:300]) from error
-        if answer is opapywasm.UNDEFINED or answer is UNDEFINED:
-            raise EngineError("policy", f"{entrypoint} is undefined")
+        if answer is UNDEFINED:
+            raise EngineError("input", f"{entrypoint} is undefined: the engine could not read the input")
         return answer
-
-
-def _config(timeout_seconds: float, pool_size: int) -> PolicyConfig:
-    return PolicyConfig(
-        pool_size=pool_size,
-        borrow_timeout_seconds=timeout_seconds,
-        max_input_bytes=INPUT_BYTES,
-        parse_raw_json_input=False,
-        max_memory_pages=MEMORY_PAGES,
-        eval_timeout_seconds=timeout_seconds,
-    )
 
 
 def _cause(error: OpaWasmError) -> Cause:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from opa_client.opa_async import AsyncOpaClient
 
-from policies.bundle import ENTRY_PACKAGE, POLICY_PACKAGE, Bundle
+from policies.bundle import Bundle, alone, together
 from policies.engines.base import Cause, EngineError
 from policies.model import Stage
 
@@ -55,19 +55,21 @@ class OpaEngine:
         await self._client.close_connection()
 
     async def ask_all(self, stage: Stage, document: bytes) -> dict[str, Any]:
-        answer = await self._ask(ENTRY_PACKAGE, stage, document)
+        rule = together(stage)
+        answer = await self._ask(rule, document)
         if not isinstance(answer, dict):
-            raise EngineError("policy", f"{ENTRY_PACKAGE}.{stage.value} gave no object")
+            raise EngineError("policy", f"{rule} gave no object")
         return answer
 
     async def ask_one(self, policy: str, stage: Stage, document: bytes) -> Any:
-        return await self._ask(f"{POLICY_PACKAGE}.{policy}", stage, document)
+        return await self._ask(alone(policy, stage), document)
 
-    async def _ask(self, package: str, stage: Stage, document: bytes) -> Any:
+    async def _ask(self, rule: str, document: bytes) -> Any:
         if not self._open:
             raise EngineError("engine", "the OPA client is not started")
         try:
-            body = await self._client.query_rule(json.loads(document), package, stage.value, QUERY)
+            package, _, name = rule.rpartition(".")
+            body = await self._client.query_rule(json.loads(document), package, name, QUERY)
         except aiohttp.ClientResponseError as error:
             raise EngineError(_cause_of(error.status), f"OPA answered {error.status} {error.message}") from error
         except TimeoutError as error:
@@ -80,7 +82,7 @@ class OpaEngine:
             raise EngineError("engine", "OPA's answer is not an object")
         self._require_revision(body)
         if "result" not in body:
-            raise EngineError("policy", f"{package}.{stage.value} is undefined")
+            raise EngineError("input", f"{rule} is undefined: OPA could not read the input")
         return body["result"]
 
     def _require_revision(self, body: dict[str, Any]) -> None:

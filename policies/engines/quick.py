@@ -1,11 +1,11 @@
-"""The short way into a compiled policy, for the event loop: one call of the module per question.
+"""The short way into a compiled policy: one call of the module per question.
 
 opa-py-wasm brings everything that is hard (instances, the ABI's checks, host builtins, deadlines, the memory
 cap) and evaluates with five calls into the module, each of which costs about 40 µs of Python. Four of them only
 move the heap's mark, and ``opa_eval`` sets that itself (OPA ``wasm/src/context.c``, ABI 1.2): the input may be
 written above the data and the mark put above the input. That halves the price of a small question.
 
-One instance, one user at a time. An instance that failed is never used again.
+An instance has one user at a time, and one that failed is never used again.
 """
 
 from __future__ import annotations
@@ -41,51 +41,53 @@ UNDEFINED = object()
 
 
 class QuickModule:
-    """A compiled module with its data, for one thread. Raises opa-py-wasm's own errors."""
+    """A compiled module with its data, for any thread. Raises opa-py-wasm's own errors."""
 
     def __init__(self, wasm: bytes, data: bytes, config: PolicyConfig) -> None:
         self._config = config
         self._data = data
         self._factory = WasmtimeRuntimeFactory(wasm, max_memory_pages=config.max_memory_pages)
         self._registry = BuiltinRegistry(default_builtins())
-        self._instance: OpaPolicyInstance | None = None
+        self._idle: list[OpaPolicyInstance] = []
         try:
-            self._instance = self._fresh()
-            self.entrypoints = self._instance.entrypoints()
-            self.missing_builtins = sorted(set(self._instance.builtins()) - set(self._registry.snapshot()))
+            first = self._fresh()
+            self._idle.append(first)
+            self.entrypoints = first.entrypoints()
+            self.missing_builtins = sorted(set(first.builtins()) - set(self._registry.snapshot()))
         except OpaWasmError:
             self.close()
             raise
 
     def close(self) -> None:
-        if self._instance is not None:
-            self._instance.close()
-            self._instance = None
+        while self._idle:
+            self._idle.pop().close()
         self._factory.close()
 
-    def evaluate(self, document: bytes, entrypoint: str) -> Any:
-        """The entrypoint's value for the input, or ``UNDEFINED``."""
+    def evaluate(self, document: bytes, entrypoint: str, seconds: float) -> Any:
+        """The entrypoint's value for the input, or ``UNDEFINED``. ``seconds`` is the deadline, in steps of 10 ms."""
         if entrypoint not in self.entrypoints:
             raise OpaEntrypointError(f"the module has no entrypoint {entrypoint}")
-        instance = self._instance or self._fresh()
-        self._instance = None
+        if len(document) > self._config.max_input_bytes:
+            raise OpaMemoryError(f"the input has {len(document)} bytes, over {self._config.max_input_bytes}")
         try:
-            answer = self._ask(instance, document, self.entrypoints[entrypoint])
+            instance = self._idle.pop()
+        except IndexError:
+            instance = self._fresh()
+        try:
+            answer = self._ask(instance, document, self.entrypoints[entrypoint], seconds)
         except BaseException:
             instance.close()
             raise
-        self._instance = instance
+        self._idle.append(instance)
         return answer[0]["result"] if answer else UNDEFINED
 
-    def _ask(self, instance: OpaPolicyInstance, document: bytes, entrypoint: int) -> Any:
+    def _ask(self, instance: OpaPolicyInstance, document: bytes, entrypoint: int, seconds: float) -> Any:
         abi, loaded = instance.abi, instance._data
         start = loaded.data_heap_ptr
         above = (start + len(document) + 15) & ~15
         if above + ROOM > abi.memory_len():
             return instance.evaluate(document, entrypoint)
-        seconds = self._config.eval_timeout_seconds
-        if seconds is not None:
-            abi.set_epoch_deadline(self._factory.epoch.deadline_ticks(seconds))
+        abi.set_epoch_deadline(self._factory.epoch.deadline_ticks(seconds))
         try:
             abi.memory_write(start, document)
             address = abi.opa_eval(entrypoint, loaded.data_addr, start, len(document), above)

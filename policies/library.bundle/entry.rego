@@ -6,4 +6,12 @@ tool_call := {
 	"interlock.secrets": data.interlock.policies.interlock.secrets.tool_call,
 	"interlock.shell": data.interlock.policies.interlock.shell.tool_call,
 	"interlock.tools": data.interlock.policies.interlock.tools.tool_call,
-}
+} if is_object(input)
+
+interlock__paths__tool_call := data.interlock.policies.interlock.paths.tool_call if is_object(input)
+
+interlock__secrets__tool_call := data.interlock.policies.interlock.secrets.tool_call if is_object(input)
+
+interlock__shell__tool_call := data.interlock.policies.interlock.shell.tool_call if is_object(input)
+
+interlock__tools__tool_call := data.interlock.policies.interlock.tools.tool_call if is_object(input)

@@ -32,14 +32,13 @@ def cases(name: str) -> list[Any]:
 
 
 def as_call(case: Any) -> CallFacts:
-    return (
-        call("run_shell", {"command": case}) if isinstance(case, str) else call(case["name"], case["arguments"])
-    )
+    return call("run_shell", {"command": case}) if isinstance(case, str) else call(case["name"], case["arguments"])
 
 
 @pytest.fixture(scope="module")
-def policies() -> Iterator[PolicySet]:
-    yield PolicySet.load(PolicySettings(timeout_seconds=20), AGENTS)
+def policies() -> PolicySet:
+    """The settings' defaults, but for one agent that has a list of tools."""
+    return PolicySet.load(PolicySettings(timeout_seconds=60), AGENTS)
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +48,14 @@ def library_url(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture
-async def on_both(library_url: str) -> AsyncIterator[tuple[PolicySet, PolicySet]]:
-    bundle = Bundle.load()
+async def on_both(
+    library_url: str, library_bundle: Bundle, library_engine: EmbeddedEngine
+) -> AsyncIterator[tuple[PolicySet, PolicySet]]:
+    bundle = library_bundle
     modes = modes_in_force([entry.name for entry in bundle.policies], {})
     served = PolicySet(bundle, opa_engine(bundle, library_url), modes)
     await served.start()
-    yield PolicySet(bundle, EmbeddedEngine(bundle, 20), modes), served
+    yield PolicySet(bundle, library_engine, modes), served
     await served.close()
 
 
@@ -86,7 +87,9 @@ def test_no_case_is_on_both_lists() -> None:
 @pytest.mark.opa
 async def test_both_engines_give_the_same_decision_on_every_case(on_both: tuple[PolicySet, PolicySet]) -> None:
     embedded, served = on_both
-    questions: list[DecisionInput] = [about(as_call(case)) for name in ("destructive", "ordinary") for case in cases(name)]
+    questions: list[DecisionInput] = [
+        about(as_call(case)) for name in ("destructive", "ordinary") for case in cases(name)
+    ]
     questions += [shell(value) for value in ODD_VALUES]
     questions += [shell("ls", signals=[SECRET]), about(call("read_file", {"path": "/etc/shadow"}), agent="reader")]
     for question in questions:
