@@ -177,7 +177,7 @@ class Stack:
             health=healthy,
             env=environment,
             cwd=self._made(name, "work"),
-            seconds=600 if name == "vllm" else 180,
+            seconds=600,
         )
 
     def _made(self, name: str, what: str) -> Path:

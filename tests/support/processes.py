@@ -124,7 +124,7 @@ def running(
         )
     try:
         deadline = time.monotonic() + seconds
-        while not (ready() and listens(process.pid, port)):
+        while not (listens(process.pid, port) and ready()):
             if process.poll() is not None or time.monotonic() > deadline:
                 how = "is not ready" if process.poll() is None else f"exited with {process.returncode}"
                 tail = log.read_text(errors="replace")[-4000:]

@@ -66,7 +66,7 @@ def opa(binary: Path, folder: Path, *arguments: str | Path, port: int | None = N
     port = port or free_port()
     command: list[str | Path] = [binary, "run", "--server", "--skip-version-check", "--log-level", "error"]
     command += ["--addr", f"127.0.0.1:{port}", *arguments]
-    with running(command, port, log=folder / "opa.log", env=plain_environment(), seconds=30) as server:
+    with running(command, port, log=folder / "opa.log", env=plain_environment(), seconds=120) as server:
         yield server
 
 
@@ -81,7 +81,7 @@ def nemo(
     environment = plain_environment(NEMO_GUARDRAILS_IORAILS_ENGINE="1", NEMO_GUARDRAILS_DISABLE_CHAT_UI="true")
     command: list[str | Path] = [lane / "bin" / "python", "-P", "-c", host, configs, str(port)]
     with running(
-        command, port, log=folder / "nemo.log", health="/healthz", env=environment, cwd=folder, seconds=120
+        command, port, log=folder / "nemo.log", health="/healthz", env=environment, cwd=folder, seconds=600
     ) as server:
         yield server
 
@@ -96,5 +96,5 @@ def mlflow(lane: Path, folder: Path, *, port: int | None = None) -> Iterator[Ser
     environment = plain_environment(
         PATH=f"{lane / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}", MLFLOW_DISABLE_TELEMETRY="true"
     )
-    with running(command, port, log=folder / "mlflow.log", env=environment, cwd=folder, seconds=180) as server:
+    with running(command, port, log=folder / "mlflow.log", env=environment, cwd=folder, seconds=600) as server:
         yield server
