@@ -267,4 +267,4 @@ if __name__ == "__main__":
     raw = sys.stdin.buffer.read() if given.settings_json == "-" else Path(given.settings_json).read_bytes()
     with suppress(PermissionError):
         os.nice(10)
-    asyncio.run(main(given.state_dir, msgspec.json.decode(raw, type=ExporterSettings), given.parent))
+    asyncio.run(main(given.state_dir.expanduser(), msgspec.json.decode(raw, type=ExporterSettings), given.parent))

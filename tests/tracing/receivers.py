@@ -42,7 +42,7 @@ class Receiver:
         return [json.loads(body) for body in self.taken]
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while not condition():  # noqa: ASYNC110 - what is waited for is another process
                 await asyncio.sleep(0.02)
 

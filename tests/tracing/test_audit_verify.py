@@ -69,7 +69,7 @@ def test_a_whole_chain_is_sound_and_its_head_is_told(tmp_path: Path, chain: list
     assert one.head.encode() in chain[-1].read_bytes()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_any_changed_byte_is_found(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     state = tmp_path_factory.mktemp("state")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracing.capture import Capture, Mode
+from tracing.capture import Capture, Mode, _Memory
 from tracing.keys import RunKeys
 
 SECRET = "AKIAIOSFODNN7EXAMPLE"
@@ -230,7 +230,9 @@ def test_hashes_of_one_run_are_not_given_to_another() -> None:
 
 
 def test_memory_of_what_was_captured_is_bounded() -> None:
-    many = capture(limit=10_000_000)
-    for number in range(40):
-        many.items([f"{number}" * 500_000], "r")
-    assert sum(size for _, size in many._memory._known.values()) < 16 * 1024 * 1024
+    memory = _Memory(room=10_000)
+    for number in range(100):
+        memory.put(bytes([number]), "captured", 500)
+    known = [number for number in range(100) if memory.get(bytes([number])) is not None]
+    assert known == list(range(100 - len(known), 100))
+    assert 5 <= len(known) <= 20
