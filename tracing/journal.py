@@ -1,7 +1,7 @@
 """The journal: the one durable log that every other record is made from.
 
 How to think about it: the event loop *appends* (a queue and a sequence number, no more), one thread *writes*
-(capture, encoding, hashing, ``write``, ``fdatasync``, in the order of the appends), and who must not go on
+(capture, encoding, hashing, one synced ``write``, in the order of the appends), and who must not go on
 before a record is safe awaits :meth:`Journal.commit`. Everything that is queued when the thread wakes goes
 down in one write and one sync, which all waiters share. Without a waiter the thread lets appends gather for
 ``linger`` seconds, so that a quiet exchange costs no sync of its own. The form of a line is in

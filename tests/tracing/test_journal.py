@@ -70,13 +70,13 @@ async def test_what_is_committed_is_read_back_in_the_order_of_the_appends(tmp_pa
 async def test_several_waiters_share_one_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = open_journal(tmp_path, linger=5.0)
     syncs: list[int] = []
-    real = os.fdatasync
+    real = os.write
 
-    def counted(file: int) -> None:
+    def counted(file: int, data: bytes) -> int:
         syncs.append(file)
-        real(file)
+        return real(file, data)
 
-    monkeypatch.setattr("os.fdatasync", counted)
+    monkeypatch.setattr("tracing.segment_file.os.write", counted)
     await asyncio.gather(*(journal.commit(journal.append(opened(number))) for number in range(100)))
     journal.close()
     assert 1 <= len(syncs) <= 3
@@ -419,3 +419,15 @@ async def test_a_fault_in_the_writing_thread_leaves_nobody_waiting(
         journal.append(opened(2))
     with pytest.raises(JournalFailed, match="1 records"):
         journal.close()
+
+
+@pytest.mark.parametrize("fsync", [True, False])
+def test_segments_are_written_through_to_the_disk_where_that_is_asked_for(tmp_path: Path, fsync: bool) -> None:
+    """The kernel says with which flags a file is open (proc(5), fdinfo)."""
+    journal = open_journal(tmp_path, fsync=fsync)
+    flags = []
+    for link in Path("/proc/self/fd").iterdir():
+        if link.is_symlink() and str(link.readlink()).startswith(str(tmp_path)) and ".jsonl" in str(link.readlink()):
+            flags.append(int(Path(f"/proc/self/fdinfo/{link.name}").read_text().split()[3], 8))
+    journal.close()
+    assert [bool(flag & os.O_DSYNC) for flag in flags] == [fsync]
