@@ -178,7 +178,11 @@ class PolicySet:
 def effective_bundle(settings: PolicySettings, agents: Mapping[str, AgentSettings]) -> Bundle:
     """The bundle of the settings with the data of the settings laid over it. An OPA server must be started
     with exactly this one (``effective_bundle(…).write(folder)``): its digest is the revision asked for."""
-    bundle = Bundle.load(settings.bundle)
+    return with_settings(Bundle.load(settings.bundle), settings, agents)
+
+
+def with_settings(bundle: Bundle, settings: PolicySettings, agents: Mapping[str, AgentSettings]) -> Bundle:
+    """``bundle`` with ``settings.data`` and the agents' lists of tools laid over its data."""
     data: dict[str, dict[str, Any]] = {name: dict(own) for name, own in settings.data.items()}
     allowed = {name: sorted(agent.tools) for name, agent in agents.items() if agent.tools is not None}
     if allowed and any(entry.name == "interlock.tools" for entry in bundle.policies):

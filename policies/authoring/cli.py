@@ -22,6 +22,8 @@ from policies.authoring.testing import TestResult, run_tests
 from policies.bundle import Bundle, BundleError, PolicyEntry
 from policies.model import Mode
 from policies.modes import modes_in_force
+from policies.service import with_settings
+from serving.config_file import ConfigError, load
 
 OK, WRONG, UNABLE = 0, 1, 2
 
@@ -43,6 +45,9 @@ def add_policy_commands(subparsers: argparse._SubParsersAction[argparse.Argument
     making = commands.add_parser("build", help="compile policies into a bundle that both engines load")
     _tree_arguments(making)
     making.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder, or a .tar.gz file")
+    making.add_argument(
+        "--config", type=Path, metavar="FILE", help="lay the settings' data over the bundle, for an OPA server"
+    )
     making.set_defaults(run=_guarded(_build))
 
     checking = commands.add_parser(
@@ -66,7 +71,7 @@ def _guarded(handler: Callable[[argparse.Namespace, Console], int]) -> Handler:
     def run(arguments: argparse.Namespace) -> int:
         try:
             return handler(arguments, Console())
-        except (OpaMissingError, OpaFailedError, SourceError, BundleError, OSError) as error:
+        except (OpaMissingError, OpaFailedError, SourceError, BundleError, ConfigError, OSError) as error:
             Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
             return UNABLE
 
@@ -79,6 +84,9 @@ def _tree(arguments: argparse.Namespace) -> SourceTree:
 
 def _build(arguments: argparse.Namespace, console: Console) -> int:
     bundle = build(_tree(arguments), OpaTool.find())
+    if arguments.config is not None:
+        settings = load(arguments.config)
+        bundle = with_settings(bundle, settings.policies, settings.agents)
     bundle.write(arguments.output)
     console.print(_policies_table(bundle.policies))
     size = sum(map(len, bundle.files().values())) // 1024

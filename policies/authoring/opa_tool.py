@@ -65,9 +65,11 @@ class OpaTool:
 
     def parse(self, file: Path) -> dict[str, Any]:
         """The syntax tree of one Rego file, with locations."""
-        tree: dict[str, Any] = json.loads(
-            self.run("parse", "--format", "json", "--json-include", "locations,comments", file)
-        )
+        try:
+            text = self.run("parse", "--format", "json", "--json-include", "locations,comments", file)
+        except OpaFailedError as error:
+            raise OpaFailedError(_in_lines(str(error))) from error
+        tree: dict[str, Any] = json.loads(text)
         return tree
 
     def annotations(self, paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -77,3 +79,12 @@ class OpaTool:
             document = json.loads(self.run("inspect", "--annotations", "--format", "json", path))
             found += document.get("annotations") or []
         return found
+
+
+def _in_lines(text: str) -> str:
+    """OPA's errors in JSON as ``file:row: message`` lines; any other text as it is."""
+    try:
+        errors = json.loads(text)["errors"]
+        return "\n".join(f"{e['location']['file']}:{e['location']['row']}: {e['message']}" for e in errors)
+    except (ValueError, KeyError, TypeError):
+        return text

@@ -92,9 +92,7 @@ def read_tree(root: Path) -> SourceTree:
         owner, short, file = steps
         for step in (owner, short):
             if not _NAME.match(step):
-                raise SourceError(
-                    f"{path}: {step!r} is no name: a-z first, then a-z, 0-9 and single _"
-                )
+                raise SourceError(f"{path}: {step!r} is no name: a-z first, then a-z, 0-9 and single _")
         if owner == "interlock" and short in _RESERVED:
             raise SourceError(f"{path}: interlock.{short} is reserved")
         name = f"{owner}.{short}"
