@@ -1,150 +1,28 @@
 """What the client is given of a streamed answer: pass, hold, release, refuse, cut.
 
-The gate is a plain object: events and verdicts in, bytes and questions out. It opens no socket, reads no
-clock and starts no task; the relay feeds it, sends what it gives and has its questions answered.
+The gate is a plain object: events and verdicts in, bytes and questions out. It opens no socket, reads no clock and
+starts no task; the relay feeds it, sends what it gives and has its questions answered.
 
-How to think about it
----------------------
-The unit is the whole event. Each choice of the answer has a queue and one of five states:
-
-====== ==================================================================================================
-FLOW   nothing is held; events pass at once.
-DOUBT  the last events showed tokens (logprobs, token ids) and no text that explains them. They may be the
-       opening of a tool call, so they wait until an event of this choice says which surface they belong to.
-HOLD   a call has begun. Its events, and every later event of the choice, wait in order.
-DRAIN  the choice has finished upstream, and some of its calls are not judged yet.
-ENDED  the choice has finished and its queue is empty.
-====== ==================================================================================================
-
-What an event says about its choice is one of four kinds, and ``_NEXT`` is the whole machine:
-
-* CALL    it carries a piece of a tool call
-* FINISH  it carries a finish reason (and no piece of a call)
-* BLIND   it shows tokens that its text does not explain
-* PLAIN   anything else
-
-A state may also be left from the other side: when verdicts come in and the queue empties, HOLD goes back to
-FLOW (no call is open any more) and DRAIN goes on to ENDED. An event that is CALL and finishes as well is taken
-as CALL and then as FINISH.
+How to think about it. The unit is the whole event, and each choice of the answer has a queue and a state of its
+own; the states and the table of their transitions are in ``proxy.gated_choice``.
 
 A call is complete when a higher index begins in its choice or when its choice finishes; never because its JSON
-parses. Each complete call is asked about once. An event leaves the queue when it is at the head and every call
-that it touches, or may touch, has its verdict. Denied calls vanish: their events become one text event with the
-refusal, the calls that stay are renumbered so that no gap shows, and events that show tokens of a denied call
-lose their logprobs and token ids.
+parses. Each complete call is asked about once. An event leaves the queue when it is at the head and every call that
+it touches, or may touch, has its verdict. Denied calls vanish: their events become one text event with the refusal,
+the calls that stay are renumbered so that no gap shows, and events that show tokens of a denied call lose their
+logprobs and token ids.
 
 Events without choices (usage, ``[DONE]``) wait until no choice holds anything. An error event drops all that is
-held and passes at once. After :meth:`Gate.cut` or :meth:`Gate.fail` nothing is accepted any more.
+held and passes at once. After :meth:`Gate.cut` nothing is accepted any more.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
-from enum import Enum, auto
-from typing import Literal
 
-import msgspec
-
+from proxy.gated_choice import NEXT, Answer, Choice, HeldCall, HeldEvent, Kind, Problem, Question, State
 from serving.wire.vocabulary import ChoiceDelta, Event, ToolCall, Usage
 from serving.wire.writer import EventChange, StreamWriter
-
-
-class State(Enum):
-    FLOW = auto()
-    DOUBT = auto()
-    HOLD = auto()
-    DRAIN = auto()
-    ENDED = auto()
-
-
-class Kind(Enum):
-    PLAIN = auto()
-    BLIND = auto()
-    CALL = auto()
-    FINISH = auto()
-
-
-_NEXT: dict[State, dict[Kind, State | None]] = {
-    # None: what the model server sends there contradicts itself; the answer is cut.
-    State.FLOW: {
-        Kind.PLAIN: State.FLOW,
-        Kind.BLIND: State.DOUBT,
-        Kind.CALL: State.HOLD,
-        Kind.FINISH: State.ENDED,
-    },
-    State.DOUBT: {
-        Kind.PLAIN: State.FLOW,
-        Kind.BLIND: State.DOUBT,
-        Kind.CALL: State.HOLD,
-        Kind.FINISH: State.ENDED,
-    },
-    State.HOLD: {
-        Kind.PLAIN: State.HOLD,
-        Kind.BLIND: State.HOLD,
-        Kind.CALL: State.HOLD,
-        Kind.FINISH: State.DRAIN,
-    },
-    State.DRAIN: {Kind.PLAIN: State.DRAIN, Kind.BLIND: State.DRAIN, Kind.CALL: None, Kind.FINISH: None},
-    State.ENDED: {Kind.PLAIN: State.ENDED, Kind.BLIND: State.ENDED, Kind.CALL: None, Kind.FINISH: None},
-}
-
-Problem = Literal["held_bytes"]
-
-
-class Question(msgspec.Struct, frozen=True):
-    """A call that is to be judged. ``problem`` is set where the gate itself found it unfit."""
-
-    ticket: int
-    call: ToolCall
-    problem: Problem | None = None
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """The verdict on a question. ``refusal`` (None: allowed) is the text that takes the call's place;
-    ``cut`` ends the whole answer with it; ``error`` ends it with an error event instead."""
-
-    refusal: str | None = None
-    cut: bool = False
-    error: bool = False
-
-
-class _Call(msgspec.Struct):
-    index: int
-    id: str | None
-    name: str
-    pieces: list[str]
-    complete: bool = False
-    overflowed: bool = False
-    answer: Answer | None = None
-    told: bool = False
-
-
-class _Held(msgspec.Struct):
-    event: Event
-    delta: ChoiceDelta
-    touches: set[int]
-    doubtful: bool
-
-
-class _Choice:
-    """One choice's queue, state and calls."""
-
-    __slots__ = ("calls", "given", "kept", "newest", "numbers", "queue", "said", "state")
-
-    def __init__(self) -> None:
-        self.state = State.FLOW
-        self.queue: deque[_Held] = deque()
-        self.calls: dict[int, _Call] = {}
-        self.newest = -1
-        self.numbers: dict[int, int] = {}  # kept call: upstream's index → the client's
-        self.kept = 0
-        self.said = False  # some text has been given, so a refusal needs a break before it
-        self.given: list[str] = []  # refusals that were given
-
-    @property
-    def refused(self) -> bool:
-        return any(c.answer is not None and c.answer.refusal is not None for c in self.calls.values())
 
 
 class Gate:
@@ -170,16 +48,15 @@ class Gate:
         self._watch = watch_tokens and hold
         self._limit = held_limit
         self._closing = closing
-        self._choices: dict[int, _Choice] = {}
+        self._choices: dict[int, Choice] = {}
         self._tail: list[Event] = []
         self._out: list[bytes] = []
         self._questions: list[Question] = []
-        self._tickets: dict[int, tuple[_Choice, _Call]] = {}
+        self._tickets: dict[int, tuple[Choice, HeldCall]] = {}
         self._next_ticket = 0
         self._template: bytes | None = None
         self.held_bytes = 0
         self.over = False
-        self.dropped_events = 0
 
     # -- what the relay takes out ------------------------------------------------------------------
 
@@ -194,11 +71,6 @@ class Gate:
         return asked
 
     @property
-    def waiting(self) -> bool:
-        """Some question has no answer yet."""
-        return bool(self._tickets)
-
-    @property
     def holding(self) -> bool:
         return self.held_bytes > 0
 
@@ -206,18 +78,6 @@ class Gate:
         """``choice`` has finished, and all that the client gets of it is decided."""
         state = self._choices[choice].state if choice in self._choices else State.ENDED
         return self.over or state is State.ENDED or (not self._hold and state is State.DRAIN)
-
-    def refusals(self, choice: int) -> list[str]:
-        """The refusal texts that ``choice`` was given."""
-        state = self._choices.get(choice)
-        return list(state.given) if state else []
-
-    def kept(self, choice: int) -> list[int]:
-        """Upstream's indices of the calls that ``choice`` was given."""
-        state = self._choices.get(choice)
-        if state is None:
-            return []
-        return [i for i, c in sorted(state.calls.items()) if c.answer is None or c.answer.refusal is None]
 
     # -- what the relay puts in --------------------------------------------------------------------
 
@@ -267,7 +127,6 @@ class Gate:
     def fail(self, raw: bytes = b"") -> None:
         """Upstream failed: what is held is dropped, ``raw`` (its own error event, or nothing) passes."""
         for choice in self._choices.values():
-            self.dropped_events += len(choice.queue)
             choice.queue.clear()
             choice.state = State.ENDED
         self._tail.clear()
@@ -293,7 +152,6 @@ class Gate:
         self.over = True
         template = self._template
         for number, choice in sorted(self._choices.items()):
-            self.dropped_events += len(choice.queue)
             if choice.state is not State.ENDED and template is not None:
                 self._say(choice, template, number, text)
                 self._out.append(self._writer.finish(template, number, finish or self._closing))
@@ -329,10 +187,10 @@ class Gate:
         for raw, delta in zip(parts, event.choices, strict=True):
             self._choice_event(Event(raw, "delta", (delta,), event.usage, answer_id=event.answer_id), delta)
 
-    def _state(self, number: int) -> _Choice:
+    def _state(self, number: int) -> Choice:
         choice = self._choices.get(number)
         if choice is None:
-            choice = self._choices[number] = _Choice()
+            choice = self._choices[number] = Choice()
         return choice
 
     def _kind(self, delta: ChoiceDelta) -> Kind:
@@ -359,7 +217,7 @@ class Gate:
             if emit:
                 self._out.append(event.raw)
             return
-        following = _NEXT[choice.state][kind]
+        following = NEXT[choice.state][kind]
         if following is not None and kind is Kind.CALL and not self._take_pieces(delta, choice):
             following = None
         if following is None and not self._hold:
@@ -382,13 +240,13 @@ class Gate:
             return
         if kind is not Kind.CALL and choice.newest >= 0 and delta.tokens:
             touches = {choice.newest}  # tokens after a call may still be that call's
-        choice.queue.append(_Held(event, delta, touches, kind is Kind.BLIND))
+        choice.queue.append(HeldEvent(event, delta, touches, kind is Kind.BLIND))
         self.held_bytes += len(event.raw)
         if self.held_bytes > self._limit:
             self._overflow(delta.choice, choice)
         self._drain(choice)
 
-    def _resolve_doubt(self, choice: _Choice, touches: set[int]) -> None:
+    def _resolve_doubt(self, choice: Choice, touches: set[int]) -> None:
         """Events in doubt belong to the call before them, to the call that begins now, or to neither. The event
         before them, if it shows several tokens, may show the first ones of the call that begins now."""
         for held in reversed(choice.queue):
@@ -399,14 +257,14 @@ class Gate:
             held.doubtful = False
             held.touches |= touches
 
-    def _take_pieces(self, delta: ChoiceDelta, choice: _Choice) -> bool:
+    def _take_pieces(self, delta: ChoiceDelta, choice: Choice) -> bool:
         for tool in delta.tools:
             call = choice.calls.get(tool.index)
             if call is None:
                 if tool.index < choice.newest:
                     return False
                 self._complete(delta.choice, choice, complete=True)
-                call = choice.calls[tool.index] = _Call(tool.index, tool.id, tool.name or "", [])
+                call = choice.calls[tool.index] = HeldCall(tool.index, tool.id, tool.name or "", [])
                 choice.newest = tool.index
             else:
                 if call.overflowed:
@@ -420,13 +278,13 @@ class Gate:
                 call.pieces.append(tool.arguments)
         return True
 
-    def _complete(self, number: int, choice: _Choice, *, complete: bool) -> None:
+    def _complete(self, number: int, choice: Choice, *, complete: bool) -> None:
         call = choice.calls.get(choice.newest)
         if call is not None and not call.complete:
             self._ask(number, choice, call, complete=complete)
 
     def _ask(
-        self, number: int, choice: _Choice, call: _Call, *, complete: bool, problem: Problem | None = None
+        self, number: int, choice: Choice, call: HeldCall, *, complete: bool, problem: Problem | None = None
     ) -> None:
         call.complete = True
         ticket = self._next_ticket
@@ -435,7 +293,7 @@ class Gate:
         whole = ToolCall(number, call.index, call.id, call.name, "".join(call.pieces), complete)
         self._questions.append(Question(ticket, whole, problem))
 
-    def _overflow(self, number: int, choice: _Choice) -> None:
+    def _overflow(self, number: int, choice: Choice) -> None:
         """Too much is held: the open call of this choice is unfit, and nothing more may come of it."""
         call = choice.calls.get(choice.newest)
         if call is not None and not call.complete:
@@ -444,7 +302,7 @@ class Gate:
 
     # -- release -----------------------------------------------------------------------------------
 
-    def _drain(self, choice: _Choice) -> None:
+    def _drain(self, choice: Choice) -> None:
         queue = choice.queue
         while queue and not queue[0].doubtful and self._judged(choice, queue[0].touches):
             held = queue.popleft()
@@ -462,14 +320,14 @@ class Gate:
             self.held_bytes = 0
 
     @staticmethod
-    def _judged(choice: _Choice, touches: Iterable[int]) -> bool:
+    def _judged(choice: Choice, touches: Iterable[int]) -> bool:
         return all(choice.calls[index].answer is not None for index in touches)
 
     @staticmethod
-    def _open(choice: _Choice) -> bool:
+    def _open(choice: Choice) -> bool:
         return any(call.answer is None for call in choice.calls.values())
 
-    def _give(self, choice: _Choice, held: _Held) -> None:
+    def _give(self, choice: Choice, held: HeldEvent) -> None:
         delta, event = held.delta, held.event
         if delta.text and not choice.said:
             choice.said = not delta.text.isspace()
@@ -499,7 +357,7 @@ class Gate:
         if apart and finish is not None:
             self._out.append(self._writer.finish(event.raw, delta.choice, finish))
 
-    def _verdicts(self, choice: _Choice, held: _Held) -> tuple[frozenset[int], list[str]]:
+    def _verdicts(self, choice: Choice, held: HeldEvent) -> tuple[frozenset[int], list[str]]:
         """Which of the calls that an event touches are refused, and the refusals to give after it: each
         where the first piece of its call stood."""
         pieces = {tool.index for tool in held.delta.tools}
@@ -517,8 +375,7 @@ class Gate:
                 choice.kept += 1
         return frozenset(dropped), refusals
 
-    def _say(self, choice: _Choice, template: bytes, number: int, text: str) -> None:
-        choice.given.append(text)
+    def _say(self, choice: Choice, template: bytes, number: int, text: str) -> None:
         if choice.said:
             text = "\n\n" + text
         choice.said = True

@@ -28,7 +28,7 @@ from policies.model import (
 )
 from policies.service import PolicySet
 from proxy.exchange import Exchange, Outcome
-from proxy.gate import Answer, Question
+from proxy.gated_choice import Answer, Question
 from proxy.recorder import Recorder
 from proxy.refusals import Refuse
 from serving.settings import PolicySettings

@@ -18,6 +18,7 @@ import aiohttp
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
+from proxy.accept import read_body, read_request
 from proxy.beside import Beside
 from proxy.breakers.admission import Admission, Denied
 from proxy.breakers.budgets import FIRST_TOKENS, estimate
@@ -34,10 +35,7 @@ from proxy.streamed import Killed, Stopping, StreamedAnswer, UpstreamBroke
 from proxy.trace_context import join
 from proxy.whole import judge_whole
 from serving.endpoints import EndpointClass, classify, decide
-from serving.request_fields import field_problem, hidden
 from serving.settings import Settings
-from serving.wire import strict
-from serving.wire.chat_request import Coerced, UpstreamRefuses, read_chat_request
 from serving.wire.chat_writer import ChatWriter
 from serving.wire.request import ChatRequest
 from serving.wire.splice import Unspliceable
@@ -157,9 +155,9 @@ class Relay:
         return await self._copy(request, answer)
 
     async def _judged(self, request: web.BaseRequest, headers: CIMultiDict[str], agent: Agent) -> web.StreamResponse:
-        body = await self._body(request)
+        body = await read_body(request, self._settings.limits.request_bytes)
         sent = _Sent(request.method, request.raw_path, headers, body)
-        read = self._read(headers, body)
+        read = read_request(headers, body, self._settings.limits.json_depth, self._judge.surfaces())
         if read is None:
             return await self._unread(request, sent)
         view, coverage = read
@@ -176,45 +174,6 @@ class Relay:
             raise
         finally:
             self._settle(x)
-
-    async def _body(self, request: web.BaseRequest) -> bytes:
-        limit = self._settings.limits.request_bytes
-        parts, size = [], 0
-        while data := await self._next(request.content):
-            size += len(data)
-            if size > limit:
-                raise Refuse("body_too_large", f"The request body is over the limit of {limit} bytes.")
-            parts.append(data)
-        return b"".join(parts)
-
-    @staticmethod
-    async def _next(content: aiohttp.StreamReader) -> bytes:
-        try:
-            return await content.readany()
-        except web.RequestPayloadError:
-            raise Refuse("malformed_http", "The request body's framing is broken.") from None
-
-    def _read(self, headers: CIMultiDict[str], body: bytes) -> tuple[ChatRequest, dict[str, str]] | None:
-        """What the request says, and what its fields hide from policies that only record; None if the model
-        server is to say what is wrong with it."""
-        encoding = headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower()
-        if encoding not in ("", "identity"):
-            raise Refuse("encoded_body", "Send the body without content-encoding: it must be read by the judge.")
-        reading = strict.classify(body, depth=self._settings.limits.json_depth)
-        if reading.verdict == "neither":
-            return None
-        if reading.verdict == "lax":
-            assert reading.problem is not None
-            raise Refuse("ambiguous_body", f"The body is not strict JSON: {reading.problem.message}.")
-        view = read_chat_request(reading.value)
-        if isinstance(view, Coerced):
-            raise Refuse("ambiguous_field", f"`{view.field}` {view.message}.", param=view.field)
-        if isinstance(view, UpstreamRefuses):
-            return None
-        problem = field_problem(reading.value, self._judge.surfaces())
-        if problem is not None:
-            raise Refuse(problem.code, problem.message, param=problem.param)
-        return view, {found.param: f"hides {', '.join(sorted(found.hides))}" for found in hidden(reading.value)}
 
     async def _unread(self, request: web.BaseRequest, sent: _Sent) -> web.StreamResponse:
         """A body that no strict reader takes: the model server refuses it in its own words. Should it not,

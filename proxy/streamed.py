@@ -15,7 +15,8 @@ import aiohttp
 from aiohttp import web
 
 from proxy.exchange import Exchange
-from proxy.gate import Answer, Gate, Question
+from proxy.gate import Gate
+from proxy.gated_choice import Answer, Question
 from serving.wire.chat_stream import ChatStreamReader
 from serving.wire.splice import Unspliceable
 from serving.wire.vocabulary import Usage

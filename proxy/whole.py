@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from proxy.exchange import Exchange
-from proxy.gate import Answer, Question
+from proxy.gated_choice import Answer, Question
 from proxy.refusals import Refuse
 from serving.wire.chat_answer import read_answer
 from serving.wire.writer import ChoiceChange, WholeWriter

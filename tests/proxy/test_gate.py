@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.gate import Answer, Gate
+from proxy.gate import Gate
+from proxy.gated_choice import Answer
 from serving.wire.chat_stream import read_event
 from serving.wire.chat_writer import ChatWriter
 from tests.support.chat import VOCABULARY, Call, Say, read_stream, stream

@@ -1,0 +1,58 @@
+"""Accepting a judged request: its body, read once, strictly, so that judge and model see the same request."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from aiohttp import hdrs, web
+from multidict import CIMultiDict
+
+from proxy.refusals import Refuse
+from serving.request_fields import field_problem, hidden
+from serving.wire import strict
+from serving.wire.chat_request import Coerced, UpstreamRefuses, read_chat_request
+from serving.wire.request import ChatRequest
+
+Coverage = dict[str, str]
+
+
+async def read_body(request: web.BaseRequest, limit: int) -> bytes:
+    """The whole body, at most ``limit`` bytes. Raises ``Refuse``."""
+    parts, size = [], 0
+    try:
+        while data := await request.content.readany():
+            size += len(data)
+            if size > limit:
+                raise Refuse("body_too_large", f"The request body is over the limit of {limit} bytes.")
+            parts.append(data)
+    except web.RequestPayloadError:
+        raise Refuse("malformed_http", "The request body's framing is broken.") from None
+    return b"".join(parts)
+
+
+def read_request(
+    headers: CIMultiDict[str], body: bytes, depth: int, surfaces: Set[str]
+) -> tuple[ChatRequest, Coverage] | None:
+    """What the request says, and what its fields hide from policies that only record (field → what).
+
+    None if the model server is to say, in its own words, what is wrong with the request. Raises ``Refuse`` for one
+    that judge and model could read differently, or that hides one of ``surfaces`` from an enforcing policy.
+    """
+    encoding = headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise Refuse("encoded_body", "Send the body without content-encoding: it must be read by the judge.")
+    reading = strict.classify(body, depth=depth)
+    if reading.verdict == "neither":
+        return None
+    if reading.verdict == "lax":
+        assert reading.problem is not None
+        raise Refuse("ambiguous_body", f"The body is not strict JSON: {reading.problem.message}.")
+    view = read_chat_request(reading.value)
+    if isinstance(view, Coerced):
+        raise Refuse("ambiguous_field", f"`{view.field}` {view.message}.", param=view.field)
+    if isinstance(view, UpstreamRefuses):
+        return None
+    problem = field_problem(reading.value, surfaces)
+    if problem is not None:
+        raise Refuse(problem.code, problem.message, param=problem.param)
+    return view, {found.param: f"hides {', '.join(sorted(found.hides))}" for found in hidden(reading.value)}
