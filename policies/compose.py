@@ -73,8 +73,8 @@ def compose(
 ) -> Decision:
     """One decision from the answers of the policies that were asked, each with its mode.
 
-    ``on_error="allow"`` lets an *engine's* failure pass, recorded; a failure that the input or the policy
-    itself causes always denies, or whoever can cause it could switch a policy off.
+    ``on_error="allow"`` lets an engine that is not there pass, recorded; a failure that an input can bring about
+    always denies, or whoever writes the input could switch a policy off.
     """
     findings: list[PolicyFinding] = []
     errors: list[PolicyError] = []
@@ -87,13 +87,20 @@ def compose(
     findings.sort(key=_rank)
     outcome = _from_findings(stage, findings)
     if STRICTNESS[outcome.action] < STRICTNESS[Action.DENY]:
-        failed = [error for error in errors if error.mode is Mode.ENFORCE]
-        denying = [error for error in failed if error.cause != "engine" or on_error == "deny"]
+        denying = [
+            error
+            for error in errors
+            if error.mode is Mode.ENFORCE and not (on_error == "allow" and _excusable(answers[error.policy]))
+        ]
         if denying:
             outcome = _from_error(stage, denying)
     return outcome.model_copy(
         update={"findings": findings, "errors": errors, "asked": sorted(answers)},
     )
+
+
+def _excusable(answer: list[Finding] | EngineError) -> bool:
+    return isinstance(answer, EngineError) and answer.excusable
 
 
 def _rank(entry: PolicyFinding) -> tuple[int, int, str, str]:

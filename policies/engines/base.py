@@ -19,11 +19,15 @@ class EngineError(Exception):
 
     ``engine``: it was not reachable, too slow, or served another bundle. ``input``: this input's size, numbers,
     strings or depth. ``policy``: the policy itself contradicts itself or is not there.
+
+    ``excusable``: the setting ``on_error: allow`` may let it pass. Only what no input can bring about is: an engine
+    that is not there, but not one that took too long, because a call can be written to take long.
     """
 
-    def __init__(self, cause: Cause, message: str) -> None:
+    def __init__(self, cause: Cause, message: str, excusable: bool = False) -> None:
         super().__init__(message)
         self.cause = cause
+        self.excusable = excusable
 
 
 class Engine(Protocol):

@@ -71,11 +71,13 @@ class OpaEngine:
             package, _, name = rule.rpartition(".")
             body = await self._client.query_rule(json.loads(document), package, name, QUERY)
         except aiohttp.ClientResponseError as error:
-            raise EngineError(_cause_of(error.status), f"OPA answered {error.status} {error.message}") from error
+            cause = _cause_of(error.status)
+            text = f"OPA answered {error.status} {error.message}"
+            raise EngineError(cause, text, excusable=cause == "engine") from error
         except TimeoutError as error:
             raise EngineError("engine", f"OPA did not answer within {self._timeout} s") from error
         except aiohttp.ClientError as error:
-            raise EngineError("engine", f"OPA is not reachable: {type(error).__name__}") from error
+            raise EngineError("engine", f"OPA is not reachable: {type(error).__name__}", excusable=True) from error
         except ValueError as error:
             raise EngineError("engine", "OPA's answer is not JSON") from error
         if not isinstance(body, dict):

@@ -79,11 +79,12 @@ def test_an_input_that_cannot_be_judged_is_a_plain_denial() -> None:
     assert (decision.action, decision.code) == (Action.DENY, "policy_denied")
 
 
-def test_the_setting_allow_is_for_the_engine_only() -> None:
-    for cause, action in (("engine", Action.ALLOW), ("input", Action.DENY), ("policy", Action.DENY)):
-        error = EngineError(cause, "x")  # type: ignore[arg-type]
+def test_the_setting_allow_is_for_an_engine_that_is_not_there_only() -> None:
+    gone, slow = EngineError("engine", "not reachable", excusable=True), EngineError("engine", "too slow")
+    cases = ((gone, Action.ALLOW), (slow, Action.DENY), (EngineError("input", "x"), Action.DENY))
+    for error, action in (*cases, (EngineError("policy", "x"), Action.DENY)):
         decision = compose(Stage.TOOL_CALL, {"a.b": ENFORCE}, {"a.b": error}, on_error="allow")
-        assert decision.action is action, cause
+        assert decision.action is action, error
         assert len(decision.errors) == 1
 
 
