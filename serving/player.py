@@ -20,6 +20,7 @@ import secrets
 from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
+from typing import cast
 
 from serving.tiny.recording import Recording
 from serving.tiny.shelf import CHAT, TRAFFIC, Shelf, wants_usage
@@ -112,8 +113,7 @@ class _Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are not of that class
         self._writable.set()
         self._player.connections.add(self)
 

@@ -13,14 +13,13 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from serving.text import printable
@@ -182,19 +181,9 @@ def _list(arguments: argparse.Namespace) -> int:
         for exchange in shown:
             print(json.dumps(_row(exchange)))
         return 0
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("opened", "exchange", "agent", "run", "step", "model", "ending", "rule"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("tokens", "USD"):
-        table.add_column(heading, justify="right")
-    for exchange in shown:
-        row = _row(exchange)
-        style = "red" if exchange.denied else ""
-        cost = "" if row["cost_usd"] is None else f"{row['cost_usd']:.6f}"
-        cells = [row["opened"], row["exchange"], row["agent"], row["run"], row["step"], row["model"], row["ending"]]
-        cells += [row["rule"], row["tokens"], cost]
-        table.add_row(*(Text(printable("" if cell is None else cell, 60), style=style) for cell in cells))
-    _console().print(table)
+    console = _console()
+    for line in _listing([_row(exchange) for exchange in shown], console.width if console.is_terminal else None):
+        console.print(line)
     print(f"{len(shown)} exchanges", file=sys.stderr)
     return 0
 
@@ -214,6 +203,42 @@ def _row(exchange: Exchange) -> dict[str, Any]:
         "tokens": settled.prompt_tokens + settled.completion_tokens if settled else None,
         "cost_usd": exchange.cost,
     }
+
+
+_LISTED = ("opened", "exchange", "agent", "run", "step", "ending", "tokens", "USD")
+
+
+def _listing(rows: list[dict[str, Any]], width: int | None) -> Iterator[Text]:
+    """A line for each exchange, under a heading. A rule that has no room in ``width`` columns (null: endless)
+    stands on a line of its own. Ids are cut to what ``show`` needs."""
+    cells = [[*map(_cell, _listed(row))] for row in rows]
+    widths = [max(map(len, column)) for column in zip(_LISTED, *cells, strict=True)]
+    yield Text(_aligned(_LISTED, widths) + "  rule", style="bold")
+    for row, texts in zip(rows, cells, strict=True):
+        line, rule = _aligned(texts, widths), _cell(row["rule"])
+        if rule:
+            line += f"  {rule}" if width is None or len(line) + 2 + len(rule) <= width else f"\n    {rule}"
+        yield Text(line.rstrip(), style="red" if row["denied"] else "")
+
+
+def _listed(row: dict[str, Any]) -> tuple[object, ...]:
+    opened = "" if row["opened"] is None else str(row["opened"])[5:19]
+    run = "" if row["run"] is None else str(row["run"])[:8]
+    cost = "" if row["cost_usd"] is None else f"{row['cost_usd']:.6f}"
+    return (opened, row["exchange"][:8], row["agent"], run, row["step"], row["ending"], row["tokens"], cost)
+
+
+def _cell(value: object) -> str:
+    return printable("" if value is None else value, 60)
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """The last two are numbers."""
+    last = len(cells) - 2
+    return "  ".join(
+        cell.rjust(width) if place >= last else cell.ljust(width)
+        for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
 
 
 def _print_story(entries: list[Entry]) -> None:
