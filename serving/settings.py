@@ -300,7 +300,6 @@ class Settings(BaseSettings):
     agents: dict[AgentName, AgentSettings] = {}
     """By name. With no keys anywhere every caller is `anonymous`, whose budgets may be set here too."""
     policies: PolicySettings = PolicySettings()
-    tool_trust: dict[str, Trust] = {}
     """Tool → how far its results are trusted."""
     checks: CheckSettings = CheckSettings()
     tracing: TracingSettings = TracingSettings()
