@@ -44,7 +44,7 @@ from serving.launch.nemo import NemoServer
 from serving.launch.opa import OpaServer
 from serving.launch.process import Child, ChildSpec
 from serving.launch.vllm import VllmServer
-from serving.patterns import shipped_patterns
+from serving.patterns import shipped_redactor
 from serving.settings import PolicySettings, Settings
 from tracing.capture import Capture, Mode
 from tracing.exporter import exporter_command, exporter_settings
@@ -164,12 +164,7 @@ class Interlock:
     # -- parts -------------------------------------------------------------------------------------
 
     def _recorder(self, settings: Settings, journal: Journal, keys: RunKeys) -> Recorder:
-        sets = shipped_patterns()
-
-        def redact(text: str) -> str:
-            for patterns in sets:
-                text = patterns.redact(text)
-            return text
+        redact = shipped_redactor()
 
         def capture(mode: Mode) -> Capture:
             return Capture(mode, redact, keys.key, settings.tracing.capture_bytes)

@@ -42,7 +42,6 @@ AgentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 RequestPath = Annotated[str, StringConstraints(pattern=r"^/")]
 Capture = Literal["full", "redacted", "hashes", "none"]
 Mode = Literal["enforce", "warn", "shadow", "off"]
-Trust = Literal["trusted", "internal", "untrusted"]
 
 
 class _Section(BaseModel):
@@ -300,7 +299,6 @@ class Settings(BaseSettings):
     agents: dict[AgentName, AgentSettings] = {}
     """By name. With no keys anywhere every caller is `anonymous`, whose budgets may be set here too."""
     policies: PolicySettings = PolicySettings()
-    """Tool → how far its results are trusted."""
     checks: CheckSettings = CheckSettings()
     tracing: TracingSettings = TracingSettings()
     alerts: AlertSettings = AlertSettings()
