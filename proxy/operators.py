@@ -10,6 +10,7 @@ from proxy.breakers.admission import ALL, Admission, agent_scope, run_scope
 from proxy.breakers.breaker import State
 from proxy.recorder import Recorder
 from proxy.runs import Run, RunBook
+from serving.patterns import shipped_redactor
 from serving.settings import Settings
 from tracing.journal import Journal
 from tracing.metrics import Metrics
@@ -38,6 +39,7 @@ class Operators:
         self._journal = journal
         self._draining = draining
         self._cut = cut
+        self._mask = shipped_redactor()
 
     def not_ready(self) -> str | None:
         if self._draining():
@@ -49,13 +51,13 @@ class Operators:
 
     async def runs(self, agent: str | None, limit: int) -> Sequence[Mapping[str, Any]]:
         newest = [run for run in reversed(list(self._runs)) if agent is None or run.agent == agent]
-        return [_summary(run) for run in newest[:limit]]
+        return [self._summary(run) for run in newest[:limit]]
 
     async def run(self, run_id: str) -> Mapping[str, Any]:
         run = self._known(run_id)
         circuit = await self._admission.circuit(run_scope(run.id))
         return {
-            **_summary(run),
+            **self._summary(run),
             "findings": list(run.findings),
             "breaker": {
                 "state": circuit.state.value,
@@ -98,16 +100,15 @@ class Operators:
             raise Unknown
         return run
 
-
-def _summary(run: Run) -> dict[str, Any]:
-    """Nothing of the content: counts, ids, and why it is held."""
-    return {
-        "id": run.id,
-        "agent": run.agent,
-        "steps": run.step + 1,
-        "tokens": run.tokens,
-        "cost_usd": run.cost,
-        "tool_calls": run.tool_calls,
-        "tripped": run.tripped,
-        "names": list(run.names),
-    }
+    def _summary(self, run: Run) -> dict[str, Any]:
+        """Nothing of the content: counts, ids, why it is held, and what the client calls it (never a secret)."""
+        return {
+            "id": run.id,
+            "agent": run.agent,
+            "steps": run.step + 1,
+            "tokens": run.tokens,
+            "cost_usd": run.cost,
+            "tool_calls": run.tool_calls,
+            "tripped": run.tripped,
+            "names": [self._mask(name) for name in run.names],
+        }

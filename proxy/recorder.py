@@ -16,6 +16,7 @@ from checks.verdict import Verdict
 from policies.model import Decision
 from proxy.breakers.words import Alert
 from proxy.exchange import Exchange, Outcome
+from serving.text import printable
 from serving.wire.request import SentMessage
 from serving.wire.vocabulary import Usage
 from tracing.alerts import AlertBook
@@ -25,6 +26,8 @@ from tracing.prices import Cost, PriceBook
 from tracing.records import CallOutcome, Checked, Decided, Opened, Operated, Record, Refused, Settled
 
 _log = logging.getLogger(__name__)
+
+_NAME_CHARACTERS = 200
 
 
 class Recorder:
@@ -64,7 +67,6 @@ class Recorder:
             step=x.sighting.run.step,
             method=method,
             path=path,
-            model=request.model,
             stream=request.stream,
             trace_id=x.trace.trace_id,
             span_id=x.trace.span_id,
@@ -79,6 +81,7 @@ class Recorder:
             messages, left_out = capture.messages([_message(m) for m in request.messages], run)
             return msgspec.structs.replace(
                 facts,
+                model=_name(capture, request.model),
                 messages=messages,
                 messages_left_out=left_out,
                 tools=capture.items([_tool(t.name, t.description, t.parameters) for t in request.tools], run),
@@ -88,7 +91,7 @@ class Recorder:
         return self._journal.append(facts, fill, weight=x.request_bytes)
 
     def decided(self, x: Exchange, surface: str, decision: Decision) -> int:
-        capture, run = self._capture(x), x.sighting.run.id
+        capture = self._capture(x)
         facts = Decided(
             time_ns=self._clock_ns(),
             exchange=x.id,
@@ -101,7 +104,8 @@ class Recorder:
 
         def fill() -> Record:
             plain = decision.model_dump(mode="json", exclude_defaults=True)
-            return msgspec.structs.replace(facts, decision=_masked(capture, plain, run))
+            kept = plain if capture.mode == "full" else _masked(capture, plain)
+            return msgspec.structs.replace(facts, decision=kept)
 
         return self._journal.append(facts, fill)
 
@@ -174,7 +178,7 @@ class Recorder:
             severity=alert.severity,
             run=alert.run or "",
             exchange=exchange,
-            evidence=dict(alert.evidence),
+            evidence=_masked(self._captures.get(agent, self._default), dict(alert.evidence)),
             spent_usd=alert.cost_usd or None,
             release=alert.release,
         )
@@ -224,7 +228,6 @@ class Recorder:
             forwarded_ns=x.forwarded_ns,
             first_byte_ns=x.first_byte_ns,
             answered_ns=x.answered_ns,
-            answer_model=x.seen.model or x.request.model,
             prompt_tokens=usage.prompt,
             completion_tokens=usage.completion,
             cached_tokens=usage.cached,
@@ -240,6 +243,7 @@ class Recorder:
         def fill() -> Record:
             return msgspec.structs.replace(
                 facts,
+                answer_model=_name(capture, x.seen.model or x.request.model),
                 answer_id=capture.text(x.seen.answer_id, run),
                 choices=capture.items([_choice(x, number, capture) for number in sorted(x.seen.choices)], run),
             )
@@ -301,14 +305,19 @@ def _choice(x: Exchange, number: int, capture: Capture) -> dict[str, Any]:
     }
 
 
-def _masked(capture: Capture, value: Any, run: str) -> Any:
-    """A decision's own words (constants of policies) are kept in every mode, but never with a secret."""
-    if capture.mode == "full":
-        return value
+def _name(capture: Capture, name: str | None) -> str | None:
+    """A model's name, which is whatever the caller or the model server says: kept in every mode, one bounded
+    line, never a secret."""
+    return None if name is None else printable(capture.mask(printable(name, 4096)), _NAME_CHARACTERS)
+
+
+def _masked(capture: Capture, value: Any) -> Any:
+    """Our own words (constants of policies, names, numbers), which are kept in every mode, but never with a
+    secret."""
     if isinstance(value, str):
         return capture.mask(value)
     if isinstance(value, dict):
-        return {key: _masked(capture, inner, run) for key, inner in value.items()}
+        return {key: _masked(capture, inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_masked(capture, inner, run) for inner in value]
+        return [_masked(capture, inner) for inner in value]
     return value
