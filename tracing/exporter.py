@@ -39,6 +39,13 @@ from tracing.webhook import Webhook
 
 _log = logging.getLogger("interlock.exporter")
 
+# What ``python -m tracing.exporter`` does, but from the folder that this file is in: neither the folder that
+# Interlock was started in nor a variable has a say in which code gets the sinks' credentials.
+_START = """
+import runpy, sys
+sys.path.insert(0, sys.argv.pop(1))
+runpy.run_module("tracing.exporter", run_name="__main__", alter_sys=True)
+"""
 _POLL_SECONDS = 0.25
 _STATUS_SECONDS = 5.0
 _AFTER_A_FAULT_SECONDS = 5.0
@@ -98,8 +105,10 @@ def exporter_command(state_dir: Path, parent: int | None = None) -> list[str]:
     """How to start it; write the settings to its stdin and close it. ``parent``: this process, if not given."""
     return [
         sys.executable,
-        "-m",
-        "tracing.exporter",
+        "-P",
+        "-c",
+        _START,
+        str(Path(__file__).parent.parent),
         "--state-dir",
         str(state_dir),
         "--settings-json",

@@ -6,8 +6,10 @@ import asyncio
 import hashlib
 import hmac
 import json
+import os
 import signal
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -312,3 +314,14 @@ def test_its_settings_are_made_from_ours() -> None:
     assert (made.mlflow.url, made.mlflow.experiment, made.mlflow.token) == ("http://m", "interlock", "t")
     assert made.webhooks == [WebhookTarget("http://w", "s")]
     assert (made.instance, made.version) == ("i", "v")
+
+
+def test_it_runs_its_own_code_wherever_it_is_started(tmp_path: Path) -> None:
+    stranger = tmp_path / "tracing"
+    stranger.mkdir()
+    (stranger / "__init__.py").write_text("")
+    (stranger / "exporter.py").write_text("print('a stranger')")
+    command = [*exporter_command(tmp_path / "state"), "--help"]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)}
+    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "--settings-json" in said and "stranger" not in said
