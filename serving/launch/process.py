@@ -294,7 +294,8 @@ class Child:
                 os.close(output)
         self._exited = asyncio.create_task(self._process.wait())
         if self._process.stdin is not None and spec.stdin is not None:
-            with contextlib.suppress(ConnectionError):
+            # RuntimeError is uvloop's word for a pipe whose reader has gone already.
+            with contextlib.suppress(ConnectionError, RuntimeError):
                 self._process.stdin.write(spec.stdin)
                 await self._process.stdin.drain()
                 self._process.stdin.close()

@@ -242,3 +242,20 @@ asyncio.run(main())
     parent.kill()
     await parent.wait()
     await until(lambda: not alive(pid))
+
+
+async def test_a_child_that_is_gone_before_it_is_told_anything_has_just_exited(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(_writer: asyncio.StreamWriter, _data: bytes) -> None:
+        raise RuntimeError("unable to perform operation on a closed pipe")  # as uvloop says it
+
+    monkeypatch.setattr(asyncio.StreamWriter, "write", closed)
+
+    async def never() -> bool:
+        return False
+
+    spec = ChildSpec("brief", (sys.executable, "-S", "-c", "raise SystemExit(3)"), stdin=b"told")
+    child = Child(spec, probe=never, watch=QUICK, backoff=SOON)
+    child.start()
+    with pytest.raises(ChildFailed, match="exited with"):
+        await child.wait_ready()
+    await child.stop()
