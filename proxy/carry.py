@@ -164,6 +164,8 @@ class _Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
             raise ConnectionError("The answer has begun; it cannot become an error any more.")
+        if isinstance(exc, ConnectionError):
+            raise exc  # one of the two sides is gone and the connection ends with it: no fault of ours to log
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             self.log_exception("unhandled error", exc_info=exc)
             answer = refuse("internal_error", "Interlock failed on this request.")
