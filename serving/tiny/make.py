@@ -26,7 +26,6 @@ from serving.tiny.scripts import SCRIPTS
 from serving.tiny.tokenizer import CONTEXT, build
 
 BATCH_TOKENS = 2400
-PEAK_RATE = 2e-3
 WARM_UP = 30
 CONTEXTS_PER_SCRIPT = 40
 
@@ -73,13 +72,13 @@ def tensors(batch: list[Row], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(ids), torch.tensor(labels)
 
 
-def train(model: Qwen3ForCausalLM, rows: Iterator[Row], steps: int) -> None:
+def train(model: Qwen3ForCausalLM, rows: Iterator[Row], steps: int, peak: float) -> None:
     """AdamW with a warm-up and a linear way down; the loss is on the model's own tokens only."""
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
     begin = time.monotonic()
     for step, batch in enumerate(islice(batches(rows), steps)):
-        rate = PEAK_RATE * min(1, (step + 1) / WARM_UP) * (1 - 0.97 * step / steps)
+        rate = peak * min(1, (step + 1) / WARM_UP) * (1 - 0.97 * step / steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         ids, labels = tensors(batch, model.config.pad_token_id)
@@ -129,7 +128,9 @@ def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path)
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder for the model")
-    parser.add_argument("--steps", type=int, default=1700)
+    parser.add_argument("--start", type=Path, help="go on from a model that this command made")
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--rate", type=float, default=2e-3, help="the learning rate's peak")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="1 on a busy machine")
     options = parser.parse_args(argv)
@@ -137,8 +138,10 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     tokenizer = build()
     model = new_model(tokenizer)
+    if options.start:
+        model = Qwen3ForCausalLM.from_pretrained(options.start, dtype=torch.float32)
     print(f"{len(tokenizer)} tokens, {model.num_parameters() / 1e6:.2f} million parameters")
-    train(model, Sampler(tokenizer, options.seed).rows(), options.steps)
+    train(model, Sampler(tokenizer, options.seed).rows(), options.steps, options.rate)
     model.half().float()
     found = misses(model, tokenizer, options.seed + 1)
     save(model.half(), tokenizer, options.out)

@@ -71,7 +71,7 @@ class Sampler:
         history, targets = self._dialogue(script)
         start = self._start(script)
         tools = self._tools(script)
-        if rng.random() < 0.5:
+        if rng.random() < 0.4:
             return self._row(start, history, targets, tools)
         index = rng.choice(list(targets))
         return self._single(start + _without_reasoning(history[:index]), targets[index], tools)
@@ -101,7 +101,7 @@ class Sampler:
 
     def _single(self, history: list[Message], turn: Turn, tools: Any) -> Row:
         target = message_of(turn)
-        thinking = self._random.random() < 0.7
+        thinking = self._random.random() < 0.5
         prompt = self._render(history, tools, prompt=True, enable_thinking=thinking)
         if not thinking:
             del target["reasoning"]
