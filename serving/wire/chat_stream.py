@@ -14,36 +14,38 @@ import msgspec
 from serving.wire.sse import Framer, data_of
 from serving.wire.vocabulary import ChoiceDelta, Event, ToolDelta, Usage
 
+_ABSENT = msgspec.Raw()
 
-class _Function(msgspec.Struct):
+
+class _Function(msgspec.Struct, gc=False):
     name: str | None = None
     arguments: str | None = None
 
 
-class _Tool(msgspec.Struct):
+class _Tool(msgspec.Struct, gc=False):
     index: int = 0
     id: str | None = None
     function: _Function | None = None
 
 
-class _Delta(msgspec.Struct):
+class _Delta(msgspec.Struct, gc=False):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[_Tool] | None = None
-    function_call: msgspec.Raw = msgspec.Raw()
+    function_call: msgspec.Raw = _ABSENT
 
 
-class _Token(msgspec.Struct):
+class _Token(msgspec.Struct, gc=False):
     token: str = ""
     bytes: list[int] | None = None
 
 
-class _Logprobs(msgspec.Struct):
+class _Logprobs(msgspec.Struct, gc=False):
     content: list[_Token] | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     index: int
     delta: _Delta
     logprobs: _Logprobs | None = None
@@ -51,15 +53,15 @@ class _Choice(msgspec.Struct):
     token_ids: list[int] | None = None
 
 
-class PromptDetails(msgspec.Struct):
+class PromptDetails(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
 
 
-class CompletionDetails(msgspec.Struct):
+class CompletionDetails(msgspec.Struct, gc=False):
     reasoning_tokens: int | None = None
 
 
-class WireUsage(msgspec.Struct):
+class WireUsage(msgspec.Struct, gc=False):
     """The ``usage`` object of chat completions, streamed or not."""
 
     prompt_tokens: int = 0
@@ -77,11 +79,11 @@ class WireUsage(msgspec.Struct):
         )
 
 
-class _Chunk(msgspec.Struct):
+class _Chunk(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
     id: str | None = None
     usage: WireUsage | None = None
-    error: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = _ABSENT
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
@@ -89,7 +91,7 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 
 def given(value: msgspec.Raw) -> bool:
     """A field that was not looked into is there and not null."""
-    return bytes(value) not in (b"", b"null")
+    return value is not _ABSENT and bytes(value) not in (b"", b"null")
 
 
 class ChatStreamReader:
@@ -123,23 +125,26 @@ def read_event(raw: bytes) -> Event:
         chunk = _decode(data)
     except (msgspec.DecodeError, RecursionError):
         return Event(raw, "unknown")
-    if given(chunk.error):
+    if chunk.error is not _ABSENT and given(chunk.error):
         return Event(raw, "error", error=bytes(chunk.error))
-    if chunk.choices is None:
+    choices = chunk.choices
+    if choices is None:
         return Event(raw, "unknown")
     usage = chunk.usage.neutral() if chunk.usage is not None else None
-    if not chunk.choices:
+    if not choices:
         return Event(raw, "usage", usage=usage, answer_id=chunk.id)
-    deltas = []
-    for choice in chunk.choices:
-        if given(choice.delta.function_call):
+    for choice in choices:
+        if choice.delta.function_call is not _ABSENT and given(choice.delta.function_call):
             return Event(raw, "unknown")
-        deltas.append(_choice_delta(choice))
-    return Event(raw, "delta", tuple(deltas), usage, answer_id=chunk.id)
+    deltas = (_choice_delta(choices[0]),) if len(choices) == 1 else tuple(map(_choice_delta, choices))
+    return Event(raw, "delta", deltas, usage, None, chunk.id)
 
 
 def _choice_delta(choice: _Choice) -> ChoiceDelta:
     delta = choice.delta
+    reasoning = delta.reasoning if delta.reasoning is not None else delta.reasoning_content
+    if delta.tool_calls is None and choice.logprobs is None and choice.token_ids is None:  # most events
+        return ChoiceDelta(choice.index, delta.content, reasoning, (), choice.finish_reason)
     tools: tuple[ToolDelta, ...] = ()
     if delta.tool_calls:
         tools = tuple([_tool_delta(tool) for tool in delta.tool_calls])
@@ -152,7 +157,6 @@ def _choice_delta(choice: _Choice) -> ChoiceDelta:
     if choice.token_ids:
         ids = tuple(choice.token_ids)
         tokens = max(tokens, len(ids))
-    reasoning = delta.reasoning if delta.reasoning is not None else delta.reasoning_content
     return ChoiceDelta(choice.index, delta.content, reasoning, tools, choice.finish_reason, tokens, text, ids)
 
 

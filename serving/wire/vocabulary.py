@@ -4,7 +4,8 @@ A reader takes bytes in any chunking and yields :class:`Event` objects: the unit
 event, with its exact bytes, and with what it says as :class:`ChoiceDelta` objects, one per choice that it
 speaks of. Whoever passes an event on passes ``raw``, so nothing is parsed and written again.
 
-These are plain data on the hot path (one object per token), hence ``msgspec.Struct``.
+These are plain data on the hot path (one object per token), hence ``msgspec.Struct``, and out of the garbage
+collector's sight: none of them can be part of a cycle.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import msgspec
 
 
-class ToolDelta(msgspec.Struct, frozen=True):
+class ToolDelta(msgspec.Struct, frozen=True, gc=False):
     """A piece of one tool call. ``id`` and ``name`` come with its first piece only."""
 
     index: int
@@ -23,7 +24,7 @@ class ToolDelta(msgspec.Struct, frozen=True):
     arguments: str = ""
 
 
-class ChoiceDelta(msgspec.Struct, frozen=True):
+class ChoiceDelta(msgspec.Struct, frozen=True, gc=False):
     """What one event says about one choice.
 
     ``text`` and ``reasoning`` are None where the event does not carry the field or carries null.
@@ -40,7 +41,7 @@ class ChoiceDelta(msgspec.Struct, frozen=True):
     token_ids: tuple[int, ...] = ()
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Token counts as vLLM reports them; ``cached`` and ``reasoning`` are parts of the two totals."""
 
     prompt: int
@@ -49,7 +50,7 @@ class Usage(msgspec.Struct, frozen=True):
     reasoning: int = 0
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One server-sent event: its exact bytes, terminator included, and what it says.
 
     ``kind``: "delta" (choices), "usage" (no choices), "error", "done" (``[DONE]``), "comment", or
