@@ -20,7 +20,7 @@ import msgspec
 from bench.load import Seen, Task
 from bench.stats import median
 from bench.targets import ROOT, Stage, Target, total
-from bench.wire import Answers, Kind
+from bench.wire import KINDS, Answers, Kind
 
 _QUIET_SECONDS = 0.4
 _QUIET_SHARE = 0.05  # of one core
@@ -120,6 +120,13 @@ class Measurer:
         self._answers = Answers(name, options.events)
         self._tell = tell
         self._first = 1
+
+    def warm(self, targets: Sequence[Target], kinds: Sequence[Kind]) -> None:
+        """What only the first requests cost (connections, caches, compiled policies) is no part of any cell."""
+        for kind in kinds:
+            self._load("turns", targets, kind, min(1.0, self._options.seconds))
+        for target in targets:
+            self._until_quiet(target)
 
     def rounds(self, targets: Sequence[Target], kinds: Sequence[Kind]) -> list[Cell]:
         cells = []
@@ -242,6 +249,7 @@ def measure(stage: Stage, options: Options, name: str, tools: Tools, tell: Calla
     else:
         notes.append("nginx is not installed (`make bench-tools`)")
     targets.append(interlock)
+    measurer.warm(targets, KINDS)
     before = stage.sink_seen()
     cells = measurer.rounds(targets, ["whole", "stream"])
     latencies = [row for kind in _LATENCY_KINDS for row in measurer.latencies(targets, kind)]
@@ -256,6 +264,7 @@ def measure(stage: Stage, options: Options, name: str, tools: Tools, tell: Calla
         stage.stop(interlock)
         tell("starting Interlock with NeMo Guardrails")
         checked = stage.interlock("interlock+nemo", nemo=tools.nemo)
+        measurer.warm([checked], _LATENCY_KINDS)
         nemo_cells = measurer.rounds([checked], ["whole", "stream"])
         latencies += [row for kind in _LATENCY_KINDS for row in measurer.latencies([direct, checked], kind)[1:]]
     else:
