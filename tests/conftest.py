@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import servers
+from tests.support.collector import Collector, collecting
 from tests.support.lanes import lane, unavailable
 from tests.support.processes import Server
 from tests.support.servers import VllmServer
@@ -48,11 +49,26 @@ def vllm_env() -> Path:
 
 
 @pytest.fixture(scope="session")
-def vllm_server(vllm_env: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
-    """A real vLLM that serves the tiny model, without a key."""
+def vllm_spans() -> Iterator[Collector]:
+    """Where the session's vLLM sends its own spans."""
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
+def vllm_server(
+    vllm_env: Path, vllm_spans: Collector, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[VllmServer]:
+    """A real vLLM that serves the tiny model, without a key; what it does, it reports to ``vllm_spans``."""
     if not (servers.TINY_MODEL / "config.json").exists():
         unavailable("the tiny model is not in serving/tiny/model")
-    with servers.vllm(vllm_env, tmp_path_factory.mktemp("vllm")) as server:
+    traced = ("--otlp-traces-endpoint", vllm_spans.endpoint)
+    how = {
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+        "OTEL_SERVICE_NAME": "vllm",
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+    }
+    with servers.vllm(vllm_env, tmp_path_factory.mktemp("vllm"), flags=traced, env=how) as server:
         yield server
 
 
