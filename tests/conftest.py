@@ -6,6 +6,7 @@ kills one starts its own by ``tests.support.servers``.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,11 @@ from tests.support.collector import Collector, collecting
 from tests.support.lanes import lane, unavailable
 from tests.support.processes import Server
 from tests.support.servers import VllmServer
+
+
+def pytest_configure() -> None:
+    """A SIGTERM (a time limit, a cancelled build) ends the run as Ctrl-C does, so that the servers are stopped."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
