@@ -6,6 +6,7 @@ refused: an action that nobody could account for does not happen.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -107,8 +108,8 @@ class Judge:
         try:
             await self._recorder.commit(self._recorder.call(x, outcome))
         except JournalError:
-            _log.error("a tool call was refused because the journal cannot be written")
-            outcome.outcome, outcome.refusal, outcome.rule = "unrecorded", _UNRECORDED, "interlock/record"
+            if self.holds_calls:
+                self._unrecorded(x, outcome)
         if not self.holds_calls:
             return Answer()
         self._metrics.call(outcome.outcome)
@@ -132,6 +133,13 @@ class Judge:
             await self._decide(x, Stage.RESPONSE, f"choice {number}", response=facts)
 
     # -- parts -------------------------------------------------------------------------------------
+
+    def _unrecorded(self, x: Exchange, outcome: Outcome) -> None:
+        """What was decided may reach the disk later, but is not what happens: a second record says so."""
+        _log.error("a tool call was refused because the journal cannot be written")
+        outcome.outcome, outcome.refusal, outcome.rule = "unrecorded", _UNRECORDED, "interlock/record"
+        with contextlib.suppress(JournalError):
+            self._recorder.call(x, outcome)
 
     async def _outcome(self, x: Exchange, question: Question) -> Outcome:
         call = question.call

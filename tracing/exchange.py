@@ -8,7 +8,7 @@ import msgspec
 
 from tracing.records import AnyRecord, CallOutcome, Checked, Decided, Opened, Record, Refused, Settled
 
-STOPPED = frozenset(("denied", "malformed"))
+STOPPED = frozenset(("denied", "malformed", "held_bytes", "terminated", "unrecorded"))
 
 
 class Exchange(msgspec.Struct):
@@ -34,6 +34,9 @@ class Exchange(msgspec.Struct):
             case Decided():
                 self.decisions.append(record)
             case CallOutcome():
+                if record.outcome == "unrecorded":  # takes the place of what was decided and did not happen
+                    place = (record.choice, record.index)
+                    self.calls = [call for call in self.calls if (call.choice, call.index) != place]
                 self.calls.append(record)
             case Checked():
                 self.checks.append(record)

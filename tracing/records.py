@@ -85,9 +85,11 @@ class Decided(Record, frozen=True, tag="decided"):
 
 
 class CallOutcome(Record, frozen=True, tag="call"):
-    """What became of one held tool call. ``outcome``: allowed, denied, malformed (denied because its
-    arguments are not one strict JSON object), unasked (no policy needed asking), unjudged (a judge was
-    needed and failed, and the settings let it by), dropped (the answer broke off while it was held)."""
+    """What became of one held tool call. ``outcome``: allowed, denied, terminated (denied, and the answer cut),
+    malformed (denied because its arguments are not one strict JSON object), held_bytes (denied because they
+    are too large to hold), unasked (no policy needed asking), unrecorded (refused because this record could
+    not be brought to disk in time; it stands beside the record of what had been decided), unjudged (a judge
+    was needed and failed, and the settings let it by), dropped (the answer broke off while it was held)."""
 
     CONTENT = ("arguments",)
 
