@@ -62,20 +62,22 @@ class Served:
         return list(read(self.state, []))
 
     def children(self) -> dict[str, int]:
-        """Pids of the processes that it launched, by what is known of their command lines."""
-        found = {}
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                parent = int(stat.read_text().rpartition(")")[2].split()[1])
-                line = (stat.parent / "cmdline").read_bytes().split(b"\0")
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if parent == self.process.pid:
-                words = b" ".join(line)
-                for name, mark in {"opa": b" run --server", "nemo": b"nemo_boot", "exporter": b"exporter"}.items():
-                    if mark in words:
-                        found[name] = int(stat.parent.name)
-        return found
+        return children_of(self.process.pid)
+
+
+def children_of(parent: int) -> dict[str, int]:
+    """Pids of what an Interlock launched in the process ``parent``, by name."""
+    marks = {"opa": b" run --server", "nemo": b"nemo_boot", "exporter": b"exporter"}
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            above = int(stat.read_text().rpartition(")")[2].split()[1])
+            words = (stat.parent / "cmdline").read_bytes().replace(b"\0", b" ")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if above == parent:
+            found |= {name: int(stat.parent.name) for name, mark in marks.items() if mark in words}
+    return found
 
 
 def metric_sum(text: str, metric: str, **labels: str) -> float:
