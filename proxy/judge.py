@@ -151,6 +151,8 @@ class Judge:
             try:
                 arguments = read_arguments(call.arguments)
             except NotStrict:
+                if not self.holds_calls:
+                    return Outcome(call, "unasked", "interlock/malformed_arguments")
                 return self._refused(call, offered, "malformed", "interlock/malformed_arguments", _MALFORMED)
         if not self._policies.in_force(Stage.TOOL_CALL):
             return Outcome(call, "unasked")
