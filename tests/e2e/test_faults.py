@@ -12,6 +12,9 @@ import json
 import os
 import resource
 import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -369,3 +372,45 @@ async def test_a_journal_that_cannot_be_written_takes_nothing_new_and_lets_no_ca
 
 async def ready(interlock: Any) -> bool:
     return (await interlock.admin("/readyz"))[0] == 200
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own of 3 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("only root may mount a small file system; the test before this one needs none")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+async def test_on_a_disk_that_fills_up_every_call_that_was_given_is_on_record(small_disk: Path, tmp_path: Path) -> None:
+    state, filler = small_disk / "state", small_disk / "filler"
+    given: set[str] = set()
+
+    async def refused(port: int) -> bool:
+        """One exchange; whether it was refused because nothing can be recorded."""
+        answer = await request(port, "Go.", stream=True)
+        if answer.start == "HTTP/1.1 503 Service Unavailable":
+            assert json.loads(answer.body)["error"]["code"] == "record_unavailable"
+            return True
+        given.update(call["arguments"] for call in read_stream(answer.body)[0].calls.values())
+        return False
+
+    async with scripted(MODEL) as upstream, served(upstream.url, tmp_path, state=state) as interlock:
+        assert not await refused(interlock.port)
+        with suppress(OSError), filler.open("wb", buffering=0) as out:
+            while out.write(bytes(4096)) == 4096:
+                pass
+        await until(lambda: refused(interlock.port))
+        assert (await interlock.admin("/readyz"))[0] == 503
+        filler.unlink()
+        await until(lambda: ready(interlock))
+        assert not await refused(interlock.port)
+    recorded = {record.arguments for record in records(state, CallOutcome) if record.outcome == "allowed"}
+    assert len(given) >= 4 and given <= recorded
+    assert verify(state).faults == []

@@ -91,7 +91,7 @@ def metric_sum(text: str, metric: str, **labels: str) -> float:
     return total
 
 
-async def until(condition: Any, seconds: float = 60.0) -> None:
+async def until(condition: Any, seconds: float = 120.0) -> None:
     """Wait for another process: until ``condition()`` (plain or a coroutine's) is true."""
     async with asyncio.timeout(seconds):
         while True:
@@ -141,7 +141,7 @@ def _start(upstream: str, folder: Path, state: Path, sections: dict[str, Any]) -
 
 
 async def _listening(process: subprocess.Popen[bytes], terminal: Path) -> tuple[int, str]:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 180
     while (match := _LISTENING.search(printed(terminal))) is None:
         if process.poll() is not None or time.monotonic() > deadline:
             tail = printed(terminal)[-4000:]
