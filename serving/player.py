@@ -33,7 +33,8 @@ _REASONS = {400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed"}
 class Player:
     """An HTTP server that plays recordings.
 
-    ``speed`` divides the recorded pauses; 0 plays without any. ``new_id`` makes 16 hex digits.
+    ``speed`` divides the recorded pauses; 0 plays without any. ``every`` plays one event in so many
+    milliseconds instead, however busy the machine was when it recorded. ``new_id`` makes 16 hex digits.
     ``played`` names what was played, in order of the requests; ``aborted`` counts the answers that
     clients did not wait for.
     """
@@ -43,9 +44,11 @@ class Player:
         folder: Path = TRAFFIC,
         *,
         speed: float = 1.0,
+        every: float | None = None,
         new_id: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
         self.speed = speed
+        self.every = every
         self.played: list[str] = []
         self.aborted = 0
         self._shelf = Shelf.of(folder)
@@ -170,8 +173,10 @@ class _Connection(asyncio.Protocol):
         renew = self._player.renew()
         loop = asyncio.get_running_loop()
         begin = loop.time()
-        for ms, piece in recording.pieces:
-            if self._player.speed:
+        for number, (ms, piece) in enumerate(recording.pieces):
+            if self._player.every is not None:
+                await asyncio.sleep(begin + number * self._player.every / 1000 - loop.time())
+            elif self._player.speed:
                 await asyncio.sleep(begin + ms / 1000 / self._player.speed - loop.time())
             if usage or _USAGE_EVENT not in piece:
                 self._transport.write(renew(piece))

@@ -209,15 +209,17 @@ _LISTED = ("opened", "exchange", "agent", "run", "step", "ending", "tokens", "US
 
 
 def _listing(rows: list[dict[str, Any]], width: int | None) -> Iterator[Text]:
-    """A line for each exchange, under a heading. A rule that has no room in ``width`` columns (null: endless)
-    stands on a line of its own. Ids are cut to what ``show`` needs."""
+    """A line for each exchange, under a heading. Where rules have no room in ``width`` columns (null: endless),
+    each stands on a line of its own. Ids are cut to what ``show`` needs."""
     cells = [[*map(_cell, _listed(row))] for row in rows]
     widths = [max(map(len, column)) for column in zip(_LISTED, *cells, strict=True)]
-    yield Text(_aligned(_LISTED, widths) + "  rule", style="bold")
-    for row, texts in zip(rows, cells, strict=True):
-        line, rule = _aligned(texts, widths), _cell(row["rule"])
+    rules = [_cell(row["rule"]) for row in rows]
+    beside = width is None or sum(widths) + 2 * len(widths) + max(map(len, rules), default=0) <= width
+    yield Text(_aligned(_LISTED, widths) + ("  rule" if beside else ""), style="bold")
+    for row, texts, rule in zip(rows, cells, rules, strict=True):
+        line = _aligned(texts, widths)
         if rule:
-            line += f"  {rule}" if width is None or len(line) + 2 + len(rule) <= width else f"\n    {rule}"
+            line += f"  {rule}" if beside else f"\n    {rule}"
         yield Text(line.rstrip(), style="red" if row["denied"] else "")
 
 
@@ -291,4 +293,6 @@ def _plain(value: object) -> dict[str, Any]:
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
+    console.soft_wrap = not console.is_terminal
+    return console

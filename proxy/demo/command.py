@@ -28,8 +28,8 @@ from serving.text import printable
 from serving.tiny.scripts import CANARY
 from serving.tiny.shelf import TRAFFIC
 
-_SPEED = 0.3
-"""The recordings come from a model so small that it writes faster than one can read."""
+_EVERY = 14.0
+"""Milliseconds from one recorded event to the next, so that one can read along."""
 
 _DESCRIPTION = """\
 Plays scripted agents through a whole Interlock and shows what flowed, what was stopped and why, what it cost and
@@ -88,9 +88,9 @@ async def _show(arguments: argparse.Namespace) -> int:
             f"Starting a real vLLM on this machine's CPU, about half a minute. Its log: {state_dir}/logs/vllm.log"
         )
     async with contextlib.AsyncExitStack() as stack:
-        model = ModelServer(real, _vllm_command(arguments), 0.0 if arguments.fast else _SPEED, arguments.traffic)
+        model = ModelServer(real, _vllm_command(arguments), 0.0 if arguments.fast else _EVERY, arguments.traffic)
         upstream = await model.start(state_dir, stack)
-        what = "a real vLLM with a tiny model, launched for this" if real else "a player of recorded vLLM traffic"
+        what = "a real vLLM with a tiny model" if real else "a player of recorded vLLM traffic" + _pace(model.every)
         stage = await stack.enter_async_context(staged(upstream, state_dir))
         _credits(tell, what, stage.notices, time.monotonic() - began)
         await tell.pause(2.0)
@@ -99,6 +99,10 @@ async def _show(arguments: argparse.Namespace) -> int:
     if tell.failed:
         return _refuse(f"{tell.failed} claims did not hold; the record is in {state_dir}", status=1)
     return 0
+
+
+def _pace(every: float) -> str:
+    return f", an event each {every:.0f} ms" if every else ""
 
 
 def _credits(tell: Narrator, what: str, notices: tuple[str, ...], seconds: float) -> None:

@@ -71,10 +71,10 @@ class Narrator:
         self._end()
         self._print(Text(text, "bold"), "\n")
 
-    def scene(self, number: int, title: str, about: str) -> None:
+    def scene(self, number: int | None, title: str, about: str) -> None:
         """The heading of a scene and what it is about."""
         self._end()
-        head = f" {number}  {title} "
+        head = f" {title} " if number is None else f" {number}  {title} "
         self._print(Text("\n──", "dim"), "")
         self._print(Text(head, "bold"), "")
         self._print(Text("─" * max(self.width - 2 - cell_len(head), 2), "dim"), "\n")
@@ -90,7 +90,7 @@ class Narrator:
 
     def command(self, text: str) -> None:
         self._end()
-        self._print(Text("\n    $ ", "dim"), "")
+        self._print(Text("$ ", "dim"), "")
         self._print(Text(self._safe(text), "bold"), "\n")
 
     def blank(self) -> None:

@@ -53,11 +53,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class ModelServer:
-    """What answers: the player of recordings, or with ``vllm`` (its command; null: the one on PATH) a real one."""
+    """What answers: the player of recordings, or with ``vllm`` (its command; null: the one on PATH) a real one.
+
+    ``every``: milliseconds from one recorded event to the next.
+    """
 
     real: bool = False
     vllm: Path | None = None
-    speed: float = 1.0
+    every: float = 0.0
     traffic: Path = TRAFFIC
 
     async def start(self, state_dir: Path, stack: contextlib.AsyncExitStack) -> UpstreamSettings:
@@ -81,7 +84,7 @@ class ModelServer:
             raise CannotStart(
                 f"there are no recordings in {self.traffic}; take a whole clone, or play on a real vLLM with --vllm"
             )
-        player = Player(self.traffic, speed=self.speed)
+        player = Player(self.traffic, every=self.every)
         stack.push_async_callback(player.stop)
         return UpstreamSettings(url=await player.start())
 

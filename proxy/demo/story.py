@@ -182,6 +182,7 @@ class Story:
         denied = [each for each in self._stage.ledger.exchanges() if each.denied]
         self._audit("list", "--denied", "--state-dir", str(state))
         await tell.pause(2.0)
+        tell.blank()
         self._audit("verify", "--state-dir", str(state))
         await tell.pause(2.0)
         if denied:
@@ -237,7 +238,7 @@ class Story:
             return f"refused: {heard.status} {heard.error['code']}"
         spelled = Spelled.of(heard.body)
         results = ", ".join(str(message["content"]) for message in added)
-        asked = ", ".join(str(value) for _, text in spelled.calls for value in json.loads(text).values())
+        asked = ", ".join(_short(call) for call in spelled.calls)
         return f"{asked} → {results}" if asked else f"says: {spelled.text.strip()}"
 
     # -- showing -----------------------------------------------------------------------------------
@@ -261,8 +262,8 @@ class Story:
             return
         self._tell.line(
             "STOPPED",
-            f"by {call.rule}. The stream waited {_held(exchange):.0f} ms: for the call to arrive whole, for the "
-            f"policies ({decided.micros / 1000:.1f} ms of it), and for the record to be on disk.",
+            f"by {call.rule}. The stream waited {_held(exchange):.0f} ms: for its calls to arrive whole, for the "
+            f"policies ({_ms(decided.micros)} of it), and for the record to be on disk.",
         )
         if quoted:
             name, arguments = self._sent(heard).calls[call.index]
@@ -271,22 +272,23 @@ class Story:
     def _side_by_side(self, sent: Spelled, got: Spelled) -> None:
         """The calls of an answer as sent and as received, and where the marker is in both."""
         tell, widths = self._tell, self._halves()
+        tell.blank()
         tell.columns("", ["the model server sent", "the agent received"], widths, style="bold")
-        left = [f"{index}  {name} {arguments}" for index, (name, arguments) in enumerate(sent.calls)]
         numbers = {tuple(call): index for index, call in enumerate(got.calls)}
+        left = [f"{index}: {_short(call)}" for index, call in enumerate(sent.calls)]
         right = [
-            f"{numbers[tuple(call)]}  {call[0]} {call[1]}" if tuple(call) in numbers else "-  a refusal in its place"
+            f"{numbers[tuple(call)]}: {_short(call)}" if tuple(call) in numbers else "-  a refusal in its place"
             for call in sent.calls
         ]
         for row in zip(left, right, strict=True):
             tell.columns("", row, widths)
         tell.columns("", [f"{each.tokens} tokens in the logprobs" for each in (sent, got)], widths)
+        tell.blank()
         counts = [(each.count(CANARY), each.logprobs.count(CANARY)) for each in (sent, got)]
         tell.check(
             counts == [(1, 1), (0, 0)] and len(got.calls) == len(sent.calls) - 1,
-            f"Sent, the marker stands {_times(counts[0][0])} in the arguments and {_times(counts[0][1])} in the "
-            f"logprobs; received, {_times(counts[1][0])} and {_times(counts[1][1])}. The other calls are numbered "
-            "without a gap.",
+            f"In what was sent, the marker stands {_places(*counts[0])}; in what was received, "
+            f"{_places(*counts[1])}. The other calls are numbered without a gap.",
         )
 
     async def _redacted(self, heard: Heard) -> None:
@@ -332,18 +334,20 @@ class Story:
             return
         tell.blank()
         tell.plain(f"One of them in short; `{self._interlock} audit show {exchange.id[:8]} …` prints every field:")
-        for record in sorted([opened, *exchange.decisions, *exchange.calls, settled], key=lambda each: each.time_ns):
+        count = len(opened.messages)
+        tell.line(
+            "opened",
+            f"agent {opened.agent}, run {opened.run}, {count} message{'s' * (count > 1)}, model {opened.model}",
+        )
+        for record in sorted([*exchange.decisions, *exchange.calls], key=lambda each: each.time_ns):
             at = f"+{(record.time_ns - opened.time_ns) / 1e6:.0f} ms"
             match record:
                 case Decided():
-                    what = f"{at}: stage {record.stage}: {record.action} {record.rule or ''}"
-                    tell.line("decided", what)
+                    tell.line("decided", f"{at}: {record.stage}: {record.action}, {record.rule or 'no rule'}")
                 case CallOutcome():
                     tell.line(
                         "call", f"{at}: {record.name} {record.outcome}; kept of its arguments: {record.arguments}"
                     )
-                case _:
-                    pass
         tell.line("settled", f"{settled.ending}, {settled.answer_bytes:,} bytes; trace {opened.trace_id}")
 
     # -- counting ----------------------------------------------------------------------------------
@@ -376,7 +380,7 @@ class Story:
 
 def closing(tell: Narrator, interlock: str, state_dir: Path) -> None:
     """What to type next."""
-    tell.scene(8, "Now you", f"Everything that ran has ended. The record stays in {state_dir}.")
+    tell.scene(None, "Now you", f"Everything that ran has ended. The record stays in {state_dir}.")
     for command, what in (
         (f"{interlock} audit list --state-dir {state_dir}", "every exchange of this show"),
         (f"{interlock} serve --upstream http://127.0.0.1:8000", "stand before your own vLLM; agents use port 8080"),
@@ -392,6 +396,22 @@ def closing(tell: Narrator, interlock: str, state_dir: Path) -> None:
 def _held(exchange: Exchange) -> float:
     """Milliseconds for which calls of this exchange were held."""
     return exchange.settled.held_micros / 1000 if exchange.settled is not None else 0.0
+
+
+def _places(arguments: int, logprobs: int) -> str:
+    if not arguments and not logprobs:
+        return "in neither"
+    return f"{_times(arguments)} in the arguments and {_times(logprobs)} in the logprobs"
+
+
+def _ms(micros: int) -> str:
+    return f"{micros / 1000:.1f} ms" if micros >= 100 else f"{micros} µs"
+
+
+def _short(call: Sequence[str]) -> str:
+    """A call as name and values."""
+    name, arguments = call
+    return " ".join([name, *(str(value) for value in json.loads(arguments).values())])
 
 
 def _times(count: int) -> str:
