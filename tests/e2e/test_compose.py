@@ -183,6 +183,7 @@ class Stack:
     def _made(self, name: str, what: str) -> Path:
         folder = self._folder / name / what
         folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # as the images make the folders of their volumes
         return folder
 
     def _translation(self, name: str) -> Callable[[str], str]:
