@@ -8,11 +8,16 @@ follows the script's other ending.
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from serving.tiny.dialogue import Call, Message, Script, Turn, canonical
 from serving.tiny.scripts import TOOLS
 
+LOOP_TURNS = 8
+"""How many turns of an endless script ``turns`` gives."""
+
+REFUSAL = "[interlock] This call was not executed."
 UNKNOWN_RESULT = "error: nothing is known of this call"
 
 
@@ -83,6 +88,18 @@ def message_of(turn: Turn, *, ids: str = "call", without: tuple[Call, ...] = ())
     ]
     message: Message = {"role": "assistant", "content": turn.text, "reasoning": turn.reasoning}
     return message | {"tool_calls": calls} if calls else message
+
+
+def turns(script: Script) -> Iterator[tuple[str, Turn, dict[str, Any]]]:
+    """Name, expected turn and request of each answer, with nothing refused and with all refused."""
+    for refused in (False, True) if script.refused else (False,):
+        harness = Harness(script)
+        while (turn := harness.expected) is not None and harness.answers < LOOP_TURNS:
+            ending = "-refused" if harness.refused else ""
+            yield f"{script.id}-{harness.answers}{ending}", turn, harness.request()
+            without = turn.forbidden if refused else ()
+            given = message_of(turn, ids=f"call-{harness.answers}", without=without)
+            harness.take(given | {"content": REFUSAL} if without else given)
 
 
 def _system(text: str) -> Message:

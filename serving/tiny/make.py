@@ -2,8 +2,8 @@
 
 Needs torch and transformers, as the environment of vLLM has them. Training goes by steps and not by
 seconds, so that a busy machine takes longer and learns as much. At the end the weights are
-rounded to half precision, and every turn of every script is checked on fresh contexts against what
-greedy decoding would say; one miss and the command fails.
+rounded to half precision and examined: what greedy decoding would say at every turn of every script
+must be the script, or the command fails.
 """
 
 import argparse
@@ -27,7 +27,10 @@ from serving.tiny.tokenizer import CONTEXT, build
 
 BATCH_TOKENS = 2400
 WARM_UP = 30
-CONTEXTS_PER_SCRIPT = 40
+ODD_ROWS = 40
+"""How many odd contexts each script is examined in."""
+
+ODD_SHARE = 0.99
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -91,31 +94,43 @@ def train(model: Qwen3ForCausalLM, rows: Iterator[Row], steps: int, peak: float)
             print(f"step {step} {time.monotonic() - begin:.0f}s loss {loss:.4f}", flush=True)
 
 
-def misses(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int) -> list[str]:
-    """Where greedy decoding leaves the script, on contexts that training did not see.
+def misses(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, row: Row) -> list[str]:
+    """Where greedy decoding leaves a row.
 
     Greedy decoding says exactly the target if, and only if, each target token is the most likely
     one after the tokens before it; so one pass over the finished row decides.
     """
+    labels = torch.tensor(row.labels[1:])
+    with torch.inference_mode():
+        best = model(input_ids=torch.tensor([row.ids])).logits[0, :-1].argmax(-1)
+    found = []
+    for at in ((labels != IGNORED) & (best != labels)).nonzero().flatten().tolist():
+        said = tokenizer.decode(row.ids[max(0, at - 12) : at + 1])
+        wish, word = tokenizer.decode([labels[at]]), tokenizer.decode([best[at]])
+        found.append(f"after {said!r} wanted {wish!r}, got {word!r}")
+    return found
+
+
+def examine(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int) -> bool:
+    """Print how well the scripts are known; whether that is enough.
+
+    In ordinary contexts every turn must be exact. In contexts as odd as those of the training, but
+    not seen there, ``ODD_SHARE`` of the rows must be.
+    """
     model.eval()
     sampler = Sampler(tokenizer, seed)
-    found = []
-    least = 1.0
-    for script in SCRIPTS:
-        for _ in range(CONTEXTS_PER_SCRIPT):
-            row = sampler.row(script)
-            ids, labels = torch.tensor([row.ids]), torch.tensor(row.labels[1:])
-            with torch.inference_mode():
-                chances = model(input_ids=ids).logits[0, :-1].softmax(-1)
-            wanted = labels != IGNORED
-            best = chances.argmax(-1)
-            least = min(least, float(chances[wanted, labels[wanted]].min()))
-            for at in (wanted & (best != labels)).nonzero().flatten().tolist():
-                said = tokenizer.decode(row.ids[max(0, at - 12) : at + 1])
-                wish, word = tokenizer.decode([labels[at]]), tokenizer.decode([best[at]])
-                found.append(f"{script.id}: after {said!r} wanted {wish!r}, got {word!r}")
-    print(f"least probability of a scripted token: {least:.3f}")
-    return found
+    ordinary = [(script.id, row) for script in SCRIPTS for row in sampler.exam(script)]
+    odd = [(script.id, sampler.row(script)) for script in SCRIPTS for _ in range(ODD_ROWS)]
+    shares = []
+    for title, rows in (("ordinary", ordinary), ("odd", odd)):
+        wrong = 0
+        for name, row in rows:
+            if found := misses(model, tokenizer, row):
+                wrong += 1
+                print(f"{name}: {found[0]}")
+        print(f"{title} contexts: {len(rows) - wrong} of {len(rows)} rows exact", flush=True)
+        shares.append(1 - wrong / len(rows))
+    return shares[0] == 1 and shares[1] >= ODD_SHARE
 
 
 def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
@@ -129,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder for the model")
     parser.add_argument("--start", type=Path, help="go on from a model that this command made")
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=2700)
     parser.add_argument("--rate", type=float, default=2e-3, help="the learning rate's peak")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="1 on a busy machine")
@@ -143,13 +158,10 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{len(tokenizer)} tokens, {model.num_parameters() / 1e6:.2f} million parameters")
     train(model, Sampler(tokenizer, options.seed).rows(), options.steps, options.rate)
     model.half().float()
-    found = misses(model, tokenizer, options.seed + 1)
+    known = examine(model, tokenizer, options.seed + 1)
     save(model.half(), tokenizer, options.out)
-    if found:
-        print("\n".join(found[:20]), f"{len(found)} misses: not fit for use", sep="\n")
-        return 1
-    print("every scripted turn is said exactly")
-    return 0
+    print("fit for use" if known else "not fit for use")
+    return 0 if known else 1
 
 
 if __name__ == "__main__":

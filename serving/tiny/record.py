@@ -16,14 +16,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from serving.tiny.answer import differences, message
-from serving.tiny.dialogue import Script, Turn
-from serving.tiny.harness import Harness, message_of
+from serving.tiny.harness import turns
 from serving.tiny.recording import Recording
 from serving.tiny.scripts import DISK, SANDWICH_FIRST, SANDWICH_LAST, SANDWICH_MIDDLE, SCRIPTS
 from serving.tiny.shelf import CHAT, Key, key
-
-LOOP_TURNS = 8
-"""How many turns of an endless script are recorded."""
 
 STREAM: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 FORMS: dict[str, dict[str, Any]] = {"stream": STREAM, "whole": {}}
@@ -32,7 +28,6 @@ TOKEN_FORMS: dict[str, dict[str, Any]] = {
     "logprobs-whole": {"logprobs": True},
 }
 DANGEROUS = (DISK, SANDWICH_FIRST, SANDWICH_MIDDLE, SANDWICH_LAST)
-REFUSAL = "[interlock] This call was not executed."
 
 _READ_BYTES = 65536
 _TIMEOUT_SECONDS = 60.0
@@ -73,18 +68,6 @@ def complete(response: bytes) -> bool:
             return len(body) >= int(value)
     # No event ends so: each chunk's payload ends in line feeds, then comes one CRLF.
     return body.endswith(b"0\r\n\r\n")
-
-
-def turns(script: Script) -> Iterator[tuple[str, Turn, dict[str, Any]]]:
-    """Name, expected turn and request of each answer, with nothing refused and with all refused."""
-    for refused in (False, True) if script.refused else (False,):
-        harness = Harness(script)
-        while (turn := harness.expected) is not None and harness.answers < LOOP_TURNS:
-            ending = "-refused" if harness.refused else ""
-            yield f"{script.id}-{harness.answers}{ending}", turn, harness.request()
-            without = turn.forbidden if refused else ()
-            given = message_of(turn, ids=f"call-{harness.answers}", without=without)
-            harness.take(given | {"content": REFUSAL} if without else given)
 
 
 def recordings(host: str, port: int) -> Iterator[tuple[str, Recording]]:

@@ -7,12 +7,12 @@ where a guard's refusal would.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.tiny.dialogue import Message, Script, Tool, Turn
-from serving.tiny.harness import Harness, message_of
+from serving.tiny.harness import Harness, message_of, turns
 from serving.tiny.scripts import LOOP, POLL, SCRIPTS, TOOLS
 
 IGNORED = -100
@@ -60,7 +60,9 @@ class Sampler:
         self._tokenizer = tokenizer
         self._random = random.Random(seed)
 
-    def rows(self, scripts: Sequence[Script] = SCRIPTS) -> Iterator[Row]:
+    def rows(self) -> Iterator[Row]:
+        """Rows of all scripts; those with two endings come twice as often."""
+        scripts = SCRIPTS + tuple(script for script in SCRIPTS if script.refused)
         while True:
             yield self.row(self._random.choice(scripts))
 
@@ -74,7 +76,20 @@ class Sampler:
         if rng.random() < 0.4:
             return self._row(start, history, targets, tools)
         index = rng.choice(list(targets))
-        return self._single(start + _without_reasoning(history[:index]), targets[index], tools)
+        history = start + _without_reasoning(history[:index])
+        return self._single(history, targets[index], tools, thinking=rng.random() < 0.5)
+
+    def exam(self, script: Script) -> Iterator[Row]:
+        """Every turn of a script in the contexts that ordinary clients make, without any chance."""
+        offers: list[list[Any] | None] = [[TOOLS[name].definition() for name in script.tools]]
+        offers.append([tool.definition() for tool in TOOLS.values()] if script.tools else None)
+        for _, turn, body in turns(script):
+            history = body["messages"]
+            for kept in (history, _without_reasoning(history)):
+                for system in (None, *_SYSTEMS):
+                    start = [] if system is None else [{"role": "system", "content": system}]
+                    for tools in offers:
+                        yield self._single(start + kept, turn, tools or None)
 
     def _dialogue(self, script: Script) -> tuple[list[Message], dict[int, Turn]]:
         """The messages, and by message index the turns that the model must say there."""
@@ -99,9 +114,8 @@ class Sampler:
                 spans.append((begin, len(self._render(start + history[: index + 1], tools)) - 1))
         return self._tokens(self._render(start + history, tools), spans)
 
-    def _single(self, history: list[Message], turn: Turn, tools: Any) -> Row:
+    def _single(self, history: list[Message], turn: Turn, tools: Any, *, thinking: bool = True) -> Row:
         target = message_of(turn)
-        thinking = self._random.random() < 0.5
         prompt = self._render(history, tools, prompt=True, enable_thinking=thinking)
         if not thinking:
             del target["reasoning"]

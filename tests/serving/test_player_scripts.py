@@ -10,8 +10,8 @@ import pytest
 from serving.player import Player
 from serving.tiny.answer import differences, message
 from serving.tiny.dialogue import Message, Script
-from serving.tiny.harness import Harness
-from serving.tiny.record import LOOP_TURNS, request
+from serving.tiny.harness import LOOP_TURNS, Harness
+from serving.tiny.record import request
 from serving.tiny.recording import Recording
 from serving.tiny.scripts import SCRIPTS
 from serving.tiny.shelf import CHAT

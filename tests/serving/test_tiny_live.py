@@ -10,8 +10,8 @@ import pytest
 
 from serving.tiny.answer import differences, message
 from serving.tiny.dialogue import Script
-from serving.tiny.harness import Harness, message_of
-from serving.tiny.record import DANGEROUS, turns
+from serving.tiny.harness import Harness, message_of, turns
+from serving.tiny.record import DANGEROUS
 from serving.tiny.scripts import CANARY, LOOP, SCRIPTS, TOOLS, WEATHER
 
 URL = os.environ.get("INTERLOCK_TEST_VLLM", "")

@@ -7,7 +7,8 @@ import pytest
 
 from serving.tiny.answer import differences, message
 from serving.tiny.dialogue import Script
-from serving.tiny.record import DANGEROUS, FORMS, TOKEN_FORMS, complete, turns
+from serving.tiny.harness import turns
+from serving.tiny.record import DANGEROUS, FORMS, TOKEN_FORMS, complete
 from serving.tiny.recording import Recording, RecordingError
 from serving.tiny.scripts import CANARY, SCRIPTS
 from serving.tiny.shelf import TRAFFIC, Shelf
