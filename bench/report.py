@@ -58,7 +58,7 @@ def _preface(report: Report) -> str:
             f"{report.machine}; load average before the run {report.load_before:.1f}; other programs kept "
             f"{report.others:.2f} cores busy during it.",
             ", ".join(f"{name} {number}" for name, number in report.versions.items()) + ".",
-            f"{options.rounds} rounds of {options.seconds:g} s; medians, extremes of the rate in brackets; × is "
+            f"{options.rounds} round(s) of {options.seconds:g} s; medians, extremes of the rate in brackets; × is "
             f"the ratio to the bare aiohttp pass-through. CPU is that of the whole tree of processes; in brackets "
             "the serving process alone.",
         ]
@@ -79,7 +79,8 @@ def _rates(rows: Sequence[Row], checked: Sequence[Row], options: Options) -> str
     head += ["CPU µs/stream" if streams else "CPU µs/request", "×", "RSS MB"]
     lines = []
     for row in every:
-        line = [row.target, f"{_number(row.rate)} ({_number(row.low)}–{_number(row.high)})"]
+        extremes = f" ({_number(row.low)}–{_number(row.high)})" if options.rounds > 1 else ""
+        line = [row.target, _number(row.rate) + extremes]
         line.append(_times(row.rate, reference.rate if reference else math.nan))
         if streams:
             line.append(_number(row.rate * (options.events + 4)))
@@ -94,7 +95,7 @@ def _rates(rows: Sequence[Row], checked: Sequence[Row], options: Options) -> str
 
 
 def _cpu(row: Row) -> str:
-    if row.cpu_us < row.root_cpu_us * 1.02:
+    if row.root_cpu_us > row.cpu_us * 0.98 or row.root_cpu_us < row.cpu_us * 0.02:  # one process, or a mere parent
         return _number(row.cpu_us)
     return f"{_number(row.cpu_us)} ({_number(row.root_cpu_us)})"
 
