@@ -3,7 +3,7 @@
 Needs torch and transformers, as the environment of vLLM has them. Training goes by steps and not by
 seconds, so that a busy machine takes longer and learns as much. At the end the weights are
 rounded to half precision and examined: what greedy decoding would say at every turn of every script
-must be the script, or the command fails.
+must be the script in every ordinary context, and in nearly every odd one, or the command fails.
 """
 
 import argparse
