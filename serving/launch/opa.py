@@ -54,7 +54,7 @@ def opa_spec(command: str, bundles: tuple[Path, ...], port: int, log: Path) -> C
     """The process. ``bundles`` are folders; the authorization bundle must be among them."""
     argv = [command, "run", "--server", "--addr", f"127.0.0.1:{port}"]
     argv += ["--authentication", "token", "--authorization", "basic"]
-    argv += ["--log-level", "error", "--log-format", "json", "--disable-telemetry"]
+    argv += ["--log-level", "error", "--log-format", "json", "--skip-version-check"]
     argv += ["--set", "decision_logs.console=false", "--set", "status.console=false"]
     for bundle in bundles:
         argv += ["--bundle", str(bundle)]

@@ -1,7 +1,6 @@
-"""A real vLLM with the tiny model keeps to the scripts (``INTERLOCK_TEST_VLLM`` is its base URL)."""
+"""A real vLLM with the tiny model keeps to the scripts."""
 
 import json
-import os
 import urllib.request
 from collections.abc import Callable
 from typing import Any
@@ -13,23 +12,19 @@ from serving.tiny.dialogue import Script
 from serving.tiny.harness import Harness, message_of, turns
 from serving.tiny.record import DANGEROUS
 from serving.tiny.scripts import CANARY, LOOP, SCRIPTS, TOOLS, WEATHER
+from tests.support.servers import VllmServer
 
-URL = os.environ.get("INTERLOCK_TEST_VLLM", "")
-
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(not URL, reason="INTERLOCK_TEST_VLLM names no vLLM"),
-]
+pytestmark = pytest.mark.vllm
 every_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.id)
 
 Ask = Callable[[dict[str, Any]], bytes]
 
 
 @pytest.fixture
-def ask() -> Ask:
+def ask(vllm_server: VllmServer) -> Ask:
     def send(body: dict[str, Any]) -> bytes:
         headers = {"content-type": "application/json"}
-        request = urllib.request.Request(f"{URL}/v1/chat/completions", json.dumps(body).encode(), headers)
+        request = urllib.request.Request(f"{vllm_server.url}/v1/chat/completions", json.dumps(body).encode(), headers)
         with urllib.request.urlopen(request) as answer:
             data: bytes = answer.read()
         return data
