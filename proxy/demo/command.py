@@ -20,7 +20,7 @@ from proxy.demo.agent import OffScript
 from proxy.demo.ledger import NotOnRecord
 from proxy.demo.narrator import Narrator
 from proxy.demo.stage import CannotStart, ModelServer, new_state_dir, staged
-from proxy.demo.story import MARKER, Story, closing
+from proxy.demo.story import MARKER, Story
 from serving.launch.commands import LaunchError
 from serving.launch.process import ChildFailed
 from serving.patterns import shipped_patterns
@@ -87,15 +87,21 @@ async def _show(arguments: argparse.Namespace) -> int:
         tell.plain(
             f"Starting a real vLLM on this machine's CPU, about half a minute. Its log: {state_dir}/logs/vllm.log"
         )
-    async with contextlib.AsyncExitStack() as stack:
-        model = ModelServer(real, _vllm_command(arguments), 0.0 if arguments.fast else _EVERY, arguments.traffic)
-        upstream = await model.start(state_dir, stack)
-        what = "a real vLLM with a tiny model" if real else "a player of recorded vLLM traffic" + _pace(model.every)
-        stage = await stack.enter_async_context(staged(upstream, state_dir))
-        _credits(tell, what, stage.notices, time.monotonic() - began)
-        await tell.pause(2.0)
-        await Story(stage, tell, interlock).play()
-    closing(tell, interlock, state_dir)
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            model = ModelServer(real, _vllm_command(arguments), 0.0 if arguments.fast else _EVERY, arguments.traffic)
+            upstream = await model.start(state_dir, stack)
+            what = "a real vLLM with a tiny model" if real else "a player of recorded vLLM traffic" + _pace(model.every)
+            stage = await stack.enter_async_context(staged(upstream, state_dir))
+            _credits(tell, what, stage.notices, time.monotonic() - began)
+            await tell.pause(2.0)
+            await Story(stage, tell, interlock).play()
+    except BaseException:
+        tell.end()
+        with contextlib.suppress(OSError):
+            state_dir.rmdir()  # it stays if anything is in it
+        raise
+    _closing(tell, interlock, state_dir)
     if tell.failed:
         return _refuse(f"{tell.failed} claims did not hold; the record is in {state_dir}", status=1)
     return 0
@@ -113,6 +119,21 @@ def _credits(tell: Narrator, what: str, notices: tuple[str, ...], seconds: float
     tell.blank()
     for notice in notices:
         tell.plain(notice, indent=6, style="dim")
+
+
+def _closing(tell: Narrator, interlock: str, state_dir: Path) -> None:
+    """What to type next."""
+    tell.scene(None, "Now you", f"Everything that ran has ended. The record stays in {state_dir}.")
+    for command, what in (
+        (f"{interlock} audit list --state-dir {state_dir}", "every exchange of this show"),
+        (f"{interlock} serve --upstream http://127.0.0.1:8000", "stand before your own vLLM; agents use port 8080"),
+        (f"{interlock} policy test", "the policies' own tests; copy one and change it"),
+        (f"{interlock} doctor", "what is installed, what is missing, what that costs"),
+    ):
+        tell.plain(command, style="bold")
+        tell.plain(what, indent=6, style="dim")
+    tell.plain("Read on: README.md, docs/policies.md, docs/threat-model.md")
+    tell.blank()
 
 
 def _narrator(arguments: argparse.Namespace) -> Narrator:

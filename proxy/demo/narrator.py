@@ -68,12 +68,12 @@ class Narrator:
     # -- whole lines -------------------------------------------------------------------------------
 
     def title(self, text: str) -> None:
-        self._end()
+        self.end()
         self._print(Text(text, "bold"), "\n")
 
     def scene(self, number: int | None, title: str, about: str) -> None:
         """The heading of a scene and what it is about."""
-        self._end()
+        self.end()
         head = f" {title} " if number is None else f" {number}  {title} "
         self._print(Text("\n──", "dim"), "")
         self._print(Text(head, "bold"), "")
@@ -84,22 +84,22 @@ class Narrator:
 
     def plain(self, text: str, *, indent: int = 4, style: str = "") -> None:
         """A paragraph without a label."""
-        self._end()
+        self.end()
         for line in textwrap.wrap(self._safe(text), self.width - indent, break_on_hyphens=False):
             self._print(Text(" " * indent + line, style), "\n")
 
     def command(self, text: str) -> None:
-        self._end()
+        self.end()
         self._print(Text("$ ", "dim"), "")
         self._print(Text(self._safe(text), "bold"), "\n")
 
     def blank(self) -> None:
-        self._end()
+        self.end()
         self._print(Text(""), "\n")
 
     def line(self, label: str, text: str) -> None:
         """One labelled paragraph."""
-        self._end()
+        self.end()
         self._group(label)
         body = _BODY_STYLES.get(label, "")
         lines = textwrap.wrap(self._safe(text), self.room, break_on_hyphens=False) or [""]
@@ -115,7 +115,7 @@ class Narrator:
 
     def columns(self, label: str, cells: Sequence[str], widths: Sequence[int], *, style: str = "") -> None:
         """Cells beside one another, each wrapped in its own width; they stand where the line before stood."""
-        self._end()
+        self.end()
         wrapped = [
             textwrap.wrap(self._safe(cell), width, break_on_hyphens=False)
             for cell, width in zip(cells, widths, strict=True)
@@ -135,7 +135,7 @@ class Narrator:
         if label != self._label or anew:
             if not piece.strip():
                 return
-            self._end()
+            self.end()
             self._group(label)
             self._label = label
             self._gutter(label)
@@ -159,7 +159,7 @@ class Narrator:
             self._print(Text(" " * space + head, style), "")
             self._column += space + cell_len(head)
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """End the line that flows."""
         if self._label:
             self._put_word()

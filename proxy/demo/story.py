@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
-import json
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from proxy.demo.agent import Agent, Heard, OffScript, Spelled
 from proxy.demo.narrator import Narrator
 from proxy.demo.stage import Stage
+from proxy.demo.words import held_ms, ms, places, sha, short, times
 from serving.tiny.dialogue import Message, Script
 from serving.tiny.scripts import CANARY, DISK, KEY, LEAK_RESULT, LOGINS, LOOP, POLL, REPAIR, SANDWICH_MIDDLE
 from serving.wire.vocabulary import ChoiceDelta
@@ -57,7 +55,7 @@ class Story:
         heard = [each async for each in self._turns(REPAIR)]
         self._same_bytes(heard)
         exchanges = await self._exchanges(heard)
-        held = [_held(each) for each in exchanges if each.calls]
+        held = [held_ms(each) for each in exchanges if each.calls]
         tell.line(
             "record",
             f"The {len(held)} calls were held until the policies had allowed them and that was on disk: "
@@ -81,7 +79,7 @@ class Story:
                 sent, got = self._sent(each).count(CANARY), Spelled.of(each.body).count(CANARY)
                 tell.check(
                     sent == 1 and got == 0,
-                    f"The marker stands {_times(sent)} in the model server's answer and {_times(got)} in what the "
+                    f"The marker stands {times(sent)} in the model server's answer and {times(got)} in what the "
                     "agent received. The agent was told so in plain words, and goes on:",
                 )
                 await tell.pause(1.5)
@@ -143,7 +141,7 @@ class Story:
                 sent, got = self._sent(each).count(KEY), Spelled.of(each.body).count(KEY)
                 tell.check(
                     sent == 1 and got == 0,
-                    f"The key stands {_times(sent)} in the model server's answer and {_times(got)} in what the "
+                    f"The key stands {times(sent)} in the model server's answer and {times(got)} in what the "
                     "agent received.",
                 )
                 await self._redacted(each)
@@ -238,7 +236,7 @@ class Story:
             return f"refused: {heard.status} {heard.error['code']}"
         spelled = Spelled.of(heard.body)
         results = ", ".join(str(message["content"]) for message in added)
-        asked = ", ".join(_short(call) for call in spelled.calls)
+        asked = ", ".join(short(call) for call in spelled.calls)
         return f"{asked} → {results}" if asked else f"says: {spelled.text.strip()}"
 
     # -- showing -----------------------------------------------------------------------------------
@@ -248,8 +246,8 @@ class Story:
         received = b"".join(each.body for each in heard)
         self._tell.check(
             sent == received,
-            f"The model server sent {len(sent):,} bytes in {len(heard)} answers (sha256 {_sha(sent)}…); the agent "
-            f"received {len(received):,} bytes (sha256 {_sha(received)}…).",
+            f"The model server sent {len(sent):,} bytes in {len(heard)} answers (sha256 {sha(sent)}…); the agent "
+            f"received {len(received):,} bytes (sha256 {sha(received)}…).",
         )
 
     async def _stopped(self, heard: Heard, *, quoted: bool = True) -> None:
@@ -262,8 +260,8 @@ class Story:
             return
         self._tell.line(
             "STOPPED",
-            f"by {call.rule}. The stream waited {_held(exchange):.0f} ms: for its calls to arrive whole, for the "
-            f"policies ({_ms(decided.micros)} of it), and for the record to be on disk.",
+            f"by {call.rule}. The stream waited {held_ms(exchange):.0f} ms: for its calls to arrive whole, for the "
+            f"policies ({ms(decided.micros)} of it), and for the record to be on disk.",
         )
         if quoted:
             name, arguments = self._sent(heard).calls[call.index]
@@ -275,9 +273,9 @@ class Story:
         tell.blank()
         tell.columns("", ["the model server sent", "the agent received"], widths, style="bold")
         numbers = {tuple(call): index for index, call in enumerate(got.calls)}
-        left = [f"{index}: {_short(call)}" for index, call in enumerate(sent.calls)]
+        left = [f"{index}: {short(call)}" for index, call in enumerate(sent.calls)]
         right = [
-            f"{numbers[tuple(call)]}: {_short(call)}" if tuple(call) in numbers else "-  a refusal in its place"
+            f"{numbers[tuple(call)]}: {short(call)}" if tuple(call) in numbers else "-  a refusal in its place"
             for call in sent.calls
         ]
         for row in zip(left, right, strict=True):
@@ -287,8 +285,8 @@ class Story:
         counts = [(each.count(CANARY), each.logprobs.count(CANARY)) for each in (sent, got)]
         tell.check(
             counts == [(1, 1), (0, 0)] and len(got.calls) == len(sent.calls) - 1,
-            f"In what was sent, the marker stands {_places(*counts[0])}; in what was received, "
-            f"{_places(*counts[1])}. The other calls are numbered without a gap.",
+            f"In what was sent, the marker stands {places(*counts[0])}; in what was received, "
+            f"{places(*counts[1])}. The other calls are numbered without a gap.",
         )
 
     async def _redacted(self, heard: Heard) -> None:
@@ -376,47 +374,3 @@ class Story:
     def _halves(self) -> tuple[int, int]:
         half = (self._tell.room - 2) // 2
         return half, half
-
-
-def closing(tell: Narrator, interlock: str, state_dir: Path) -> None:
-    """What to type next."""
-    tell.scene(None, "Now you", f"Everything that ran has ended. The record stays in {state_dir}.")
-    for command, what in (
-        (f"{interlock} audit list --state-dir {state_dir}", "every exchange of this show"),
-        (f"{interlock} serve --upstream http://127.0.0.1:8000", "stand before your own vLLM; agents use port 8080"),
-        (f"{interlock} policy test", "the policies' own tests; copy one and change it"),
-        (f"{interlock} doctor", "what is installed, what is missing, what that costs"),
-    ):
-        tell.plain(command, style="bold")
-        tell.plain(what, indent=6, style="dim")
-    tell.plain("Read on: README.md, docs/policies.md, docs/threat-model.md")
-    tell.blank()
-
-
-def _held(exchange: Exchange) -> float:
-    """Milliseconds for which calls of this exchange were held."""
-    return exchange.settled.held_micros / 1000 if exchange.settled is not None else 0.0
-
-
-def _places(arguments: int, logprobs: int) -> str:
-    if not arguments and not logprobs:
-        return "in neither"
-    return f"{_times(arguments)} in the arguments and {_times(logprobs)} in the logprobs"
-
-
-def _ms(micros: int) -> str:
-    return f"{micros / 1000:.1f} ms" if micros >= 100 else f"{micros} µs"
-
-
-def _short(call: Sequence[str]) -> str:
-    """A call as name and values."""
-    name, arguments = call
-    return " ".join([name, *(str(value) for value in json.loads(arguments).values())])
-
-
-def _times(count: int) -> str:
-    return {0: "nowhere", 1: "once", 2: "twice"}.get(count, f"{count} times")
-
-
-def _sha(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]

@@ -37,21 +37,21 @@ def processes_that_name(text: str) -> list[str]:
     return [line for line in lines if text in line]
 
 
-def untracked() -> str:
-    command = ["git", "-C", str(REPOSITORY), "status", "--porcelain", "--untracked-files=all", "--", "serving", "proxy"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The whole story as one prints it into a file, and the temporary folder that it had."""
-    folder = tmp_path_factory.mktemp("demo")
-    before = untracked()
+    folder, home = tmp_path_factory.mktemp("demo"), tmp_path_factory.mktemp("home")
     done = subprocess.run(
-        [*DEMO, "--fast"], env=environment(folder), capture_output=True, text=True, timeout=SECONDS, check=False
+        [*DEMO, "--fast"],
+        env=environment(folder, HOME=str(home)),
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "4 exchanges\n")
-    assert untracked() == before
+    assert list(home.iterdir()) == []
     yield done.stdout, folder
 
 
@@ -137,6 +137,7 @@ def test_what_is_missing_is_one_line_with_the_remedy(
     said = capsys.readouterr().err
     assert said.startswith(f"interlock demo: {why}")
     assert said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_conversation_without_a_recording_ends_the_show_with_one_line(tmp_path: Path) -> None:
