@@ -75,7 +75,7 @@ async def exchange(port: int, text: str, **fields: Any) -> Read:
 
 
 async def request(port: int, text: str, **fields: Any) -> Message:
-    return parse(await send(port, post(ask(messages=[{"role": "user", "content": text}], **fields)), seconds=60))
+    return parse(await send(port, post(ask(messages=[{"role": "user", "content": text}], **fields)), seconds=120))
 
 
 def tools(answer: Read) -> list[str]:
