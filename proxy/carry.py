@@ -144,10 +144,18 @@ class CarriedRequest(web.BaseRequest):
             response.headers.popall(hdrs.SERVER, None)
 
 
-def answer_like(answer: aiohttp.ClientResponse) -> web.StreamResponse:
-    """A response with the status, reason and headers of ``answer`` and no body yet."""
+class _WithBody(web.StreamResponse):
+    """A response whose head leaves in one write with the first bytes of its body."""
+
+    _send_headers_immediately = False
+
+
+def answer_like(answer: aiohttp.ClientResponse, *, body_at_hand: bool = False) -> web.StreamResponse:
+    """A response with the status, reason and headers of ``answer`` and no body yet. ``body_at_hand``: the head
+    need not leave before the body does, because that follows at once."""
     headers = answer_headers(answer)
-    response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers)
+    made = _WithBody if body_at_hand else web.StreamResponse
+    response = made(status=answer.status, reason=answer.reason, headers=headers)
     response[_GIVEN] = headers.copy()
     return response
 

@@ -24,6 +24,8 @@ from proxy.gated_choice import NEXT, Answer, Choice, HeldCall, HeldEvent, Kind, 
 from serving.wire.vocabulary import ChoiceDelta, Event, ToolCall, Usage
 from serving.wire.writer import EventChange, StreamWriter
 
+_FLOW, _PLAIN = State.FLOW, Kind.PLAIN  # an enum's member by its name costs more than the rest of a look
+
 
 class Gate:
     """One streamed answer.
@@ -209,9 +211,11 @@ class Gate:
         return Kind.PLAIN
 
     def _choice_event(self, event: Event, delta: ChoiceDelta, *, emit: bool = True) -> None:
-        choice = self._state(delta.choice)
-        kind = self._kind(delta)
-        if kind is Kind.PLAIN and choice.state is State.FLOW:
+        choice = self._choices.get(delta.choice) or self._state(delta.choice)
+        kind = _PLAIN  # as nearly every event is
+        if delta.tools or delta.finish is not None or (delta.tokens and self._watch):
+            kind = self._kind(delta)
+        if kind is _PLAIN and choice.state is _FLOW:
             if delta.text and not choice.said:
                 choice.said = not delta.text.isspace()
             if emit:

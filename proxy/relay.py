@@ -347,14 +347,13 @@ class Relay:
             body = b"".join(parts)
         for number in x.seen.choices:
             self._left(x, number)
-        response = self._like(answer)
+        response = self._like(answer, body_at_hand=True)
         if hdrs.CONTENT_LENGTH in response.headers:
             response.content_length = len(body)
         x.answer_bytes = len(body)
         x.ending = "done"
         await response.prepare(request)
-        await response.write(body)
-        await response.write_eof()
+        await response.write_eof(body)
         return response
 
     def _left(self, x: Exchange, number: int) -> None:
@@ -388,9 +387,9 @@ class Relay:
             raise
 
     @staticmethod
-    def _like(answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    def _like(answer: aiohttp.ClientResponse, *, body_at_hand: bool = False) -> web.StreamResponse:
         try:
-            return answer_like(answer)
+            return answer_like(answer, body_at_hand=body_at_hand)
         except Uncarriable as problem:
             answer.close()
             raise Refuse("upstream_failed", str(problem)) from None
