@@ -166,7 +166,7 @@ class Story:
             tell.columns(label, rows, widths)
             await tell.pause(0.5)
         await self._tripped(agents[0])
-        tell.check(agents[1].heard[-1].status == 200, "Agent B asked the same as often, got new results, and finished.")
+        tell.check(agents[1].heard[-1].status == 200, "Agent B made the same call, got new results, and finished.")
         await self._bill(await self._exchanges([each for agent in agents for each in agent.heard]))
 
     async def _record(self) -> None:
