@@ -281,7 +281,7 @@ class Interlock:
         self.notices += [
             f"listening on {self.url}, admin on {self.admin_url}",
             f"upstream {settings.upstream.url}",
-            f"policies ({policies.engine}, bundle {policies.digest[:12]}): {modes}",
+            f"policies ({policies.engine}, bundle {policies.digest.removeprefix('sha256:')[:12]}): {modes}",
             f"state in {settings.state_dir.expanduser()}, capture {settings.tracing.capture}",
         ]
 

@@ -104,7 +104,8 @@ class Outcome:
 
 @dataclass(slots=True)
 class Exchange:
-    """``*_ns`` are nanoseconds since the epoch; ``held_ns`` is a duration."""
+    """``*_ns`` are nanoseconds since the epoch, but ``held_ns``, which is how long something was held by now;
+    ``held_since`` is when the hold that lasts now began, by ``time.perf_counter_ns`` (0: nothing is held)."""
 
     id: str
     agent: str
@@ -127,11 +128,16 @@ class Exchange:
     first_byte_ns: int = 0
     answered_ns: int = 0
     held_ns: int = 0
+    held_since: int = 0
     answer_bytes: int = 0
     coverage: dict[str, str] = field(default_factory=dict)
     left: set[int] = field(default_factory=set)
     cut_text: str | None = None
     checks_pending: int = 0
+
+    def held(self, now: int) -> int:
+        """How long something was held, the hold that lasts at ``now`` (``perf_counter_ns``) included."""
+        return self.held_ns + (now - self.held_since if self.held_since else 0)
 
     def given_text(self, number: int) -> str:
         """The text of a choice as the client has it: what came, and the refusals in place of its calls."""

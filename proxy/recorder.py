@@ -120,7 +120,7 @@ class Recorder:
             complete=call.complete,
             outcome=outcome.outcome,
             rule=outcome.rule,
-            held_micros=x.held_ns // 1000,
+            held_micros=x.held(time.perf_counter_ns()) // 1000,
         )
 
         def fill() -> Record:
@@ -170,6 +170,10 @@ class Recorder:
                 if (record := self._alerts.resolve(cause, f"breakers.{cause}", agent)) is not None:
                     self._note(record)
             return
+        if alert.cause == "loop_detected":  # what was suspected is certain now
+            suspected = self._alerts.resolve("loop_suspected", "breakers.loop_suspected", agent)
+            if suspected is not None:
+                self._note(suspected)
         record = self._alerts.fire(
             alert.cause,
             subject,

@@ -70,7 +70,6 @@ class StreamedAnswer:
         self._reader = ChatStreamReader()
         self._verdicts: set[asyncio.Task[None]] = set()
         self._next_extend = _EXTEND_EVERY
-        self._held_since = 0
         self._told: set[int] = set()
 
     async def run(self, content: aiohttp.StreamReader, response: web.StreamResponse) -> None:
@@ -80,7 +79,7 @@ class StreamedAnswer:
         finally:
             for task in self._verdicts:
                 task.cancel()
-            self._watch_hold()
+            self._x.held_ns, self._x.held_since = self._x.held(time.perf_counter_ns()), 0
 
     async def _run(self, content: aiohttp.StreamReader, response: web.StreamResponse) -> None:
         gate = self._gate
@@ -199,12 +198,11 @@ class StreamedAnswer:
         await response.write(data)
 
     def _watch_hold(self) -> None:
+        x = self._x
         if self._gate.holding:
-            if not self._held_since:
-                self._held_since = time.perf_counter_ns()
-        elif self._held_since:
-            self._x.held_ns += time.perf_counter_ns() - self._held_since
-            self._held_since = 0
+            x.held_since = x.held_since or time.perf_counter_ns()
+        elif x.held_since:
+            x.held_ns, x.held_since = x.held(time.perf_counter_ns()), 0
 
 
 def _finished(task: asyncio.Task[None]) -> bool:
