@@ -148,7 +148,7 @@ def _notes(report: Report) -> Iterable[str]:
         yield f"{name}, {kind}: still at work behind the traffic when time was up; that CPU is not in the figure"
     if report.others > 0.1:
         yield (
-            "other programs were running: rates and latencies are lower bounds of what this machine does; "
+            "other programs were running: rates and latencies are not what this machine can do; "
             "CPU per request and the ratios are the steadier figures"
         )
 
