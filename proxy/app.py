@@ -102,7 +102,7 @@ class Interlock:
         self._stack.callback(journal.close)
         metrics = Metrics()
         metrics.watch_journal(journal)
-        recorder = self._recorder(settings, journal, RunKeys(state_dir))
+        recorder = self._recorder(settings, journal, RunKeys(state_dir), metrics)
         self._start_exporter(settings)
 
         runs = RunBook(settings.breakers, time.monotonic, lambda: secrets.token_hex(8), secrets.token_bytes(32))
@@ -163,7 +163,7 @@ class Interlock:
 
     # -- parts -------------------------------------------------------------------------------------
 
-    def _recorder(self, settings: Settings, journal: Journal, keys: RunKeys) -> Recorder:
+    def _recorder(self, settings: Settings, journal: Journal, keys: RunKeys, metrics: Metrics) -> Recorder:
         redact = shipped_redactor()
 
         def capture(mode: Mode) -> Capture:
@@ -176,6 +176,7 @@ class Interlock:
             },
             default=capture(settings.tracing.capture),
             prices=PriceBook.load(settings.tracing.prices),
+            metrics=metrics,
         )
 
     async def _launch_model(self, settings: Settings) -> Settings:

@@ -22,6 +22,7 @@ from serving.wire.vocabulary import Usage
 from tracing.alerts import AlertBook
 from tracing.capture import Capture
 from tracing.journal import Journal, JournalError
+from tracing.metrics import Metrics
 from tracing.prices import Cost, PriceBook
 from tracing.records import CallOutcome, Checked, Decided, Opened, Operated, Record, Refused, Settled
 
@@ -40,12 +41,14 @@ class Recorder:
         captures: Mapping[str, Capture],
         default: Capture,
         prices: PriceBook,
+        metrics: Metrics,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._journal = journal
         self._captures = captures
         self._default = default
         self._prices = prices
+        self._metrics = metrics
         self._clock_ns = clock_ns
         self._alerts = AlertBook(clock=clock_ns)
 
@@ -174,6 +177,7 @@ class Recorder:
             suspected = self._alerts.resolve("loop_suspected", "breakers.loop_suspected", agent)
             if suspected is not None:
                 self._note(suspected)
+            self._metrics.tripped(agent, alert.cause)
         record = self._alerts.fire(
             alert.cause,
             subject,
@@ -187,6 +191,7 @@ class Recorder:
             release=alert.release,
         )
         if record is not None:
+            self._metrics.alerted(record.cause, record.severity)
             self._note(record)
 
     def judge_failed(self, x: Exchange, decision: Decision) -> None:
@@ -202,6 +207,7 @@ class Recorder:
             evidence={"rule": decision.rule or "", "causes": sorted({error.cause for error in decision.errors})},
         )
         if record is not None:
+            self._metrics.alerted(record.cause, record.severity)
             self._note(record)
 
     def expire_alerts(self) -> None:

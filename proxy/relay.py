@@ -226,6 +226,7 @@ class Relay:
             sent.headers["traceparent"] = x.trace.traceparent()
         x.forwarded_ns = self._clock_ns()
         x.share_mark = self._share.begin()
+        self._metrics.added(max(0.0, (x.forwarded_ns - x.opened_ns) / 1e9 - delay))
         try:
             answer = await self._open(sent.method, sent.target, sent.headers, sent.body)
         except Refuse:
@@ -449,6 +450,14 @@ class Relay:
         self._metrics.cost(x.agent, cost)
         if x.held_ns:
             self._metrics.held(x.held_ns / 1e9)
+        for outcome in x.outcomes.values():
+            self._metrics.coverage("tool_call", "not_needed" if outcome.outcome == "unasked" else "judged")
+        for surface in x.coverage:
+            self._metrics.coverage(surface, "unjudged")
+        if x.admitted is not None and x.admitted.lease.binding:
+            for budget in await self._admission.budgets(x.agent, x.sighting.run.id):
+                if budget.scope != "run":
+                    self._metrics.budget(x.agent, budget.scope, budget.unit, budget.used, budget.limit)
 
     def _later(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
