@@ -64,7 +64,7 @@ class Operators:
                 "cause": circuit.cause,
                 "reason": circuit.reason,
                 "by": circuit.by,
-                "evidence": dict(circuit.evidence),
+                "evidence": {k: self._mask(v) if isinstance(v, str) else v for k, v in circuit.evidence.items()},
             },
             "budgets": [b.model_dump(mode="json") for b in await self._admission.budgets(run.agent, run.id)],
         }
