@@ -24,6 +24,10 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+"""For so small a model more threads only wait for one another, and on a busy machine a hundred times as long."""
+
+
 @pytest.fixture(scope="session")
 def opa_binary() -> Path:
     """The ``opa`` command, 1.22."""
@@ -70,6 +74,7 @@ def vllm_server(
         unavailable("the tiny model is not in serving/tiny/model")
     traced = ("--otlp-traces-endpoint", vllm_spans.endpoint)
     how = {
+        **ONE_THREAD,
         "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
         "OTEL_SERVICE_NAME": "vllm",
         "OTEL_BSP_SCHEDULE_DELAY": "200",

@@ -7,7 +7,6 @@ asks every sender for.
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -106,7 +105,7 @@ async def test_the_content_is_read_back(told: dict[str, Trace], name: str) -> No
     assert (call["name"], call["arguments"]) == ("get_weather", {"city": "Paris"})
     (tool,) = (one for one in told[name]["spans"] if one["type"] == "TOOL")
     assert tool["name"] == "execute_tool get_weather"
-    assert json.loads(tool["attributes"]["gen_ai.tool.call.arguments"]) == {"city": "Paris"}
+    assert tool["attributes"]["gen_ai.tool.call.arguments"] == {"city": "Paris"}
 
 
 @WITH_AND_WITHOUT

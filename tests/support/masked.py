@@ -54,13 +54,15 @@ def headers(message: Message) -> list[tuple[str, str]]:
 def masked(document: bytes, paths: Mapping[str, str] = MASKED) -> bytes:
     """``document`` (JSON) with the values at ``paths`` replaced in place. A value of another shape fails."""
     value = json.loads(document)
+    varying: set[tuple[str, str | int]] = set()
     for path, shape in paths.items():
-        key = path.rpartition(".")[2]
-        for found in set(_at(value, path.split("."))):
+        for found in _at(value, path.split(".")):
             assert re.fullmatch(shape, str(found)), f"{path} is {found!r}"
-            old = f'"{key}":{json.dumps(found)}'.encode()
-            assert old in document, f"{path} is not spelled as vLLM spells it"
-            document = document.replace(old, f'"{key}":<{path}>'.encode())
+            varying.add((path.rpartition(".")[2], found))
+    for key, found in varying:
+        old = f'"{key}":{json.dumps(found)}'.encode()
+        assert old in document, f"{key} is not spelled as vLLM spells it"
+        document = document.replace(old, f'"{key}":<masked>'.encode())
     return document
 
 

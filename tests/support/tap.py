@@ -19,7 +19,7 @@ _UNTIL_EVENT_ENDS = re.compile(rb".*?\n\n\r\n|.+", re.S)
 
 @dataclass
 class Passed:
-    """One exchange as it passed. ``gone``: Interlock closed the connection before the answer was whole."""
+    """One exchange as it passed. ``gone``: its connection ended before the answer was whole."""
 
     sent: bytearray = field(default_factory=bytearray)
     came: bytearray = field(default_factory=bytearray)
@@ -32,6 +32,11 @@ class Passed:
     @property
     def response(self) -> Message:
         return parse(bytes(self.came))
+
+    @property
+    def whole(self) -> bool:
+        """Whether the answer came to its end."""
+        return b"\r\n\r\n" in self.came and self.response.whole
 
 
 Step = Callable[[bytes], Awaitable[None]]
@@ -61,6 +66,8 @@ class Tap:
         except* ConnectionError:
             pass
         finally:
+            if current and not current[-1].whole:
+                current[-1].gone = True
             writer.close()
             upstream_writer.close()
 
@@ -72,8 +79,6 @@ class Tap:
             current[-1].sent += data
             writer.write(data)
             await writer.drain()
-        if current and not (current[-1].came and current[-1].response.whole):
-            current[-1].gone = True
         writer.close()
 
     async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, current: list[Passed]) -> None:

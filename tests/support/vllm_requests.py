@@ -21,7 +21,7 @@ CHAT = "/v1/chat/completions"
 @dataclass(frozen=True)
 class Ask:
     """One request. ``masks``: what is masked in its answer. ``hides``: it asks for a form that hides a surface
-    from enforcing policies, so it is sent where policies only record."""
+    from enforcing policies, so it is sent where policies only record. ``error``: vLLM refuses it."""
 
     name: str
     raw: bytes
@@ -162,7 +162,6 @@ _BOTH: dict[str, dict[str, Any]] = {
         ]
     },
     "named speakers": _first(HELLO) | {"messages": [{"role": "user", "name": "kim", "content": HELLO.prompt}]},
-    "no messages": _first(HELLO) | {"messages": []},
     "reasoning effort": _first(HELLO, reasoning_effort="low"),
     "echo": _first(HELLO, echo=True),
     "the prompt's own text": _first(HELLO, return_prompt_text=True),
@@ -191,11 +190,14 @@ _WHOLE: dict[str, dict[str, Any]] = {
 }
 
 _HIDING: dict[str, dict[str, Any]] = {
-    "a template of its own": _first(HELLO, chat_template="{% for m in messages %}{{ m.content }}{% endfor %}"),
     "tokens named by number": _first(HELLO, logprobs=True, return_tokens_as_token_ids=True),
     "a continued message": _first(COUNT, continue_final_message=True, add_generation_prompt=False)
     | {"messages": [{"role": "user", "content": COUNT.prompt}, {"role": "assistant", "content": "1 2 3"}]},
     "documents": _first(HELLO, documents=[{"title": "t", "text": "x"}]),
+}
+
+_HIDING_ERROR: dict[str, dict[str, Any]] = {
+    "a template of its own": _first(HELLO, chat_template="{% for m in messages %}{{ m.content }}{% endfor %}"),
 }
 
 _EITHER_ERROR: dict[str, dict[str, Any]] = {
@@ -224,8 +226,9 @@ _EITHER_ERROR: dict[str, dict[str, Any]] = {
     "messages that are a text": _first(HELLO) | {"messages": "Hello!"},
     "a message without a role": _first(HELLO) | {"messages": [{"content": "Hello!"}]},
     "an unknown content part": _first(HELLO) | {"messages": [{"role": "user", "content": [{"type": "smell"}]}]},
-    "no messages at all": {"model": "tiny"},
-    "a too large seed": _first(HELLO, seed=2**70),
+    "no messages": _first(HELLO) | {"messages": []},
+    "no field for messages": {"model": "tiny"},
+    "a too large seed": _first(HELLO, seed=2**63),
     "a negative stream interval": _first(HELLO, stream_interval=-1),
     "an image for a model without eyes": _first(HELLO)
     | {
@@ -331,7 +334,12 @@ _OWN_MASKS: dict[str, Mapping[str, str]] = {
 
 def _asks() -> list[Ask]:
     asks = []
-    for group, hides, error in ((_BOTH, False, False), (_HIDING, True, False), (_EITHER_ERROR, False, True)):
+    for group, hides, error in (
+        (_BOTH, False, False),
+        (_HIDING, True, False),
+        (_HIDING_ERROR, True, True),
+        (_EITHER_ERROR, False, True),
+    ):
         for name, body in group.items():
             for form in ({}, {"stream": True}):
                 asks.append(
