@@ -2,11 +2,18 @@
 
 Rego does no heavy text matching. The pattern sets (``serving.patterns``) are run over every string of a tool
 call's arguments, decoded, and over the text as the model wrote it, so that what only shows in one of the two
-is found too.
+is found too. A call that was cut off, or is no strict JSON, is read a third time: as it was written, with its
+JSON escapes decoded, whether they stand in a value, a key or in neither.
+
+The strings of a call are scanned as one text, and a pattern that has been found ``MOST_HITS`` times in a call is
+not looked for again: policies need to know that it is there, not how often. So the work is linear in the call's
+bytes whatever stands in it.
 """
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,6 +23,15 @@ from serving.patterns import PatternSet
 
 RAW_PATH = ""
 """The path of a hit in the text as the model wrote it: the whole surface, as a JSON pointer says it."""
+
+MOST_HITS = 16
+"""Hits of one pattern that are counted per call, the first ones."""
+
+BETWEEN = '"\n"'
+"""Stands between two strings that are scanned as one text: no secret goes on behind a quote and a new line."""
+
+_ESCAPE = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|(.))", re.S)
+_CONTROLS = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
 def strings_in(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -34,21 +50,46 @@ def strings_in(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
             pending += ((f"{where}/{index}", part) for index, part in enumerate(item))
 
 
+def unescaped(raw: str) -> str:
+    """``raw`` with every JSON escape (RFC 8259, section 7) decoded, inside literals and out, in one pass. An escape
+    that is none, or that the text's end cuts off, stays as it stands."""
+    return _ESCAPE.sub(_decoded, raw) if "\\" in raw else raw
+
+
+def _decoded(escape: re.Match[str]) -> str:
+    high, low, unit, other = escape.groups()
+    if high is not None:
+        return chr(0x10000 + ((int(high, 16) - 0xD800) << 10) + (int(low, 16) - 0xDC00))
+    if unit is not None:
+        code = int(unit, 16)
+        return escape[0] if 0xD800 <= code < 0xE000 else chr(code)
+    return escape[0] if other == "u" else _CONTROLS.get(other, other)
+
+
 def signals_of_call(call: CallFacts, patterns: Sequence[PatternSet]) -> list[Signal]:
-    """Signals of one call, one per pattern and place. Only the raw text of an incomplete call is looked at,
-    because it has no arguments yet."""
+    """Signals of one call, one per pattern and place, ``MOST_HITS`` of a pattern at most. A call that is not complete
+    usually has no arguments; then the text as it was written, and that text without escapes, is all there is."""
+    places = [*strings_in(call.arguments)] if call.arguments is not None else []
+    values = BETWEEN.join(text for _, text in places)
+    starts: list[int] = []
+    at = 0
+    for _, text in places:
+        starts.append(at)
+        at += len(text) + len(BETWEEN)
+    written = [call.raw]
+    if not call.complete and "\\" in call.raw:
+        written.append(unescaped(call.raw))
     signals: list[Signal] = []
     for patterns_of_kind in patterns:
         found: Counter[tuple[str, str, str]] = Counter()
-        places = [*strings_in(call.arguments)] if call.arguments is not None else []
         seen: set[str] = set()
-        for path, text in places:
-            for hit in patterns_of_kind.scan(text):
-                found[(hit.id, path, hit.severity)] += 1
-                seen.add(hit.id)
-        for hit in patterns_of_kind.scan(call.raw):
-            if hit.id not in seen:
-                found[(hit.id, RAW_PATH, hit.severity)] += 1
+        for hit in patterns_of_kind.scan(values, MOST_HITS):
+            found[(hit.id, places[bisect_right(starts, hit.start) - 1][0], hit.severity)] += 1
+            seen.add(hit.id)
+        for text in written:
+            hits = patterns_of_kind.scan(text, MOST_HITS, frozenset(seen))
+            found.update((hit.id, RAW_PATH, hit.severity) for hit in hits)
+            seen.update(hit.id for hit in hits)
         for (pattern, path, severity), count in sorted(found.items()):
             signals.append(
                 Signal(set=patterns_of_kind.name, id=pattern, severity=Severity(severity), path=path, count=count)

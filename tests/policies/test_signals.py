@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import pytest
+
 from policies.model import Severity
-from policies.signals import signals_of_call, strings_in
-from serving.patterns import Pattern, PatternSet
+from policies.signals import MOST_HITS, signals_of_call, strings_in, unescaped
+from serving.patterns import Pattern, PatternSet, shipped_patterns
 from tests.policies.questions import call
 
 KEYS = PatternSet("own", [Pattern(id="key", regex="KEY-[0-9]+", severity="critical")])
@@ -48,3 +51,51 @@ def test_a_signal_never_holds_the_text() -> None:
 
 def test_values_that_are_no_text_are_passed_over() -> None:
     assert list(strings_in({"a": [1, None, True, 2.5, []]})) == [("/a", "a")]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        '{"a": "KEY\\u002d1',
+        '{"a": "KEY\\u002d1\\',
+        '{"a": "KEY\\u002d1\\u00',
+        '{"a": "\\u004bEY-1", "b": tru',
+        '{"\\u004bEY-1": "x',
+        '{"a": "say \\"\\u004bEY-1',
+        '{"a": \\"\\u004bEY-1"',
+    ],
+)
+def test_an_escape_hides_nothing_in_a_call_that_was_cut_off(raw: str) -> None:
+    assert found(None, raw) == {("", 1)}
+
+
+def test_a_real_token_with_one_escaped_letter_is_found_in_a_call_that_was_cut_off() -> None:
+    signals = signals_of_call(call("x", None, '{"command": "echo \\u0067hp_' + "a1B2" * 9), shipped_patterns())
+    assert [(signal.set, signal.id) for signal in signals] == [("secrets", "github_token")]
+
+
+@pytest.mark.parametrize("text", ['a"\\/\b\f\n\r\tz', "\u00e9\u2028", "\U0001f511", "\\u0041", ""])
+def test_escapes_are_decoded_as_json_does(text: str) -> None:
+    assert unescaped(json.dumps(text)) == f'"{text}"'
+
+
+def test_what_is_no_escape_or_only_a_part_of_one_stays() -> None:
+    for text in ("\\u12", "\\", "\\ud800", "\\udc00\\ud800"):
+        assert unescaped(text) == text
+
+
+def test_a_pattern_is_counted_so_often_and_no_more() -> None:
+    assert found({"a": "KEY-1 " * 1000}) == {("/a", MOST_HITS)}
+    assert found(None, "KEY-1 " * 1000) == {("", MOST_HITS)}
+    assert sum(count for _, count in found({str(index): "KEY-1" for index in range(1000)})) == MOST_HITS
+
+
+def test_a_string_that_is_no_secret_hides_none_behind_it() -> None:
+    signals = signals_of_call(
+        call("x", {"a": "password=changeme! " * 500 + "password=tr0ub4dor&3x"}), shipped_patterns()
+    )
+    assert [(signal.id, signal.path, signal.count) for signal in signals] == [("assigned_password", "/a", 1)]
+
+
+def test_two_strings_never_make_one_secret() -> None:
+    assert found({"a": ["KEY", "-1", "KEY-2", "3"]}) == {("/a/2", 1)}

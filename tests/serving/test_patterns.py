@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.patterns import (
+    MOST_WEIGHED,
     Hit,
     Pattern,
     PatternError,
@@ -201,3 +202,18 @@ def test_the_checksums_are_those_of_their_standards() -> None:
     assert iban("GB82 WEST 1234 5698 7654 32") and not iban("GB82 WEST 1234 5698 7654 33")
     assert ssn("219-09-9999") and not ssn("666-12-3456") and not ssn("900-12-3456") and not ssn("219-00-9999")
     assert entropy("aaaa") == 0 and entropy("abab") == 1
+
+
+def test_only_so_many_hits_of_a_pattern_are_looked_for_if_a_number_is_named() -> None:
+    own = PatternSet("own", [Pattern(id="a", regex="a[0-9]"), Pattern(id="b", regex="b[0-9]")])
+    assert [hit.id for hit in own.scan("a1 a2 a3 b1", most=2)] == ["a", "a", "b"]
+    assert [hit.id for hit in own.scan("a1 a2 a3 b1", without={"a"})] == ["b"]
+    assert len(own.scan("a1 " * 500)) == 500
+
+
+def test_a_text_of_look_alikes_is_not_let_by_for_their_number() -> None:
+    own = PatternSet("own", [Pattern(id="card", regex="[0-9]{16}", check="luhn")])
+    few, many = "4111111111111112 " * (MOST_WEIGHED - 1), "4111111111111112 " * MOST_WEIGHED
+    assert own.scan(few, most=1) == []
+    assert [hit.id for hit in own.scan(many, most=1)] == ["card"]
+    assert own.scan(many) == []
