@@ -38,8 +38,8 @@ def read_request(
     None if the model server is to say, in its own words, what is wrong with the request. Raises ``Refuse`` for one
     that judge and model could read differently, or that hides one of ``surfaces`` from an enforcing policy.
     """
-    encoding = headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower()
-    if encoding not in ("", "identity"):
+    encodings = {one.strip().lower() for value in headers.getall(hdrs.CONTENT_ENCODING, ()) for one in value.split(",")}
+    if encodings - {"", "identity"}:
         raise Refuse("encoded_body", "Send the body without content-encoding: it must be read by the judge.")
     reading = strict.classify(body, depth=depth)
     if reading.verdict == "neither":

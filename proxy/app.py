@@ -113,7 +113,14 @@ class Interlock:
         async def facts(x: Exchange) -> tuple[list[CheckFact], list[BudgetFacts]]:
             return beside.facts(x), await admission.budgets(x.agent, x.sighting.run.id)
 
-        judge = Judge(policies, settings.policies, recorder, metrics, facts=facts)
+        judge = Judge(
+            policies,
+            settings.policies,
+            recorder,
+            metrics,
+            json_depth=settings.limits.json_depth,
+            facts=facts,
+        )
         upstream = Upstream(settings.upstream, settings.limits)
         self._stack.push_async_callback(upstream.close)
         relay = self._relay = Relay(
@@ -138,7 +145,7 @@ class Interlock:
             metrics=metrics,
             journal=journal,
             draining=lambda: self.draining,
-            cut=relay.cut_streams,
+            cut=relay.cut,
         )
         await self._listen(settings, relay, operators)
         self._say(settings, policies)

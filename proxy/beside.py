@@ -44,7 +44,7 @@ class Beside:
             return
         for number, seen in x.seen.choices.items():
             calls = [ToolCall(number, index, *seen.call(index)) for index in sorted(seen.calls)]
-            for job in jobs_for_answer(x.id, "".join(seen.text), calls):
+            for job in jobs_for_answer(x.id, seen.said, calls):
                 self._submit(x, job)
 
     def facts(self, x: Exchange) -> list[CheckFact]:

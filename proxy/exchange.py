@@ -5,7 +5,9 @@ Plain data with accumulators; adding an event is O(1) in the length of the answe
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
+from typing import Any
 
 from proxy.breakers.admission import Admitted
 from proxy.runs import Sighting
@@ -16,19 +18,39 @@ from serving.wire.vocabulary import Event, ToolCall, Usage
 
 
 @dataclass(slots=True)
-class ChoiceSeen:
-    """What the model server sent for one choice, in pieces."""
+class CallSeen:
+    """A tool call: id and name as first said, arguments as they grow."""
 
-    text: list[str] = field(default_factory=list)
-    reasoning: list[str] = field(default_factory=list)
-    calls: dict[int, list[str]] = field(default_factory=dict)  # index → id, name, pieces of arguments …
+    id: str | None
+    name: str
+    arguments: bytearray
+
+
+@dataclass(slots=True)
+class ChoiceSeen:
+    """What the model server sent for one choice. Texts grow as UTF-8, a byte or so a character, whatever the
+    number of pieces in which they came."""
+
+    text: bytearray = field(default_factory=bytearray)
+    reasoning: bytearray = field(default_factory=bytearray)
+    calls: dict[int, CallSeen] = field(default_factory=dict)
     finish: str | None = None
     tokens: int = 0
 
+    @property
+    def said(self) -> str:
+        """Its text."""
+        return self.text.decode("utf-8", "surrogatepass")
+
+    @property
+    def thought(self) -> str:
+        """Its reasoning."""
+        return self.reasoning.decode("utf-8", "surrogatepass")
+
     def call(self, index: int) -> tuple[str | None, str, str]:
         """Id, name and arguments of a call."""
-        call_id, name, *pieces = self.calls[index]
-        return call_id or None, name, "".join(pieces)
+        call = self.calls[index]
+        return call.id, call.name, call.arguments.decode("utf-8", "surrogatepass")
 
 
 class Seen:
@@ -59,15 +81,16 @@ class Seen:
                 seen = self.choice(delta.choice)
                 self.answer_id = event.answer_id
             if delta.text:
-                seen.text.append(delta.text)
+                seen.text += _utf8(delta.text)
             if delta.reasoning:
-                seen.reasoning.append(delta.reasoning)
+                seen.reasoning += _utf8(delta.reasoning)
             for tool in delta.tools:
                 call = seen.calls.get(tool.index)
                 if call is None:
-                    seen.calls[tool.index] = [tool.id or "", tool.name or "", tool.arguments]
-                elif tool.arguments:
-                    call.append(tool.arguments)
+                    call = seen.calls[tool.index] = CallSeen(tool.id, tool.name or "", bytearray())
+                elif tool.name and not call.name:
+                    call.name = tool.name
+                call.arguments += _utf8(tool.arguments)
             if delta.finish is not None:
                 seen.finish = delta.finish
             seen.tokens += delta.tokens or 1
@@ -76,11 +99,11 @@ class Seen:
         self.usage, self.answer_id, self.model = answer.usage, answer.answer_id, answer.model
         for choice in answer.choices:
             seen = self.choice(choice.number)
-            seen.text.append(choice.text)
-            seen.reasoning.append(choice.reasoning)
+            seen.text += _utf8(choice.text)
+            seen.reasoning += _utf8(choice.reasoning)
             seen.finish = choice.finish
             for call in choice.calls:
-                seen.calls[call.index] = [call.id or "", call.name, call.arguments]
+                seen.calls[call.index] = CallSeen(call.id, call.name, bytearray(_utf8(call.arguments)))
 
     @property
     def tokens(self) -> int:
@@ -104,8 +127,9 @@ class Outcome:
 
 @dataclass(slots=True)
 class Exchange:
-    """``*_ns`` are nanoseconds since the epoch, but ``held_ns``, which is how long something was held by now;
-    ``held_since`` is when the hold that lasts now began, by ``time.perf_counter_ns`` (0: nothing is held)."""
+    """One exchange. ``*_ns`` are nanoseconds since the epoch, but ``held_ns``, which is how long something was held by
+    now; ``held_since`` is when the hold that lasts now began, by ``time.perf_counter_ns`` (0: nothing is held).
+    ``waiting`` is the task that waits for something before the answer begins, which a kill ends."""
 
     id: str
     agent: str
@@ -134,6 +158,8 @@ class Exchange:
     left: set[int] = field(default_factory=set)
     cut_text: str | None = None
     checks_pending: int = 0
+    killed: bool = False
+    waiting: asyncio.Task[Any] | None = None
 
     def held(self, now: int) -> int:
         """How long something was held, the hold that lasts at ``now`` (``perf_counter_ns``) included."""
@@ -142,8 +168,12 @@ class Exchange:
     def given_text(self, number: int) -> str:
         """The text of a choice as the client has it: what came, and the refusals in place of its calls."""
         seen = self.seen.choices.get(number)
-        text = "".join(seen.text) if seen else ""
+        text = seen.said if seen else ""
         parts = [o.refusal for (choice, _), o in sorted(self.outcomes.items()) if choice == number and o.refusal]
         if self.cut_text is not None:
             parts = [self.cut_text]
         return "\n\n".join([text, *parts] if text.strip() else parts) if parts else text
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

@@ -225,7 +225,8 @@ class Gate:
         if following is not None and kind is Kind.CALL and not self._take_pieces(delta, choice):
             following = None
         if following is None and not self._hold:
-            self._out.append(event.raw)
+            if emit:
+                self._out.append(event.raw)
             return
         if following is None:
             self.cut("The answer was stopped: it went on with a tool call that had ended.")
@@ -275,9 +276,9 @@ class Gate:
                     continue
                 if call.complete:
                     return False
-                call.id = call.id or tool.id
-                if tool.name:
-                    call.name += tool.name
+                call.name, call.id = call.name or tool.name or "", call.id or tool.id
+                if (tool.name and tool.name != call.name) or (tool.id and tool.id != call.id):
+                    call.renamed = True  # one reader joins the pieces, another takes the last: no name to judge
             if tool.arguments:
                 call.pieces.append(tool.arguments)
         return True
@@ -295,7 +296,7 @@ class Gate:
         self._next_ticket += 1
         self._tickets[ticket] = (choice, call)
         whole = ToolCall(number, call.index, call.id, call.name, "".join(call.pieces), complete)
-        self._questions.append(Question(ticket, whole, problem))
+        self._questions.append(Question(ticket, whole, problem or ("renamed" if call.renamed else None)))
 
     def _overflow(self, number: int, choice: Choice) -> None:
         """Too much is held: the open call of this choice is unfit, and nothing more may come of it."""

@@ -72,7 +72,7 @@ NEXT: dict[State, dict[Kind, State | None]] = {
     State.ENDED: {Kind.PLAIN: State.ENDED, Kind.BLIND: State.ENDED, Kind.CALL: None, Kind.FINISH: None},
 }
 
-Problem = Literal["held_bytes"]
+Problem = Literal["held_bytes", "renamed"]
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -99,6 +99,7 @@ class HeldCall(msgspec.Struct):
     pieces: list[str]
     complete: bool = False
     overflowed: bool = False
+    renamed: bool = False
     answer: Answer | None = None
     told: bool = False
 

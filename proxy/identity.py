@@ -53,7 +53,8 @@ class Identifier:
         agent = self._agent(headers, method) if self._by_digest else self._anonymous
         if self._by_digest or self._upstream is not None:
             headers.popall(hdrs.AUTHORIZATION, None)
-        if self._upstream is not None:
+        keyless = self._by_digest and agent is self._anonymous  # a preflight, which is nobody's
+        if self._upstream is not None and not keyless:
             headers.add(hdrs.AUTHORIZATION, self._upstream)
         return agent
 

@@ -44,6 +44,10 @@ _MALFORMED = (
     "Blocked by rule interlock/malformed_arguments. The tool call was not executed. Its arguments are not "
     "exactly one JSON object that every parser reads alike. Send the call again with plain JSON."
 )
+_RENAMED = (
+    "Blocked by rule interlock/malformed_call. The tool call was not executed: its name or id changed while it was "
+    "made. Make the call again."
+)
 _TOO_LARGE = (
     "Blocked by rule interlock/held_bytes. The tool call was not executed. Its arguments are larger than what "
     "may be held for judging. Split the work into smaller calls."
@@ -65,6 +69,7 @@ class Judge:
         recorder: Recorder,
         metrics: Metrics,
         *,
+        json_depth: int,
         facts: Callable[[Exchange], Awaitable[tuple[list[CheckFact], list[BudgetFacts]]]],
     ) -> None:
         self._policies = policies
@@ -72,6 +77,7 @@ class Judge:
         self._metrics = metrics
         self._facts = facts
         self._refusal = settings.refusal
+        self._depth = json_depth
         self.closing = "content_filter" if settings.refusal == "content_filter" else "stop"
         self.holds_calls = policies.enforced(Stage.TOOL_CALL)
 
@@ -122,11 +128,11 @@ class Judge:
         for number, seen in sorted(x.seen.choices.items()):
             facts = ResponseFacts(
                 choice=number,
-                text="".join(seen.text),
-                reasoning="".join(seen.reasoning),
+                text=seen.said,
+                reasoning=seen.thought,
                 finish_reason=seen.finish,
                 calls=[
-                    self._call_facts(x, ToolCall(number, i, *seen.call(i)), _object(seen.call(i)[2]))
+                    self._call_facts(x, ToolCall(number, i, *seen.call(i)), _object(seen.call(i)[2], self._depth))
                     for i in sorted(seen.calls)
                 ],
             )
@@ -144,16 +150,17 @@ class Judge:
     async def _outcome(self, x: Exchange, question: Question) -> Outcome:
         call = question.call
         offered = any(tool.name == call.name for tool in x.request.tools)
-        if question.problem is not None:
+        if question.problem == "held_bytes":
             return self._refused(call, offered, "held_bytes", "interlock/held_bytes", _TOO_LARGE)
-        arguments: dict[str, Any] | None = None
-        if call.complete:
-            try:
-                arguments = read_arguments(call.arguments)
-            except NotStrict:
-                if not self.holds_calls:
-                    return Outcome(call, "unasked", "interlock/malformed_arguments")
-                return self._refused(call, offered, "malformed", "interlock/malformed_arguments", _MALFORMED)
+        if question.problem == "renamed":
+            if not self.holds_calls:
+                return Outcome(call, "unasked", "interlock/malformed_call")
+            return self._refused(call, False, "malformed", "interlock/malformed_call", _RENAMED)
+        arguments = _object(call.arguments, self._depth)  # of a call that was cut off too, if it is whole all the same
+        if arguments is None and call.complete:
+            if not self.holds_calls:
+                return Outcome(call, "unasked", "interlock/malformed_arguments")
+            return self._refused(call, offered, "malformed", "interlock/malformed_arguments", _MALFORMED)
         if not self._policies.in_force(Stage.TOOL_CALL):
             return Outcome(call, "unasked")
         facts = self._call_facts(x, call, arguments)
@@ -243,8 +250,9 @@ def request_facts(x: Exchange) -> RequestFacts:
     )
 
 
-def _object(arguments: str) -> dict[str, Any] | None:
+def _object(arguments: str, depth: int) -> dict[str, Any] | None:
+    """Arguments that are exactly one JSON object under the strict reading; None if they are not."""
     try:
-        return read_arguments(arguments)
+        return read_arguments(arguments, depth=depth)
     except NotStrict:
         return None

@@ -309,8 +309,8 @@ def _choice(x: Exchange, number: int, capture: Capture) -> dict[str, Any]:
     return {
         "index": number,
         "finish_reason": seen.finish,
-        "content": "".join(seen.text),
-        "reasoning": "".join(seen.reasoning),
+        "content": seen.said,
+        "reasoning": seen.thought,
         "tool_calls": calls,
     }
 

@@ -50,6 +50,7 @@ _BUDGET_CUT = (
     "tokens. Do not send the request again; tell the user."
 )
 _KILLED = "Interlock ended this answer here (rule: run_killed): an operator stopped this run. Tell the user."
+_LARGE = 256 * 1024  # bytes of a body that is read beside the event loop
 _RUN_HEADER = "X-Interlock-Run"
 
 
@@ -94,7 +95,8 @@ class Relay:
         self._writer = ChatWriter()
         self._traced = bool(settings.tracing.otlp or settings.tracing.mlflow)
         self._passes_unjudged = settings.unjudged == "allow"
-        self._streams: dict[aiohttp.StreamReader, Exchange] = {}
+        self._live: dict[str, Exchange] = {}
+        self._streams: dict[str, aiohttp.StreamReader] = {}
         self._settling: set[asyncio.Task[None]] = set()
         self._underway = 0
         self.idle = asyncio.Event()
@@ -116,14 +118,20 @@ class Relay:
 
     def stop_streams(self) -> None:
         """End what still flows as the model server's own SIGTERM would."""
-        for content in list(self._streams):
+        for content in list(self._streams.values()):
             content.set_exception(Stopping())
 
-    def cut_streams(self, agent: str | None, run: str | None) -> None:
-        """Cut what streams now of a killed run, of an agent, or (both None) everything."""
-        for content, x in list(self._streams.items()):
-            if agent in (None, x.agent) and run in (None, x.sighting.run.id):
+    def cut(self, agent: str | None, run: str | None) -> None:
+        """End what runs now of a killed run, of an agent, or (both None) everything: a stream is cut, and what has
+        not begun to answer is refused."""
+        for x in list(self._live.values()):
+            if agent not in (None, x.agent) or run not in (None, x.sighting.run.id):
+                continue
+            x.killed = True
+            if (content := self._streams.get(x.id)) is not None:
                 content.set_exception(Killed(_KILLED))
+            elif x.waiting is not None:
+                x.waiting.cancel()
 
     async def settled(self) -> None:
         """Wait until every exchange that is over is on record."""
@@ -137,6 +145,8 @@ class Relay:
         endpoint = classify(request.method, request.raw_path, upgrade)
         if (refused := decide(endpoint, self._settings)) is not None:
             raise Refuse(refused.code, refused.message)
+        if not request.raw_path.startswith("/"):
+            raise Refuse("endpoint_spelling", "The request target must be a path that begins with `/`.")
         try:
             headers = request_headers(request)
         except Uncarriable as problem:
@@ -157,7 +167,8 @@ class Relay:
     async def _judged(self, request: web.BaseRequest, headers: CIMultiDict[str], agent: Agent) -> web.StreamResponse:
         body = await read_body(request, self._settings.limits.request_bytes)
         sent = _Sent(request.method, request.raw_path, headers, body)
-        read = read_request(headers, body, self._settings.limits.json_depth, self._judge.surfaces())
+        known = (headers, body, self._settings.limits.json_depth, self._judge.surfaces())
+        read = read_request(*known) if len(body) < _LARGE else await asyncio.to_thread(read_request, *known)
         if read is None:
             return await self._unread(request, sent)
         view, coverage = read
@@ -169,7 +180,13 @@ class Relay:
             x.ending = x.ending or "refused"
             await self._record_refusal(x, refusal)
             raise
-        except (asyncio.CancelledError, ConnectionError):
+        except (asyncio.CancelledError, ConnectionError) as gone:
+            if x.killed and x.waiting is not None and isinstance(gone, asyncio.CancelledError):
+                x.waiting.uncancel()
+                x.ending = "refused"
+                killed = Refuse("run_killed", _KILLED, rule="breakers.killed")
+                await self._record_refusal(x, killed)
+                raise killed from None
             x.ending = x.ending or "client_gone"
             raise
         finally:
@@ -215,6 +232,8 @@ class Relay:
         if isinstance(admitted, Denied):
             raise Refuse(admitted.code, admitted.message, rule=admitted.rule, retry_after=admitted.retry_after)
         x.admitted = admitted
+        x.waiting = asyncio.current_task()
+        self._live[x.id] = x
         return await self._forward(request, sent, x, admitted.delay_seconds)
 
     async def _forward(self, request: web.BaseRequest, sent: _Sent, x: Exchange, delay: float) -> web.StreamResponse:
@@ -265,7 +284,7 @@ class Relay:
         kind = answer.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
         plain = answer.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() in ("", "identity")
         if not 200 <= answer.status < 300:
-            x.ending = "done"
+            x.ending, x.waiting = "done", None
             return await self._copy(request, answer)
         if kind == "text/event-stream" and plain:
             return await self._streamed(request, answer, x)
@@ -274,7 +293,7 @@ class Relay:
         x.coverage["answer"] = "unjudged: neither JSON nor an event stream"
         if not self._passes_unjudged:
             raise Refuse("unjudged_answer", "The model server's answer is of a kind that cannot be judged.")
-        x.ending = "done"
+        x.ending, x.waiting = "done", None
         return await self._copy(request, answer)
 
     async def _streamed(
@@ -299,16 +318,17 @@ class Relay:
         )
         response = self._like(answer)
         response.headers.popall(hdrs.CONTENT_LENGTH, None)  # a refusal may change it; vLLM's streams have none
-        await response.prepare(request)
-        self._streams[answer.content] = x
+        x.waiting = None
+        self._streams[x.id] = answer.content
         try:
+            await response.prepare(request)
             await flow.run(answer.content, response)
         except UpstreamBroke:
             x.ending = "upstream_failed"
             self._break_off(request)
             raise ConnectionResetError("upstream broke off") from None
         finally:
-            self._streams.pop(answer.content, None)
+            self._streams.pop(x.id, None)
         if gate.over:
             x.ending = "cut"
             answer.close()
@@ -353,6 +373,7 @@ class Relay:
             response.content_length = len(body)
         x.answer_bytes = len(body)
         x.ending = "done"
+        x.waiting = None
         await response.prepare(request)
         await response.write_eof(body)
         return response
@@ -425,6 +446,7 @@ class Relay:
 
     async def _finish(self, x: Exchange) -> None:
         """Settle: what cancellation cannot skip."""
+        self._live.pop(x.id, None)
         if x.share_mark is not None:
             x.share_seconds = self._share.end(x.share_mark)
         usage = x.seen.usage

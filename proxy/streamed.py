@@ -17,7 +17,7 @@ from aiohttp import web
 from proxy.exchange import Exchange
 from proxy.gate import Gate
 from proxy.gated_choice import Answer, Question
-from serving.wire.chat_stream import ChatStreamReader
+from serving.wire.chat_stream import ChatStreamReader, read_event
 from serving.wire.splice import Unspliceable
 from serving.wire.vocabulary import Usage
 
@@ -124,6 +124,8 @@ class StreamedAnswer:
             raise UpstreamBroke
         rest = self._reader.rest()
         if rest and not gate.over:
+            if not self._unjudged_passes and read_event(rest).kind not in ("comment", "done"):
+                raise UpstreamBroke  # an event without its end, which some clients would act on
             await response.write(rest)
 
     async def _read(self, content: aiohttp.StreamReader) -> bytes:

@@ -27,7 +27,7 @@ async def judge_whole(
     asked: list[tuple[int, int, Question]] = []
     for choice in answer.choices:
         for call in choice.calls:
-            large = len(call.arguments) > held_limit
+            large = hold and len(call.arguments.encode()) > held_limit
             asked.append((choice.position, call.index, Question(len(asked), call, "held_bytes" if large else None)))
     if not asked:
         return body

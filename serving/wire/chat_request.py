@@ -255,7 +255,7 @@ def _content(content: Any) -> tuple[str, tuple[str, ...]]:
     media are both named then.
     """
     if content.__class__ is dict:
-        raise coercion.Coerced(".content", "must be a coercion.string, a list of parts or null")
+        raise coercion.Coerced(".content", "must be a string, a list of parts or null")
     if content.__class__ is not list:
         raise coercion.Refused(".content", "not a string or a list")
     parts = each(".content", content, _part)

@@ -9,6 +9,8 @@ failure in mid-stream is an event with an ``error`` object followed by ``[DONE]`
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from serving.wire.sse import Framer, data_of
@@ -26,6 +28,7 @@ class _Tool(msgspec.Struct, gc=False):
     index: int = 0
     id: str | None = None
     function: _Function | None = None
+    custom: msgspec.Raw = _ABSENT
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -51,6 +54,8 @@ class _Choice(msgspec.Struct, gc=False):
     logprobs: _Logprobs | None = None
     finish_reason: str | None = None
     token_ids: list[int] | None = None
+    message: msgspec.Raw = _ABSENT
+    tool_calls: msgspec.Raw = _ABSENT
 
 
 class PromptDetails(msgspec.Struct, gc=False):
@@ -87,6 +92,8 @@ class _Chunk(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
+_SILENT = re.compile(rb"(?:(?::|(?:event|id|retry)(?=[:\r\n]|\Z))[^\r\n]*|[\r\n])*")
+"""An event without data, of lines that clients pass over: comments and the other fields."""
 
 
 def given(value: msgspec.Raw) -> bool:
@@ -118,7 +125,7 @@ def read_event(raw: bytes) -> Event:
     """What one whole event says. Never raises: what is not understood has the kind "unknown"."""
     data = data_of(raw)
     if data is None:
-        return Event(raw, "comment")
+        return Event(raw, "comment" if _SILENT.fullmatch(raw) else "unknown")
     if data == b"[DONE]":
         return Event(raw, "done")
     try:
@@ -126,7 +133,7 @@ def read_event(raw: bytes) -> Event:
     except (msgspec.DecodeError, RecursionError):
         return Event(raw, "unknown")
     if chunk.error is not _ABSENT and given(chunk.error):
-        return Event(raw, "error", error=bytes(chunk.error))
+        return Event(raw, "unknown" if chunk.choices else "error", error=bytes(chunk.error))
     choices = chunk.choices
     if choices is None:
         return Event(raw, "unknown")
@@ -134,10 +141,20 @@ def read_event(raw: bytes) -> Event:
     if not choices:
         return Event(raw, "usage", usage=usage, answer_id=chunk.id)
     for choice in choices:
-        if choice.delta.function_call is not _ABSENT and given(choice.delta.function_call):
+        if _says_more(choice):
             return Event(raw, "unknown")
     deltas = (_choice_delta(choices[0]),) if len(choices) == 1 else tuple(map(_choice_delta, choices))
     return Event(raw, "delta", deltas, usage, None, chunk.id)
+
+
+def _says_more(choice: _Choice) -> bool:
+    """Some client may read a call where this reader does not look."""
+    return (
+        given(choice.delta.function_call)
+        or given(choice.message)
+        or given(choice.tool_calls)
+        or (choice.delta.tool_calls is not None and any(given(tool.custom) for tool in choice.delta.tool_calls))
+    )
 
 
 def _choice_delta(choice: _Choice) -> ChoiceDelta:

@@ -185,3 +185,24 @@ async def test_without_a_known_key_nothing_is_forwarded(tmp_path: Path) -> None:
             answer = parse(await send(port_of(it), post(ask(), *headers)))
             assert answer.start.startswith("HTTP/1.1 401")
         assert upstream.requests == []
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_what_waits_for_the_model_is_refused_when_its_run_is_killed(tmp_path: Path, streamed: bool) -> None:
+    asked = asyncio.Event()
+
+    async def script(_request: bytes, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await asyncio.sleep(10)  # the model is still thinking
+
+    listen = {"admin_token": "operators-only"}
+    async with interlock(tmp_path, script, listen=listen) as (it, _):
+        asking = asyncio.ensure_future(send(port_of(it), post(ask(stream=streamed))))
+        async with asyncio.timeout(20):
+            await asked.wait()
+            async with aiohttp.ClientSession(headers={"Authorization": "Bearer operators-only"}) as admin:
+                order = {"operator": "ann", "reason": "enough"}
+                assert (await admin.post(f"{it.admin_url}/v1/all/kill", json=order)).status == 200
+            answer = parse(await asking)
+    assert answer.start == "HTTP/1.1 403 Forbidden"
+    assert json.loads(answer.body)["error"]["code"] == "run_killed"

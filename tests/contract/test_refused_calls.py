@@ -224,3 +224,29 @@ async def test_what_is_not_judged_is_refused(stage: Stage, path: str) -> None:
     assert answer.start.split()[1] in ("400", "403")
     assert json.loads(answer.body)["error"]["code"] in ("unjudged_endpoint", "control_endpoint", "endpoint_spelling")
     assert len(stage.upstream.requests) == seen
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_call_cut_off_by_length_is_judged_on_what_there_is(stage: Stage, streamed: bool) -> None:
+    secret = "".join(["\\u0067", "hp_", "a1B2c3D4e5F6g7H8i9J0" * 2])[:45]
+    for arguments in (
+        f'{{"command": "rm -rf /srv/{CANARY}"}}',
+        f'{{"command": "rm -rf /srv/{CANARY}',
+        f'{{"city": "{secret} {CANARY}"}}',
+        f'{{"command": "r\\u006d -rf /srv/{CANARY}',
+    ):
+        say = Say(text="Go.", calls=(Call("run_shell", arguments),), finish="length")
+        stage.script = streaming(stream(say)) if streamed else answering(whole(say))
+        answer = parse(await send(stage.port, post(ask(stream=streamed))))
+        assert CANARY.encode() not in answer.body, arguments
+        read = (read_stream if streamed else read_whole)(answer.body)[0]
+        assert read.finish == "length"
+
+
+async def test_an_event_without_its_end_does_not_leave(stage: Stage) -> None:
+    events = stream(Say(text="Go.", calls=(BAD,)))
+    call = next(i for i, event in enumerate(events) if b"tool_calls" in event)
+    stage.script = streaming([*events[:call], events[call].rstrip(b"\n")])
+    answer = parse(await send(stage.port, post(ask(stream=True))))
+    assert not answer.whole
+    assert answer.body == b"".join(events[:call])

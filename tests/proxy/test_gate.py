@@ -161,6 +161,18 @@ def test_a_piece_for_a_call_that_has_ended_ends_the_answer() -> None:
     assert talk.client_gets().endswith(b"data: [DONE]\n\n")
 
 
+@pytest.mark.parametrize(("old", "new"), [('"name":"ls"', '"name":"exec"'), ("tool-0000", "tool-1111")])
+def test_a_call_whose_name_or_id_changes_is_unfit(old: str, new: str) -> None:
+    events = stream(Say(calls=(Call("ls", "{}"),)), usage=False)
+    first = next(i for i, e in enumerate(events) if b'"name":"ls"' in e)
+    again = events[first].replace(old.encode(), new.encode())
+    talk = conversation()
+    talk.upstream_says(*events[: first + 1], again, *events[first + 1 :])
+    (question,) = talk.asked
+    assert question.problem == "renamed"
+    assert read_stream(talk.client_gets())[0].calls == {}
+
+
 def test_a_call_larger_than_what_may_be_held_is_unfit_and_memory_stays_bounded() -> None:
     huge = Call("run_shell", json.dumps({"command": "x" * 40_000}))
     talk = conversation(held_limit=20_000)

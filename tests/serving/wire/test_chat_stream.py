@@ -109,3 +109,26 @@ def test_usage_is_read_wherever_it_stands() -> None:
 )
 def test_what_is_not_understood_says_so(data: bytes) -> None:
     assert read_event(b"data: " + data + b"\n\n").kind == "unknown"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'data: {"error":{"code":1},"choices":[{"index":0,"delta":{"tool_calls":[]}}]}\n\n',
+        b'data: {"choices":[{"index":0,"delta":{},"message":{"tool_calls":[]}}]}\n\n',
+        b'data: {"choices":[{"index":0,"delta":{},"tool_calls":[{}]}]}\n\n',
+        b'data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"custom":{"name":"x"}}]}}]}\n\n',
+        b' data: {"choices":[]}\n\n',
+        b'Data: {"choices":[]}\n\n',
+        b'\xef\xbb\xbfdata: {"choices":[]}\n\n',
+        b'{"choices":[]}\n\n',
+        b'eventdata: {"choices":[]}\n\n',
+    ],
+)
+def test_what_another_client_might_read_is_not_understood(raw: bytes) -> None:
+    assert read_event(raw).kind == "unknown"
+
+
+@pytest.mark.parametrize("raw", [b": ping\n\n", b"event: x\nid: 1\n\n", b"\n\n", b"retry: 5\r\n\r\n", b"id\n\n"])
+def test_what_clients_pass_over_is_a_comment(raw: bytes) -> None:
+    assert read_event(raw).kind == "comment"
