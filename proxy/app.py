@@ -45,7 +45,7 @@ from serving.launch.opa import OpaServer
 from serving.launch.process import Child, ChildSpec
 from serving.launch.vllm import VllmServer
 from serving.patterns import shipped_redactor
-from serving.settings import PolicySettings, Settings
+from serving.settings import OtlpSettings, PolicySettings, Settings
 from tracing.capture import Capture, Mode
 from tracing.exporter import exporter_command, exporter_settings
 from tracing.folders import private_folder
@@ -53,6 +53,7 @@ from tracing.journal import Journal
 from tracing.keys import RunKeys
 from tracing.metrics import Metrics
 from tracing.prices import PriceBook
+from tracing.sinks import SinkAway, find_experiment
 
 _log = logging.getLogger("interlock")
 
@@ -189,11 +190,29 @@ class Interlock:
     async def _launch_model(self, settings: Settings) -> Settings:
         if settings.model.name is None:
             return settings
-        server = VllmServer(settings)
+        server = VllmServer(settings, await self._model_traces(settings))
         self._stack.push_async_callback(server.stop)
         upstream = await server.start()
         self.notices.append(f"launched vLLM with {settings.model.name}")
         return settings.model_copy(update={"upstream": upstream})
+
+    async def _model_traces(self, settings: Settings) -> OtlpSettings | None:
+        """Where vLLM's own spans go: to the first collector, or where there is none to MLflow, if that is up."""
+        mlflow = settings.tracing.mlflow
+        if settings.tracing.otlp or mlflow is None:
+            return next(iter(settings.tracing.otlp), None)
+        headers = {"Authorization": f"Bearer {mlflow.token.get_secret_value()}"} if mlflow.token else {}
+        try:
+            async with aiohttp.ClientSession() as session:
+                experiment = await find_experiment(session, mlflow.url, mlflow.experiment, headers)
+        except SinkAway as problem:
+            self.notices.append(f"vLLM's own spans are not sent: MLflow: {problem}")
+            return None
+        secret = {"x-mlflow-experiment-id": experiment, **headers}
+        return OtlpSettings(
+            endpoint=f"{mlflow.url.rstrip('/')}/v1/traces",
+            headers={name: SecretStr(value) for name, value in secret.items()},
+        )
 
     async def _launch_opa(self, settings: Settings) -> PolicySettings:
         """An OPA of our own that serves the very bundle that decisions will be compared with."""
