@@ -65,7 +65,7 @@ nested(segment) := [inner |
 ]
 
 # What look-alikes, continuation lines and empty expansions stand for.
-plain(text) := strings.replace_n(spellings, without_ifs(text))
+plain(text) := strings.replace_n(spellings, without_lookups(without_ifs(text)))
 
 spellings := {
 	"\\\r\n": "", "\\\n": "", "\r\n": "\n", "\r": "\n", "\t": " ",
@@ -77,8 +77,40 @@ spellings := {
 	"\u2044": "/", "\u2215": "/", "\uff0f": "/",
 	"\u2018": "'", "\u2019": "'", "\u201c": "\"", "\u201d": "\"",
 	"\u200b": "", "\u200c": "", "\u200d": "", "\u2060": "", "\ufeff": "", "\u00ad": "",
-	"$@": "", "$*": "", "${@}": "", "${*}": "", "``": "", "$()": "", "$'": "'", "$\"": "\"", "$9": "",
+	"$@": "", "$*": "", "${@}": "", "${*}": "", "``": "", "$()": "", "$'": "'", "$\"": "\"", "$9": "", ">|": ">",
 }
+
+# `$(which rm)` is `rm`, `$(true)` is nothing, and what `mktemp` makes is scratch.
+without_lookups(text) := text if not mentions(text, {"which", "command", "type", "whence", "true", "(:", "mktemp"})
+
+without_lookups(text) := concat("", [piece |
+	some found in regex.find_all_string_submatch_n(lookup_pattern, text, -1)
+	piece := looked_up(found)
+]) if mentions(text, {"which", "command", "type", "whence", "true", "(:", "mktemp"})
+
+lookup_pattern := concat("", [
+	`(?s)(?:\$\(|\x60)\s*(?:(?:which|command\s+-v|type\s+-[pP]|whence)\s+([\w./-]+)|(true|:)|(mktemp[^()\x60]*))\s*[)\x60]`,
+	`|[^$\x60]+|[$\x60]`,
+])
+
+looked_up(found) := "/tmp/made-by-mktemp" if found[3] != ""
+
+looked_up(found) := found[1] if {
+	found[3] == ""
+	concat("", [found[1], found[2]]) != ""
+}
+
+looked_up(found) := found[0] if concat("", array.slice(found, 1, 4)) == ""
+
+# Substitutions between backticks as the other kind.
+dollared(text) := concat("", [piece |
+	some found in regex.find_all_string_submatch_n(`(?s)\x60([^\x60\\]+)\x60|[^\x60]+|\x60`, text, -1)
+	piece := in_dollars(found)
+])
+
+in_dollars(found) := concat("", ["$(", found[1], ")"]) if found[1] != ""
+
+in_dollars(found) := found[0] if found[1] == ""
 
 without_ifs(text) := text if not contains(text, "IFS")
 
@@ -99,8 +131,32 @@ readings(text) := array.concat([text], [read |
 	found := regex.find_all_string_submatch_n(assignment_pattern, text, -1)
 	some nth in [0, 1, 2, 3]
 	nth < most(found)
-	read := filled(filled(text, found, nth), found, nth)
+	read := split_by_ifs(filled(filled(text, found, nth), found, nth))
 ]) if sets_variables(text)
+
+# With `IFS=_`, `rm_-rf` is two words.
+split_by_ifs(text) := text if not contains(text, "IFS=")
+
+split_by_ifs(text) := strings.replace_n({separator: " " | some separator in separators(text)}, text) if contains(text, "IFS=")
+
+separators(text) := {found[1] |
+	some found in regex.find_all_string_submatch_n(`\bIFS=["']?([^"'\s\\$;&|])`, text, -1)
+}
+
+# Whether the variable at the beginning of `target` is set in this text just once, to a value that stands there,
+# and by nothing else (`read`, `for`): then the readings say what it is.
+settled(target, text) if {
+	name := trim(split(target, "/")[0], "${}")
+	regex.match(`^[A-Za-z_]\w*$`, name)
+	count([1 |
+		some found in regex.find_all_string_submatch_n(`(?:[$]\{?|[/.-])?[A-Za-z_]\w*`, text, -1)
+		found[0] == name
+	]) == 1
+	some found in regex.find_all_string_submatch_n(assignment_pattern, text, -1)
+	found[1] == name
+	not mentions(found[2], {"$", "`"})
+	bare(found[2]) != ""
+}
 
 assignment_pattern := `(?:^|[;&|\s(])([A-Za-z_]\w*)=('[^']*'|"[^"]*"|[^\s;&|()'"]*)`
 

@@ -17,7 +17,7 @@ rule_programs := [
 	"git", "parted", "fdisk", "cryptsetup", "zpool", "zfs", "mdadm", "badblocks", "hdparm", "diskutil", "crontab",
 	"kill", "killall5", "init", "telinit", "systemctl", "userdel", "deluser", "cd", "pushd", "del", "erase", "rd",
 	"format", "remove-item", "ri", "clear-disk", "format-volume", "vssadmin", "cipher", "dropdb", "redis-cli",
-	"mongo", "mongosh", "mysqladmin", "terraform", "tofu", "terragrunt", "pulumi", "aws", "gcloud", "az", "gsutil",
+	"mongo", "mongosh", "mysqladmin", "iptables", "ip6tables", "nft", "ln", "sed", "tar", "install", "terraform", "tofu", "terragrunt", "pulumi", "aws", "gcloud", "az", "gsutil",
 	"helm", "doctl", "heroku", "gh", "fly", "flyctl", "oc", "eksctl", "unset", "echo", "printf", "cat", "rimraf", "trash",
 ]
 
@@ -36,9 +36,36 @@ commands := array.concat(array.concat(commands_0, commands_1), array.concat(comm
 
 inner_commands(outer) := [command |
 	some parent in outer
-	some text in scripts_of(parent)
+	some text in array.concat(scripts_of(parent), carried(parent))
 	some command in shell.commands(text)
 ]
+
+# Scripts in an option or a setting of another program: `git -c alias.x='!…'`, `vim -c ':!…'`, `sed '1e …'`.
+carried(command) := [text |
+	shell.mentions(command.text, {"!", "=", "sed"})
+	some word in command.words
+	some text in carried_in(word, command)
+]
+
+carried_in(word, command) := [found[1] |
+	shell.mentions(word, {"!", "="})
+	some found in regex.find_all_string_submatch_n(carrier_pattern, word, 1)
+] if not sed_script(word, command)
+
+carried_in(word, command) := [found[1] |
+	some found in regex.find_all_string_submatch_n(`(?s)^[\d$,/;]*e\s+(.*)$`, word, 1)
+] if sed_script(word, command)
+
+carrier_pattern := concat("", [
+	`(?is)^(?:alias\.[\w-]+=!|--(?:checkpoint-action=exec|to-command|use-compress-program|rsync-path|rsh)=|:!`,
+	`|(?:-o)?ProxyCommand=|core\.(?:pager|editor|sshcommand|fsmonitor)=)(.*)$`,
+])
+
+sed_script(word, command) if {
+	contains(word, "e ")
+	some program in command.words
+	shell.basename(program) in {"sed", "gsed"}
+}
 
 # The quoted parts of a command that are run as scripts.
 scripts_of(command) := command.nested if runs_strings(command)
@@ -61,6 +88,14 @@ runs_strings(command) if {
 }
 
 runs_strings(command) if contains(command.text, "<<<")
+
+# `env -S "rm -rf /"` splits its string as a shell would.
+runs_strings(command) if {
+	some index, word in command.words
+	shell.basename(word) == "env"
+	some option in array.slice(command.words, index + 1, index + 4)
+	regex.match(`^-\w*S|^--split`, option)
+}
 
 # A program and its arguments, with what is piped into it.
 runs := array.concat(
@@ -150,6 +185,13 @@ skippable(words, index) if {
 	shell.redirects(words[index - 1])
 }
 
+# The name of a function or of a coprocess.
+skippable(words, index) if {
+	index > 0
+	words[index - 1] in {"function", "coproc"}
+	words[index + 1] == "{"
+}
+
 skippable(words, index) if shell.redirects(words[index])
 
 # `ssh host rm …`, `docker exec web rm …`, `find … -exec rm …`: the next program that we know.
@@ -180,13 +222,13 @@ goes_far(words, head) if {
 goes_far(words, head) if {
 	lower(shell.basename(words[head])) in {"find", "fd"}
 	some word in words
-	word in {"-exec", "-execdir", "-ok", "-okdir", "-x", "-X", "--exec"}
+	word in {"-exec", "-execdir", "-ok", "-okdir", "-x", "-X", "--exec", "--exec-batch"}
 }
 
 # The container's or host's own name is no program, nor what stands before `-exec`.
 basename_is_wrapper_command(words, head, index) if {
 	lower(shell.basename(words[head])) in {"find", "fd"}
 	every before in array.slice(words, head, index) {
-		not before in {"-exec", "-execdir", "-ok", "-okdir", "-x", "-X", "--exec"}
+		not before in {"-exec", "-execdir", "-ok", "-okdir", "-x", "-X", "--exec", "--exec-batch"}
 	}
 }

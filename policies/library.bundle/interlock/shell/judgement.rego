@@ -2,6 +2,7 @@
 package interlock.policies.interlock.shell
 
 import data.interlock.lib.shell
+import data.interlock.lib.values
 
 # Deleting trees and files.
 
@@ -13,7 +14,7 @@ deletes_tree(run) if {
 deletes_tree(run) if {
 	run.program in {"remove-item", "ri", "rd", "rmdir", "del", "erase"}
 	some arg in run.args
-	lower(arg) in {"-recurse", "-r", "/s"}
+	regex.match(`(?i)^(?:-r(?:e(?:c(?:u(?:r(?:s(?:e)?)?)?)?)?)?|/s)$`, arg)
 }
 
 deletes_tree(run) if run.program == "rimraf"
@@ -30,15 +31,26 @@ deletes_tree(run) if {
 destructive if {
 	some run in runs
 	deletes_tree(run)
-	some target in shell.operands(run.args)
+	some target in targets_of(run)
 	precious_tree(target)
 }
 
 destructive if {
 	some run in runs
 	deletes_file(run)
-	some target in shell.operands(run.args)
+	some target in targets_of(run)
 	precious_file(target)
+}
+
+# In `rd /s /q build`, `/s` and `/q` are options.
+targets_of(run) := [target |
+	some target in shell.operands(run.args)
+	not slash_option(run.program, target)
+]
+
+slash_option(program, target) if {
+	program in {"rd", "rmdir", "del", "erase"}
+	regex.match(`^/[A-Za-z]$`, target)
 }
 
 # Relative deletions after a change to a directory elsewhere.
@@ -71,7 +83,7 @@ find_deletes(run) if {
 find_deletes(run) if {
 	run.program in {"find", "fd"}
 	some index, arg in run.args
-	arg in {"-exec", "-execdir", "-ok", "-okdir", "-x", "-X", "--exec"}
+	arg in {"-exec", "-execdir", "-ok", "-okdir", "-x", "-X", "--exec", "--exec-batch"}
 	some deleter in array.slice(run.args, index + 1, count(run.args))
 	shell.basename(deleter) in {"rm", "shred", "unlink", "srm", "truncate", "dd"}
 }
@@ -86,7 +98,33 @@ find_deletes(run) if {
 destructive if {
 	some run in runs
 	find_deletes(run)
+	run.program == "find"
 	reaches_too_far(run.args)
+}
+
+# fd takes a pattern, then the places to look in.
+destructive if {
+	some run in runs
+	find_deletes(run)
+	run.program == "fd"
+	asked := before_exec(run.args)
+	fd_reaches_too_far(asked)
+}
+
+before_exec(args) := array.slice(args, 0, min([index |
+	some index, arg in args
+	arg in {"-x", "-X", "--exec", "--exec-batch"}
+]))
+
+fd_reaches_too_far(asked) if {
+	some place in shell.operands(asked)
+	foreign_root(place)
+}
+
+fd_reaches_too_far(asked) if {
+	every arg in asked {
+		arg in {".", "", "*", "-H", "-I", "-u", "-HI", "-uu"}
+	}
 }
 
 reaches_too_far(args) if {
@@ -162,7 +200,7 @@ fed_too_much(run) if {
 fed_too_much(run) if {
 	deletes_tree(run)
 	every words in run.command.fed_by {
-		not shell.basename(words[0]) in {"find", "fd", "git", "grep", "egrep", "rg", "cat", "head", "jq", "awk"}
+		not shell.basename(words[0]) in {"find", "fd", "git", "grep", "egrep", "rg"}
 	}
 }
 
@@ -266,6 +304,44 @@ destructive if {
 	precious_file(target)
 }
 
+# Files without which nobody logs in or the machine does not start.
+destructive if {
+	some run in runs
+	run.program in {"cp", "mv", "ln", "install"}
+	targets := shell.operands(run.args)
+	essential(targets[count(targets) - 1])
+}
+
+destructive if {
+	some run in runs
+	run.program == "tee"
+	not shell.has_option(run.args, ["a"], "--append")
+	some target in shell.operands(run.args)
+	not_to_overwrite(target)
+}
+
+destructive if {
+	some run in runs
+	run.program == "sed"
+	shell.has_option(run.args, ["i"], "--in-place")
+	some target in shell.operands(run.args)
+	essential(target)
+}
+
+essential(target) if trim_right(target, "/") in settings.essential_files
+
+# `tar --remove-files -cf /dev/null /home`.
+destructive if {
+	some run in runs
+	run.program == "tar"
+	"--remove-files" in run.args
+	some index, target in run.args
+	not startswith(target, "-")
+	not regex.match(`^-\w*f$`, concat("", ["-", array.concat([""], run.args)[index]]))
+	not regex.match(`^-{1,2}(?:\w*f|file)$`, array.concat([""], run.args)[index])
+	precious_tree(target)
+}
+
 destructive if {
 	some run in runs
 	run.program == "cp"
@@ -319,6 +395,23 @@ destructive if {
 	foreign_directory(target)
 }
 
+# What others have pushed to a branch that all build upon.
+destructive if {
+	some run in runs
+	run.program == "git"
+	"push" in run.args
+	some target in shell.operands(run.args)
+	steps := split(target, ":")
+	trim_prefix(trim_left(steps[count(steps) - 1], "+"), "refs/heads/") in settings.protected_branches
+	rewrites(run.args, target)
+}
+
+rewrites(args, _) if shell.has_option(args, ["f"], "--force")
+
+rewrites(args, _) if shell.has_option(args, ["d"], "--delete")
+
+rewrites(_, target) if substring(target, 0, 1) in {"+", ":"}
+
 # git clean where it is not the agent's repository.
 
 git_cleans(run) if {
@@ -347,6 +440,22 @@ destructive if {
 destructive if {
 	some run in runs
 	run.program in settings.power_tools
+	every arg in run.args {
+		not arg in {"--help", "--version"}
+	}
+}
+
+destructive if {
+	some run in runs
+	run.program in {"iptables", "ip6tables"}
+	some arg in run.args
+	arg in {"-F", "--flush", "-X"}
+}
+
+destructive if {
+	some run in runs
+	run.program == "nft"
+	array.slice(run.args, 0, 2) == ["flush", "ruleset"]
 }
 
 destructive if {
@@ -384,6 +493,7 @@ destructive if {
 destroys_database if {
 	some run in runs
 	run.program in settings.database_clients
+	not scratch_database(run)
 	some text in array.concat(run.args, [concat(" ", run.args), concat(" ", [word | some words in run.command.fed_by; some word in words])])
 	drops(text)
 }
@@ -396,10 +506,30 @@ destroys_database if {
 	drops(text)
 }
 
+# A tool that takes SQL itself.
+destroys_database if {
+	complete
+	some word in tool_words
+	word in settings.sql_tool_words
+	every other in tool_words {
+		not other in settings.not_sql_tool_words
+	}
+	some text in values.under(input.call.arguments, {name | some name in settings.sql_argument_names})
+	drops(text)
+}
+
+# A database in memory, or a file that is named as one for tests.
+scratch_database(run) if {
+	run.program in {"sqlite", "sqlite3", "duckdb"}
+	file := shell.operands(run.args)[0]
+	regex.match(`^:memory:$|^(?:[\w.-]+/)*(?:test|tmp|temp|scratch)[\w.-]*$|^/tmp/[\w.-]+$`, file)
+	not ".." in split(file, "/")
+}
+
 drops(text) if {
 	shell.mentions(lower(text), {"drop", "truncate", "delete"})
 	regex.match(
-		`(?is)\bdrop\s+(?:table|database|schema|owned|keyspace|collection)\b|\btruncate\s+(?:table\s+)?[\w."\x60]+|\bdelete\s+from\s+[\w."\x60\[\]]+\s*(?:;|$|where\s+(?:1\s*=\s*1|true)\b)`,
+		`(?is)\bdrop(?:\s|/\*.*?\*/)+(?:table|database|schema|owned|keyspace|collection)\b|\btruncate(?:\s|/\*.*?\*/)+(?:table\s+)?[\w."\x60]+|\bdelete(?:\s|/\*.*?\*/)+from(?:\s|/\*.*?\*/)+[\w."\x60\[\]]+\s*(?:;|$|where\s+(?:1\s*=\s*1|true)\b)`,
 		text,
 	)
 }
@@ -413,7 +543,7 @@ destroys_database if {
 destroys_database if {
 	some run in runs
 	run.program == "redis-cli"
-	some arg in run.args
+	some arg in array.concat(run.args, [word | some words in run.command.fed_by; some word in words])
 	regex.match(`(?i)\b(?:flushall|flushdb)\b`, arg)
 }
 

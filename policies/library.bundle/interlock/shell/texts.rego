@@ -8,12 +8,33 @@ import data.interlock.lib.values
 
 settings := data.interlock.shell
 
-argument_names := {name | some name in settings.argument_names}
+# The names that are listed, and whatever else of the call's names speaks of a command (`bash_cmd`, `shellCommand`).
+argument_names := {name | some name in settings.argument_names} | {name |
+	walk(input.call.arguments, [path, _])
+	count(path) > 0
+	key := path[count(path) - 1]
+	is_string(key)
+	name := lower(key)
+	shell.mentions(name, settings.argument_words)
+	not shell.mentions(name, settings.told_words)
+}
+
+tool_words := {word |
+	some word in split(strings.replace_n({"-": "_", ".": "_", ":": "_", "/": "_", " ": "_"}, lower(input.call.name)), "_")
+}
 
 shell_tool if {
-	words := split(strings.replace_n({"-": "_", ".": "_", ":": "_", "/": "_", " ": "_"}, lower(input.call.name)), "_")
-	some word in words
+	some word in tool_words
 	word in settings.tool_words
+}
+
+# `run_script` and `script` run one; `get_script` and `process_refund` do not.
+shell_tool if {
+	some word in tool_words
+	word in settings.run_words
+	every other in tool_words - {word} {
+		other in settings.running_words
+	}
 }
 
 shell_tool if {
@@ -75,15 +96,29 @@ candidates contains text if {
 
 candidates contains joined(values.literals(input.call.raw)) if not complete
 
-# A string that is itself JSON.
+# A string that is itself JSON: all of it where all of the string is a command, else what it names a command.
 candidates contains text if {
 	complete
-	some outer in values.values(input.call.arguments)
-	substring(trim_space(outer), 0, 1) in {"[", "{"}
-	decoded := json.unmarshal(outer)
+	walk(input.call.arguments, [path, outer])
+	is_string(outer)
+	judged_place(path)
+	decoded := decoded_json(outer)
 	some text in array.concat(values.values(decoded), [joined(values.values(decoded))])
-	shell_tool
 }
+
+candidates contains text if {
+	complete
+	walk(input.call.arguments, [path, outer])
+	is_string(outer)
+	not text_of_a_file(path)
+	decoded := decoded_json(outer)
+	named := values.under(decoded, argument_names)
+	some text in array.concat(named, [joined(named)])
+}
+
+text_of_a_file(path) if lower(path[count(path) - 1]) in settings.file_text_names
+
+decoded_json(text) := json.unmarshal(text) if substring(trim_space(text), 0, 1) in {"[", "{"}
 
 judged_object if shell_tool
 
@@ -123,10 +158,48 @@ triggers := {
 	"|", "parted", "fdisk", "crypt", "zpool", "zfs", "lvm", "format", "halt", "reboot", "shutdown", "poweroff",
 	"init ", "crontab", "kill", "userdel", "rsync", "tree", "$", ">", ":(", "fork", "encoded", "decode", "rimraf",
 	"uninstall", "badblocks", "hdparm", "diskutil", "cp ", "tee ", "sgdisk", "vgremove", "srm", "blkdiscard",
-	"/???", "*", "purge", "mdadm", "-enc",
+	"/???", "*", "purge", "mdadm", "powershell", "pwsh", "ri -", "iptables", "nft ", "push", "sed ", "ln ", "tar ",
 }
 
 readings contains reading if {
 	some text in suspects
 	some reading in shell.readings(text)
 }
+
+# With the substitutions between backticks as `$(…)`.
+readings contains reading if {
+	some text in suspects
+	contains(text, "`")
+	some reading in shell.readings(shell.dollared(text))
+}
+
+# What is written into a shell, into `at`, or into a file that is then run.
+readings contains script if {
+	some text in suspects
+	shell.mentions(text, {"echo", "printf"})
+	shell.mentions(text, {"|", ">"})
+	ran := files_run(text)
+	some found in regex.find_all_string_submatch_n(written_pattern, text, -1)
+	is_run(found, ran)
+	script := strings.replace_n({"\\n": "\n", "\\\"": "\"", "\\$": "$"}, trim(found[1], "'\""))
+}
+
+written_pattern := concat("", [
+	`\b(?:echo|printf)\s+(?:-\w+\s+)*('[^']*'|"(?:[^"\\]|\\.)*"|[^\s|>&;'"][^|>&;'"]*)\s*`,
+	`(?:(\|)\s*(?:sudo\s+)?(?:/\w+)*/?(?:(?:ba|z|da|k|a|fi)?sh|at|batch)\b|>+\s*["']?([^\s;&|"']+))`,
+])
+
+is_run(found, _) if found[2] != ""
+
+is_run(found, ran) if trim_prefix(found[3], "./") in ran
+
+# The files that a text runs as scripts.
+files_run(text) := {name |
+	some found in regex.find_all_string_submatch_n(run_pattern, text, -1)
+	name := trim_prefix(concat("", [found[1], found[2]]), "./")
+}
+
+run_pattern := concat("", [
+	`(?:\b(?:(?:ba|z|da|k|a|fi)?sh|source|python[23]?|perl|ruby|node|php)|(?:^|[;&|(\n]\s*)\.)\s+(?:-\w+\s+)*["']?([\w./~-]+)`,
+	`|(?:^|[;&|(\n]\s*|\b(?:sudo|exec|nohup)\s+)["']?((?:\.{0,2}/|~/)[\w./-]+)`,
+])

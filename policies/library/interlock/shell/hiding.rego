@@ -33,6 +33,51 @@ runs_remote_script if {
 	fetches(words)
 }
 
+# `curl … | xargs -0 bash -c`.
+runs_remote_script if {
+	some run in runs
+	run.program in settings.shells
+	"xargs" in {shell.basename(word) | some word in run.before}
+	takes_its_input(run.args)
+	some words in run.command.fed_by
+	fetches(words)
+}
+
+# Fetched into a file that is then run, unseen.
+runs_remote_script if {
+	some run in runs
+	fetches([run.program])
+	some file in fetched_files(run)
+	some text in readings
+	trim_prefix(file, "./") in files_run(text)
+}
+
+takes_its_input(args) if count(script_operands(args)) == 0
+
+takes_its_input(args) if "{}" in args
+
+fetched_files(run) := {file |
+	some index, word in run.args
+	file := named_by(run, index, word)
+}
+
+named_by(run, index, word) := run.args[index + 1] if startswith(word, ">")
+
+named_by(run, index, word) := run.args[index + 1] if {
+	run.program != "nc"
+	regex.match(`^(?:-\w*[oO]|--output|--output-document|-OutFile)$`, word)
+	not contains(run.args[index + 1], "://")
+}
+
+named_by(run, _, word) := shell.basename(split(word, "?")[0]) if {
+	contains(word, "://")
+	leaves_a_file(run)
+}
+
+leaves_a_file(run) if run.program == "wget"
+
+leaves_a_file(run) if shell.has_option(run.args, ["O"], "--remote-name")
+
 runs_remote_script if {
 	some text in readings
 	shell.mentions(text, settings.fetchers)
@@ -147,15 +192,23 @@ hides_command if {
 
 hides_command if {
 	some candidate in candidates
-	contains(candidate, "printf")
-	regex.match(`printf\s+["']?(?:%b["']?\s+["']?)?(?:\\+(?:x[0-9a-fA-F]{2}|[0-7]{3})){2,}[^|]*\|\s*(?:sudo\s+)?(?:\w*/)*(?:ba|z|da|k|a)?sh\b`, candidate)
+	shell.mentions(candidate, {"printf", "echo"})
+	regex.match(`\b(?:printf|echo)\s[^|]*\\(?:x[0-9a-fA-F]{2}|0?[0-7]{3})[^|]*\|\s*(?:sudo\s+)?(?:\w*/)*(?:ba|z|da|k|a)?sh\b`, candidate)
 }
 
 hides_command if {
 	some run in runs
 	run.program in {"powershell", "pwsh"}
 	some arg in run.args
-	regex.match(`(?i)^-e(?:nc|ncodedcommand|c)?$`, arg)
+	encodes(lower(arg))
+}
+
+# PowerShell takes any beginning of a parameter's name.
+encodes("-ec")
+
+encodes(arg) if {
+	substring(arg, 0, 2) in {"-e", "/e"}
+	startswith("encodedcommand", substring(arg, 1, -1))
 }
 
 # Code that runs what it has decoded.

@@ -1,6 +1,8 @@
 # Where a deletion reaches: what is the agent's own to delete, and what is not.
 package interlock.policies.interlock.shell
 
+import data.interlock.lib.shell
+
 # Deleting this with everything below it is not the agent's business.
 precious_tree(target) if {
 	trimmed(target) in {
@@ -87,6 +89,12 @@ unknown_variable(target) if {
 	startswith(target, "$")
 	not scratch(target)
 	not startswith(target, "$(pwd)/")
+	not settled_somewhere(target)
+}
+
+settled_somewhere(target) if {
+	some text in suspects
+	shell.settled(target, text)
 }
 
 # A directory in which relative deletions are not the agent's business either.
