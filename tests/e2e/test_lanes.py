@@ -86,6 +86,6 @@ def test_mlflow_answers_its_own_client(mlflow_server: Server, mlflow_env: Path) 
 
 @pytest.mark.vllm
 def test_vllm_serves_the_tiny_model(vllm_server: VllmServer) -> None:
-    assert get(f"{vllm_server.url}/version") == {"version": "0.32.0+cpu"}
+    assert get(f"{vllm_server.url}/version")["version"].startswith("0.32.0")
     body = {"model": vllm_server.model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
     assert get(f"{vllm_server.url}/v1/chat/completions", body)["usage"]["completion_tokens"] == 4
