@@ -49,7 +49,9 @@ _UNAVAILABLE = (
     "It could not be judged, because the policy check is not available. Nothing is wrong with what you asked; "
     "it may be tried again later."
 )
-_UNJUDGEABLE = "It could not be judged in this form. Use fewer, shorter and plainer values."
+_UNJUDGEABLE = (
+    "It could not be judged in this form, or not in the time there is. Use fewer, shorter and plainer values."
+)
 
 
 def findings_of(answer: Any) -> list[Finding]:

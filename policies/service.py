@@ -11,6 +11,7 @@ answered from memory. Only whole answers are remembered, never failures.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -45,6 +46,7 @@ class PolicySet:
         on_error: Literal["deny", "allow"] = "deny",
         patterns: tuple[PatternSet, ...] = (),
         clock: Callable[[], float] = time.perf_counter,
+        timeout_seconds: float = math.inf,
     ) -> None:
         self.bundle = bundle
         self.modes = dict(modes)
@@ -54,6 +56,7 @@ class PolicySet:
         self._on_error = on_error
         self._patterns = patterns
         self._clock = clock
+        self._timeout = timeout_seconds
         entries = [entry for entry in bundle.policies if entry.name in self.modes]
         self._asked = {
             stage: {entry.name: frozenset(entry.stages[stage]) for entry in entries if stage in entry.stages}
@@ -80,7 +83,14 @@ class PolicySet:
             engine = OpaEngine(bundle, str(settings.opa_url), token, settings.timeout_seconds)
         else:
             engine = EmbeddedEngine(bundle, settings.timeout_seconds)
-        return cls(bundle, engine, modes, settings.on_error, shipped_patterns())
+        return cls(
+            bundle,
+            engine,
+            modes,
+            settings.on_error,
+            shipped_patterns(),
+            timeout_seconds=settings.timeout_seconds,
+        )
 
     async def start(self) -> None:
         await self._engine.start()
@@ -143,20 +153,22 @@ class PolicySet:
         return self._signed(known, began)
 
     async def _answers(self, stage: Stage, document: bytes, asked: frozenset[str]) -> Answers:
-        """All at once; where that fails or one answer is no set of findings, those are asked alone."""
+        """All at once; where that fails or a policy is missing in the answer, those are asked alone, the enforced ones
+        first. All of it together has ``timeout_seconds``."""
+        ends = self._clock() + self._timeout
         try:
-            together = await self._engine.ask_all(stage, document)
+            together = await self._engine.ask_all(stage, document, self._timeout)
         except EngineError as error:
             if error.cause == "engine" and self._engine.name == "opa":
                 return dict.fromkeys(asked, error)
             together = {}
         answers: Answers = {}
-        for name in sorted(asked):
+        for name in sorted(asked, key=lambda name: (self.modes[name] is not Mode.ENFORCE, name)):
             try:
                 if name in together:
                     answers[name] = findings_of(together[name])
                 else:
-                    answers[name] = findings_of(await self._engine.ask_one(name, stage, document))
+                    answers[name] = findings_of(await self._engine.ask_one(name, stage, document, ends - self._clock()))
             except EngineError as error:
                 answers[name] = error
         return answers

@@ -138,7 +138,7 @@ class PolicySettings(_Section):
     opa_token: Secret | None = None
     """Bearer token for `opa_url`."""
     timeout_seconds: PositiveSeconds = 0.5
-    """How long one decision may take."""
+    """How long one decision may take, all its policies together."""
     modes: dict[str, Mode] = {}
     """Policy (`owner.name`) → mode. Not listed: destructive shell commands and secrets in arguments
     are enforced, everything else is shadow."""

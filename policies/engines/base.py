@@ -7,6 +7,7 @@ answer "nothing": undefined is an :class:`EngineError` like any other failure.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Protocol
 
 from policies.model import Stage
@@ -18,7 +19,8 @@ class EngineError(Exception):
     """No answer, and whose fault that is.
 
     ``engine``: it was not reachable, too slow, or served another bundle. ``input``: this input's size, numbers,
-    strings or depth. ``policy``: the policy itself contradicts itself or is not there.
+    strings or depth, or the time that the embedded engine needs for it, which nothing else shares. ``policy``:
+    the policy itself contradicts itself or is not there.
 
     ``excusable``: the setting ``on_error: allow`` may let it pass. Only what no input can bring about is: an engine
     that is not there, but not one that took too long, because a call can be written to take long.
@@ -31,7 +33,8 @@ class EngineError(Exception):
 
 
 class Engine(Protocol):
-    """Both methods raise :class:`EngineError` and nothing else. ``document`` is the input's JSON text."""
+    """Both methods raise :class:`EngineError` and nothing else. ``document`` is the input's JSON text; ``seconds``
+    is what is left of the decision's time, and an engine's own time-out holds beside it."""
 
     name: str
 
@@ -39,10 +42,10 @@ class Engine(Protocol):
 
     async def close(self) -> None: ...
 
-    async def ask_all(self, stage: Stage, document: bytes) -> dict[str, Any]:
+    async def ask_all(self, stage: Stage, document: bytes, seconds: float = math.inf) -> dict[str, Any]:
         """Policy name → what its set for this stage holds, for every policy of the bundle with that stage."""
         ...
 
-    async def ask_one(self, policy: str, stage: Stage, document: bytes) -> Any:
+    async def ask_one(self, policy: str, stage: Stage, document: bytes, seconds: float = math.inf) -> Any:
         """What this policy's set for this stage holds."""
         ...

@@ -2,7 +2,8 @@
 
 Small inputs are evaluated where they are asked for, on the event loop: handing one to a thread costs more than
 the answer. Such an evaluation has ``LOOP_SECONDS`` at most, so that no policy can hold up the loop; what needs
-longer, and every input over ``LOOP_BYTES``, is evaluated in a thread with the whole deadline. Memory is capped
+longer, and every input over ``LOOP_BYTES``, is evaluated in a thread with what is left of the deadline. Nobody but the
+input takes that time, so a deadline that passes is the input's fault. Memory is capped
 either way, and an instance that failed is thrown away.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from typing import Any
 
 from opapywasm import (
@@ -67,23 +69,25 @@ class EmbeddedEngine:
     async def close(self) -> None:
         self._module.close()
 
-    async def ask_all(self, stage: Stage, document: bytes) -> dict[str, Any]:
+    async def ask_all(self, stage: Stage, document: bytes, seconds: float = math.inf) -> dict[str, Any]:
         entrypoint = together(stage).replace(".", "/")
         if len(document) > LOOP_BYTES:
-            answer = await asyncio.to_thread(self._evaluate, document, entrypoint, self._timeout)
+            answer = await asyncio.to_thread(self._evaluate, document, entrypoint, seconds)
         else:
-            answer = self._evaluate(document, entrypoint, min(LOOP_SECONDS, self._timeout))
+            answer = self._evaluate(document, entrypoint, min(LOOP_SECONDS, seconds))
         if not isinstance(answer, dict):
             raise EngineError("policy", f"{entrypoint} gave no object")
         return answer
 
-    async def ask_one(self, policy: str, stage: Stage, document: bytes) -> Any:
+    async def ask_one(self, policy: str, stage: Stage, document: bytes, seconds: float = math.inf) -> Any:
         entrypoint = alone(policy, stage).replace(".", "/")
-        return await asyncio.to_thread(self._evaluate, document, entrypoint, self._timeout)
+        return await asyncio.to_thread(self._evaluate, document, entrypoint, seconds)
 
     def _evaluate(self, document: bytes, entrypoint: str, seconds: float) -> Any:
+        if seconds <= 0:
+            raise EngineError("input", f"no time was left for {entrypoint}")
         try:
-            answer = self._module.evaluate(document, entrypoint, seconds)
+            answer = self._module.evaluate(document, entrypoint, min(seconds, self._timeout))
         except OpaWasmError as error:
             raise EngineError(_cause(error), f"{type(error).__name__}: {error}"[:300]) from error
         if answer is UNDEFINED:
@@ -99,6 +103,6 @@ def _cause(error: OpaWasmError) -> Cause:
         return "policy" if "conflict" in str(error) else "input"
     if isinstance(error, OpaBuiltinError | OpaEntrypointError):
         return "policy"
-    if isinstance(error, OpaEvaluationError) and "time limit" not in str(error):
+    if isinstance(error, OpaEvaluationError):
         return "input"
     return "engine"

@@ -7,7 +7,9 @@ time-out is ours. A server's empty answer ``{}`` means undefined, and undefined 
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -54,28 +56,31 @@ class OpaEngine:
         self._open = False
         await self._client.close_connection()
 
-    async def ask_all(self, stage: Stage, document: bytes) -> dict[str, Any]:
+    async def ask_all(self, stage: Stage, document: bytes, seconds: float = math.inf) -> dict[str, Any]:
         rule = together(stage)
-        answer = await self._ask(rule, document)
+        answer = await self._ask(rule, document, seconds)
         if not isinstance(answer, dict):
             raise EngineError("policy", f"{rule} gave no object")
         return answer
 
-    async def ask_one(self, policy: str, stage: Stage, document: bytes) -> Any:
-        return await self._ask(alone(policy, stage), document)
+    async def ask_one(self, policy: str, stage: Stage, document: bytes, seconds: float = math.inf) -> Any:
+        return await self._ask(alone(policy, stage), document, seconds)
 
-    async def _ask(self, rule: str, document: bytes) -> Any:
+    async def _ask(self, rule: str, document: bytes, seconds: float) -> Any:
         if not self._open:
             raise EngineError("engine", "the OPA client is not started")
         try:
             package, _, name = rule.rpartition(".")
-            body = await self._client.query_rule(json.loads(document), package, name, QUERY)
+            async with asyncio.timeout(min(seconds, self._timeout)):
+                body = await self._client.query_rule(json.loads(document), package, name, QUERY)
         except aiohttp.ClientResponseError as error:
             cause = _cause_of(error.status)
             text = f"OPA answered {error.status} {error.message}"
             raise EngineError(cause, text, excusable=cause == "engine") from error
         except TimeoutError as error:
-            raise EngineError("engine", f"OPA did not answer within {self._timeout} s") from error
+            raise EngineError(
+                "engine", f"OPA did not answer within {self._timeout} s, or what was left of them"
+            ) from error
         except aiohttp.ClientError as error:
             raise EngineError("engine", f"OPA is not reachable: {type(error).__name__}", excusable=True) from error
         except ValueError as error:

@@ -92,9 +92,12 @@ async def test_a_policy_without_end_is_stopped_and_the_engine_goes_on(opa_binary
     for _ in range(2):
         with pytest.raises(EngineError) as caught:
             await engine.ask_all(Stage.TOOL_CALL, document(2_000))
-        assert caught.value.cause == "engine"
+        assert caught.value.cause == "input"
     with pytest.raises(EngineError):
         await engine.ask_one("acme.endless", Stage.TOOL_CALL, document(2_000))
+    with pytest.raises(EngineError, match="no time was left") as caught:
+        await engine.ask_one("acme.endless", Stage.TOOL_CALL, document(1), seconds=0)
+    assert caught.value.cause == "input"
     assert await engine.ask_all(Stage.TOOL_CALL, document(1)) == {"acme.endless": []}
     assert await engine.ask_one("acme.endless", Stage.TOOL_CALL, document(1)) == []
     await engine.close()
@@ -211,6 +214,18 @@ async def test_undefined_and_contradictions_of_a_served_policy_are_errors_of_the
         await policies.close()
     assert decision.rule == "acme.steady/steady"
     assert [(error.policy, error.cause) for error in decision.errors] == [("acme.contradicts", "policy")]
+
+
+@pytest.mark.opa
+async def test_an_opa_that_has_no_time_left_is_the_engines_fault(opa_binary: Path, tmp_path: Path) -> None:
+    bundle = Bundle.load()
+    with opa_server(opa_binary, tmp_path, bundle) as url:
+        engine = opa_engine(bundle, url)
+        await engine.start()
+        with pytest.raises(EngineError) as caught:
+            await engine.ask_all(Stage.TOOL_CALL, b"{}", seconds=0)
+        await engine.close()
+    assert (caught.value.cause, caught.value.excusable) == ("engine", False)
 
 
 def test_an_opa_url_with_a_path_is_refused() -> None:

@@ -31,6 +31,7 @@ class ScriptedEngine:
         self.alone = alone or {}
         self.documents: list[bytes] = []
         self.asked_alone: list[str] = []
+        self.seconds: list[float] = []
 
     async def start(self) -> None:
         pass
@@ -38,14 +39,16 @@ class ScriptedEngine:
     async def close(self) -> None:
         pass
 
-    async def ask_all(self, stage: Stage, document: bytes) -> dict[str, Any]:
+    async def ask_all(self, stage: Stage, document: bytes, seconds: float = 0) -> dict[str, Any]:
+        self.seconds.append(seconds)
         self.documents.append(document)
         if isinstance(self.together, EngineError):
             raise self.together
         answer: dict[str, Any] = self.together
         return answer
 
-    async def ask_one(self, policy: str, stage: Stage, document: bytes) -> Any:
+    async def ask_one(self, policy: str, stage: Stage, document: bytes, seconds: float = 0) -> Any:
+        self.seconds.append(seconds)
         self.asked_alone.append(policy)
         answer = self.alone[policy]
         if isinstance(answer, EngineError):
@@ -106,6 +109,26 @@ async def test_where_all_together_fail_each_is_asked_alone() -> None:
     assert engine.asked_alone == ["a.a", "b.b"]
     assert decision.rule == "b.b/no"
     assert [(error.policy, error.cause) for error in decision.errors] == [("a.a", "policy")]
+
+
+async def test_one_deadline_is_shared_by_all_that_are_asked_for_a_decision() -> None:
+    engine = ScriptedEngine(EngineError("input", "slow"), {"a.a": [], "b.b": []})
+    policies = policy_set(engine, {"a.a": ["call.name"], "b.b": ["call.name"]})
+    moments = iter([0.0, 0.0, 0.3, 0.6, 0.6])
+    bundle, modes = policies.bundle, {"a.a": Mode.SHADOW, "b.b": Mode.ENFORCE}
+    hurried = PolicySet(bundle, engine, modes, clock=lambda: next(moments), timeout_seconds=0.5)
+    await hurried.decide(shell("ls"))
+    assert engine.asked_alone == ["b.b", "a.a"]
+    assert engine.seconds == pytest.approx([0.5, 0.2, -0.1])
+
+
+async def test_a_call_that_takes_too_long_to_judge_is_told_so_and_not_that_all_is_well() -> None:
+    slow = EngineError("input", "evaluation exceeded its time limit")
+    decision = await policy_set(ScriptedEngine(slow, {"a.a": slow}), {"a.a": ["call.name"]}).decide(shell("ls"))
+    assert (decision.action, decision.code) == (Action.DENY, "policy_denied")
+    assert decision.refusal is not None
+    assert "not in the time there is" in decision.refusal
+    assert "Nothing is wrong" not in decision.refusal
 
 
 async def test_an_answer_of_the_wrong_shape_is_an_error_of_that_policy_alone() -> None:
