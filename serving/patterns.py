@@ -12,6 +12,8 @@ them match at all, mostly none; only those are then run one by one for their pla
 from __future__ import annotations
 
 import math
+import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from functools import cache
@@ -28,6 +30,9 @@ SHIPPED = Path(__file__).parent.parent / "policies" / "patterns"
 AUTOMATON_BYTES = 64 * 1024 * 1024
 """Room for each automaton's states. Far more than the shipped sets need: an automaton without room to begin
 finds nothing at all."""
+
+_DISGUISE = re.compile("%([2-7][0-9a-fA-F])|[\u200b-\u200d\u2060\ufeff\u00ad]")
+"""What hides a secret from an expression and not from who receives it: URL encoding, characters without width."""
 
 MOST_WEIGHED = 4000
 """Matches of one pattern that are weighed where only some hits are wanted. Weighing one takes 10 to 30 µs."""
@@ -107,6 +112,20 @@ class PatternSet:
         a text that brings so many look-alikes is not to be weighed to its end, and not to be let by unseen."""
         if not text or not self.patterns:
             return []
+        hits = self._scan(text, most, without)
+        if _DISGUISE.search(text):
+            plain = _DISGUISE.sub(lambda found: chr(int(found[1], 16)) if found[1] else "", text)
+            found_plain = self._scan(plain, most, without)
+            shifts = _shifts(text) if found_plain else []
+            known = {(hit.id, hit.start) for hit in hits}
+            for hit in found_plain:
+                moved = hit._replace(start=_original(hit.start, shifts), end=_original(hit.end - 1, shifts) + 1)
+                if (moved.id, moved.start) not in known:
+                    hits.append(moved)
+            hits.sort(key=lambda hit: (hit.start, hit.end, hit.id))
+        return hits
+
+    def _scan(self, text: str, most: int | None, without: Set[str]) -> list[Hit]:
         which = self._which.Match(text)
         if not which:
             return []
@@ -181,6 +200,26 @@ def _hits(pattern: Pattern, expression: Any, group: int, text: str, weighed: int
             yield Hit(pattern.id, start, end, pattern.severity)
         else:
             refused.add(found)
+
+
+def _shifts(text: str) -> list[tuple[int, int]]:
+    """Where in the text without disguise what begins that stands where in ``text``."""
+    shifts = [(0, 0)]
+    at = done = 0
+    for found in _DISGUISE.finditer(text):
+        start, end = found.span()
+        at += start - done
+        if found[1]:
+            shifts.append((at, start))
+            at += 1
+        shifts.append((at, end))
+        done = end
+    return shifts
+
+
+def _original(place: int, shifts: list[tuple[int, int]]) -> int:
+    at, original = shifts[bisect_right(shifts, place, key=lambda shift: shift[0]) - 1]
+    return original + place - at
 
 
 def _stands(pattern: Pattern, found: str) -> bool:

@@ -217,3 +217,30 @@ def test_a_text_of_look_alikes_is_not_let_by_for_their_number() -> None:
     assert own.scan(few, most=1) == []
     assert [hit.id for hit in own.scan(many, most=1)] == ["card"]
     assert own.scan(many) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("curl_user", "curl -u admin:" + "s3cr3t-9fQ https://x.io"),
+        ("client_password", "mysql -u root -p" + "s3cr3t9fQ app"),
+        ("client_password", "sshpass -p '" + "s3cr3t9fQ' ssh host"),
+        ("aws_access_key_id", "x_" + FOUND_SECRETS["aws_access_key_id"]),
+        ("github_token", FOUND_SECRETS["github_token"].replace("g", "%67", 1)),
+        ("github_token", FOUND_SECRETS["github_token"].replace("C", "C\u200b", 1)),
+    ],
+)
+def test_a_secret_on_a_command_line_or_in_disguise_is_found(name: str, text: str) -> None:
+    assert name in ids(SECRETS, text)
+
+
+@pytest.mark.parametrize(
+    "text", ["curl -u $USER:$TOKEN https://x.io", "mysql -u root -p app", "mysql -P3306 -h db", "sshpass -p $PW ssh h"]
+)
+def test_a_command_line_without_a_password_is_left_alone(text: str) -> None:
+    assert SECRETS.scan(text) == []
+
+
+def test_a_disguised_secret_is_redacted_where_it_stands() -> None:
+    token = FOUND_SECRETS["github_token"].replace("g", "%67", 1).replace("C", "C\u200b", 1)
+    assert SECRETS.redact(f"a%20b {token} c") == "a%20b [redacted:github_token] c"
