@@ -6,6 +6,7 @@ import argparse
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -58,6 +59,8 @@ def _tell(text: str) -> None:
 
 
 def main() -> int:
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended then too
     arguments = _parser().parse_args()
     given = {
         name: value
