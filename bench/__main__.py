@@ -59,7 +59,6 @@ def _tell(text: str) -> None:
 
 
 def main() -> int:
-
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended then too
     arguments = _parser().parse_args()
     given = {
