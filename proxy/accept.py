@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 from proxy.refusals import Refuse
 from serving.request_fields import field_problem, hidden
 from serving.wire import strict
-from serving.wire.chat_request import Coerced, UpstreamRefuses, read_chat_request
+from serving.wire.dialect import Coerced, Dialect, UpstreamRefuses
 from serving.wire.request import ChatRequest
 
 Coverage = dict[str, str]
@@ -31,7 +31,7 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
 
 
 def read_request(
-    headers: CIMultiDict[str], body: bytes, depth: int, surfaces: Set[str]
+    dialect: Dialect, headers: CIMultiDict[str], body: bytes, depth: int, surfaces: Set[str]
 ) -> tuple[ChatRequest, Coverage] | None:
     """What the request says, and what its fields hide from policies that only record (field → what).
 
@@ -47,7 +47,7 @@ def read_request(
     if reading.verdict == "lax":
         assert reading.problem is not None
         raise Refuse("ambiguous_body", f"The body is not strict JSON: {reading.problem.message}.")
-    view = read_chat_request(reading.value)
+    view = dialect.request(reading.value)
     if isinstance(view, Coerced):
         raise Refuse("ambiguous_field", f"`{view.field}` {view.message}.", param=view.field)
     if isinstance(view, UpstreamRefuses):

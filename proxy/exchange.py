@@ -12,7 +12,7 @@ from typing import Any
 from proxy.breakers.admission import Admitted
 from proxy.runs import Sighting
 from proxy.trace_context import TraceContext
-from serving.wire.chat_answer import WholeAnswer
+from serving.wire.dialect import Dialect, WholeAnswer
 from serving.wire.request import ChatRequest
 from serving.wire.vocabulary import Event, ToolCall, Usage
 
@@ -135,6 +135,7 @@ class Exchange:
     agent: str
     owner: str | None
     team: str | None
+    dialect: Dialect
     request: ChatRequest
     sighting: Sighting
     trace: TraceContext

@@ -56,7 +56,8 @@ class Gate:
         self._questions: list[Question] = []
         self._tickets: dict[int, tuple[Choice, HeldCall]] = {}
         self._next_ticket = 0
-        self._template: bytes | None = None
+        self._template: Event | None = None
+        self._tracks = writer.tracks
         self.held_bytes = 0
         self.over = False
 
@@ -88,7 +89,7 @@ class Gate:
         if self.over:
             return
         if event.kind == "delta":
-            self._template = event.raw
+            self._template = event
             if len(event.choices) == 1:
                 self._choice_event(event, event.choices[0])
             else:
@@ -103,7 +104,10 @@ class Gate:
             self._tail.append(event)
             self.held_bytes += len(event.raw)
         else:
-            self._out.append(event.raw)
+            self._pass(event)
+
+    def _pass(self, event: Event) -> None:
+        self._out.append(self._writer.passed(event) if self._tracks else event.raw)
 
     def _close_open_calls(self) -> None:
         """``[DONE]`` came though some choice never finished: its calls are what they are, incomplete."""
@@ -183,9 +187,9 @@ class Gate:
         if simple or not self._hold:
             for delta in event.choices:
                 self._choice_event(event, delta, emit=False)
-            self._out.append(event.raw)
+            self._pass(event)
             return
-        parts = self._writer.split(event.raw, tuple(delta.choice for delta in event.choices))
+        parts = self._writer.split(event)
         for raw, delta in zip(parts, event.choices, strict=True):
             self._choice_event(Event(raw, "delta", (delta,), event.usage, answer_id=event.answer_id), delta)
 
@@ -219,14 +223,14 @@ class Gate:
             if delta.text and not choice.said:
                 choice.said = not delta.text.isspace()
             if emit:
-                self._out.append(event.raw)
+                self._pass(event)
             return
         following = NEXT[choice.state][kind]
         if following is not None and kind is Kind.CALL and not self._take_pieces(delta, choice):
             following = None
         if following is None and not self._hold:
             if emit:
-                self._out.append(event.raw)
+                self._pass(event)
             return
         if following is None:
             self.cut("The answer was stopped: it went on with a tool call that had ended.")
@@ -241,7 +245,7 @@ class Gate:
             self._complete(delta.choice, choice, complete=delta.finish != "length")
         if not self._hold:
             if emit:
-                self._out.append(event.raw)
+                self._pass(event)
             return
         if kind is not Kind.CALL and choice.newest >= 0 and delta.tokens:
             touches = {choice.newest}  # tokens after a call may still be that call's
@@ -281,6 +285,8 @@ class Gate:
                     call.renamed = True  # one reader joins the pieces, another takes the last: no name to judge
             if tool.arguments:
                 call.pieces.append(tool.arguments)
+            if tool.done:
+                self._ask(delta.choice, choice, call, complete=True)
         return True
 
     def _complete(self, number: int, choice: Choice, *, complete: bool) -> None:
@@ -320,7 +326,7 @@ class Gate:
                 choice.state = State.FLOW
         if self._tail and not any(c.queue for c in self._choices.values()):
             for event in self._tail:
-                self._out.append(event.raw)
+                self._pass(event)
             self._tail.clear()
             self.held_bytes = 0
 
@@ -338,7 +344,7 @@ class Gate:
             choice.said = not delta.text.isspace()
         dropped, refusals = self._verdicts(choice, held)
         if not choice.refused:
-            self._out.append(event.raw)
+            self._pass(event)
             return
         finish = delta.finish
         if finish is not None and not choice.kept and finish != "length":
@@ -352,15 +358,16 @@ class Gate:
             finish=finish if finish != delta.finish and not apart else None,
             open_end=apart,
         )
-        changed: bytes | None = event.raw
         if change.dropped or change.renumber or change.hide_tokens or change.finish or change.open_end:
-            changed = self._writer.change(event.raw, change)
-        if changed is not None:
-            self._out.append(changed)
+            changed = self._writer.change(event, change)
+            if changed is not None:
+                self._out.append(changed)
+        else:
+            self._pass(event)
         for text in refusals:
-            self._say(choice, event.raw, delta.choice, text)
+            self._say(choice, event, delta.choice, text)
         if apart and finish is not None:
-            self._out.append(self._writer.finish(event.raw, delta.choice, finish))
+            self._out.append(self._writer.finish(event, delta.choice, finish))
 
     def _verdicts(self, choice: Choice, held: HeldEvent) -> tuple[frozenset[int], list[str]]:
         """Which of the calls that an event touches are refused, and the refusals to give after it: each
@@ -380,7 +387,7 @@ class Gate:
                 choice.kept += 1
         return frozenset(dropped), refusals
 
-    def _say(self, choice: Choice, template: bytes, number: int, text: str) -> None:
+    def _say(self, choice: Choice, template: Event, number: int, text: str) -> None:
         if choice.said:
             text = "\n\n" + text
         choice.said = True

@@ -36,7 +36,8 @@ from proxy.trace_context import join
 from proxy.whole import judge_whole
 from serving.endpoints import EndpointClass, classify, decide
 from serving.settings import Settings
-from serving.wire.chat_writer import ChatWriter
+from serving.wire.dialect import Dialect
+from serving.wire.dialects import DIALECTS
 from serving.wire.request import ChatRequest
 from serving.wire.splice import Unspliceable
 from serving.wire.vocabulary import Usage
@@ -92,7 +93,6 @@ class Relay:
         self._metrics = metrics
         self._clock_ns = clock_ns
         self._share = ShareMeter(time.monotonic)
-        self._writer = ChatWriter()
         self._traced = bool(settings.tracing.otlp or settings.tracing.mlflow)
         self._passes_unjudged = settings.unjudged == "allow"
         self._live: dict[str, Exchange] = {}
@@ -156,7 +156,7 @@ class Relay:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
         if endpoint.klass is EndpointClass.JUDGED:
-            return await self._judged(request, headers, agent)
+            return await self._judged(request, headers, agent, DIALECTS[endpoint.name])
         return await self._plain(request, headers)
 
     async def _plain(self, request: web.BaseRequest, headers: CIMultiDict[str]) -> web.StreamResponse:
@@ -164,15 +164,17 @@ class Relay:
         answer = await self._open(request.method, request.raw_path, headers, body)
         return await self._copy(request, answer)
 
-    async def _judged(self, request: web.BaseRequest, headers: CIMultiDict[str], agent: Agent) -> web.StreamResponse:
+    async def _judged(
+        self, request: web.BaseRequest, headers: CIMultiDict[str], agent: Agent, dialect: Dialect
+    ) -> web.StreamResponse:
         body = await read_body(request, self._settings.limits.request_bytes)
         sent = _Sent(request.method, request.raw_path, headers, body)
-        known = (headers, body, self._settings.limits.json_depth, self._judge.surfaces())
+        known = (dialect, headers, body, self._settings.limits.json_depth, self._judge.surfaces())
         read = read_request(*known) if len(body) < _LARGE else await asyncio.to_thread(read_request, *known)
         if read is None:
             return await self._unread(request, sent)
         view, coverage = read
-        x = self._open_exchange(request, agent, view, len(body))
+        x = self._open_exchange(request, agent, dialect, view, len(body))
         x.coverage |= coverage
         try:
             return await self._exchange(request, sent, x)
@@ -201,13 +203,16 @@ class Relay:
             raise Refuse("unjudged_answer", "The model server took a request that the judge cannot read.")
         return await self._copy(request, answer)
 
-    def _open_exchange(self, request: web.BaseRequest, agent: Agent, view: ChatRequest, size: int) -> Exchange:
+    def _open_exchange(
+        self, request: web.BaseRequest, agent: Agent, dialect: Dialect, view: ChatRequest, size: int
+    ) -> Exchange:
         sighting = self._runs.identify(agent.name, view, request.headers.get(_RUN_HEADER))
         x = Exchange(
             id=secrets.token_hex(16),
             agent=agent.name,
             owner=agent.owner,
             team=agent.team,
+            dialect=dialect,
             request=view,
             sighting=sighting,
             trace=join(request.headers.get("traceparent"), secrets.token_hex),
@@ -300,8 +305,9 @@ class Relay:
         self, request: web.BaseRequest, answer: aiohttp.ClientResponse, x: Exchange
     ) -> web.StreamResponse:
         limits = self._settings.limits
+        reader, writer = x.dialect.stream(x.request)
         gate = Gate(
-            self._writer,
+            writer,
             hold=self._judge.holds_calls,
             watch_tokens=x.request.shows_tokens and x.request.calls_possible,
             held_limit=limits.held_bytes,
@@ -309,6 +315,7 @@ class Relay:
         )
         flow = StreamedAnswer(
             x,
+            reader,
             gate,
             judge=self._judge.call,
             extend=self._extend if x.admitted is not None and x.admitted.lease.binding else None,
@@ -354,7 +361,6 @@ class Relay:
                 x,
                 b"".join(parts),
                 self._judge.call,
-                self._writer,
                 hold=self._judge.holds_calls,
                 closing=self._judge.closing,
                 held_limit=self._settings.limits.held_bytes,

@@ -17,7 +17,7 @@ from aiohttp import web
 from proxy.exchange import Exchange
 from proxy.gate import Gate
 from proxy.gated_choice import Answer, Question
-from serving.wire.chat_stream import ChatStreamReader, read_event
+from serving.wire.dialect import StreamReader
 from serving.wire.splice import Unspliceable
 from serving.wire.vocabulary import Usage
 
@@ -49,6 +49,7 @@ class StreamedAnswer:
     def __init__(
         self,
         exchange: Exchange,
+        reader: StreamReader,
         gate: Gate,
         *,
         judge: JudgeCall,
@@ -67,7 +68,7 @@ class StreamedAnswer:
         self._broke = False
         self._stopped = False
         self._killed: str | None = None
-        self._reader = ChatStreamReader()
+        self._reader = reader
         self._verdicts: set[asyncio.Task[None]] = set()
         self._next_extend = _EXTEND_EVERY
         self._told: set[int] = set()
@@ -124,7 +125,7 @@ class StreamedAnswer:
             raise UpstreamBroke
         rest = self._reader.rest()
         if rest and not gate.over:
-            if not self._unjudged_passes and read_event(rest).kind not in ("comment", "done"):
+            if not self._unjudged_passes and not self._reader.harmless(rest):
                 raise UpstreamBroke  # an event without its end, which some clients would act on
             await response.write(rest)
 

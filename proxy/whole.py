@@ -8,19 +8,18 @@ from collections.abc import Awaitable, Callable
 from proxy.exchange import Exchange
 from proxy.gated_choice import Answer, Question
 from proxy.refusals import Refuse
-from serving.wire.chat_answer import read_answer
-from serving.wire.writer import ChoiceChange, WholeWriter
+from serving.wire.writer import ChoiceChange
 
 JudgeCall = Callable[[Exchange, Question], Awaitable[Answer]]
 
 
 async def judge_whole(
-    x: Exchange, body: bytes, judge: JudgeCall, writer: WholeWriter, *, hold: bool, closing: str, held_limit: int
+    x: Exchange, body: bytes, judge: JudgeCall, *, hold: bool, closing: str, held_limit: int
 ) -> bytes | None:
     """The body that the client gets: the very same object if nothing was refused. None if the answer is not
     understood. ``hold``: verdicts count; if False they are asked for and change nothing. Raises ``Refuse`` where the
     settings want an error in an answer's place."""
-    answer = read_answer(body)
+    answer = x.dialect.answer(body)
     if answer is None:
         return None
     x.seen.whole(answer)
@@ -49,4 +48,4 @@ async def judge_whole(
             ChoiceChange(position, texts, len(answer.choices[position].calls), closing)
             for position, texts in sorted(refused.items())
         ]
-    return writer.whole(body, changes)
+    return x.dialect.whole(x.request).whole(body, changes)

@@ -6,25 +6,8 @@ import msgspec
 
 from serving.wire import strict
 from serving.wire.chat_stream import WireUsage, given
-from serving.wire.vocabulary import ToolCall, Usage
-
-
-class AnswerChoice(msgspec.Struct, frozen=True):
-    """One choice. ``position`` is its place in the list, ``number`` its ``index`` field."""
-
-    position: int
-    number: int
-    text: str
-    reasoning: str
-    calls: tuple[ToolCall, ...]
-    finish: str | None
-
-
-class WholeAnswer(msgspec.Struct, frozen=True):
-    choices: tuple[AnswerChoice, ...]
-    usage: Usage | None
-    answer_id: str | None
-    model: str | None
+from serving.wire.dialect import AnswerChoice, WholeAnswer
+from serving.wire.vocabulary import ToolCall
 
 
 class _Function(msgspec.Struct):

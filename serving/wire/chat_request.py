@@ -19,26 +19,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from serving.wire import coercion
 from serving.wire.coercion import Reader, each
+from serving.wire.dialect import Coerced, UpstreamRefuses
 from serving.wire.request import ChatRequest, SentCall, SentMessage, SentTool
-
-
-class Coerced(msgspec.Struct, frozen=True):
-    """A field that vLLM reads in its own way. ``field`` is its path (``messages[2].content``); ``message``
-    says what is expected, for the client."""
-
-    field: str
-    message: str
-
-
-class UpstreamRefuses(msgspec.Struct, frozen=True):
-    """vLLM answers this request with an error of its own. ``field`` is where, ``reason`` why we think so."""
-
-    field: str
-    reason: str
 
 
 def read_chat_request(value: Any) -> ChatRequest | Coerced | UpstreamRefuses:

@@ -120,6 +120,9 @@ class ChatStreamReader:
     def rest(self) -> bytes:
         return self._framer.rest()
 
+    def harmless(self, rest: bytes) -> bool:
+        return read_event(rest).kind in ("comment", "done")
+
 
 def read_event(raw: bytes) -> Event:
     """What one whole event says. Never raises: what is not understood has the kind "unknown"."""

@@ -15,7 +15,7 @@ from typing import Any
 from serving.wire import splice
 from serving.wire.chat_stream import read_event
 from serving.wire.splice import Edit, Span, Unspliceable, locate
-from serving.wire.vocabulary import Usage
+from serving.wire.vocabulary import Event, Usage
 from serving.wire.writer import ChoiceChange, EventChange
 
 _BREAK = "\n\n"
@@ -26,9 +26,15 @@ _THOUGHT = "</think>"
 class ChatWriter:
     """Both writers of chat completions. Raises :class:`Unspliceable` for bytes that are no such answer."""
 
+    tracks = False
+
     # -- streamed ----------------------------------------------------------------------------------
 
-    def change(self, raw: bytes, change: EventChange) -> bytes | None:
+    def passed(self, event: Event) -> bytes:
+        return event.raw
+
+    def change(self, event: Event, change: EventChange) -> bytes | None:
+        raw = event.raw
         choice = _choice(raw, change.choice)
         edits: list[Edit] = []
         delta = _at(raw, choice, "delta")
@@ -47,19 +53,20 @@ class ChatWriter:
             return changed
         return None
 
-    def text(self, template: bytes, choice: int, text: str) -> bytes:
-        return _event_like(template, choice, {"content": text}, None)
+    def text(self, template: Event, choice: int, text: str) -> bytes:
+        return _event_like(template.raw, choice, {"content": text}, None)
 
-    def finish(self, template: bytes, choice: int, reason: str) -> bytes:
-        return _event_like(template, choice, {}, reason)
+    def finish(self, template: Event, choice: int, reason: str) -> bytes:
+        return _event_like(template.raw, choice, {}, reason)
 
-    def usage(self, template: bytes, usage: Usage) -> bytes:
+    def usage(self, template: Event, usage: Usage) -> bytes:
+        like = template.raw
         counts = {
             "prompt_tokens": usage.prompt,
             "total_tokens": usage.prompt + usage.completion,
             "completion_tokens": usage.completion,
         }
-        empty = splice.apply(template, [splice.set_member(template, _document(template), "choices", [])])
+        empty = splice.apply(like, [splice.set_member(like, _document(like), "choices", [])])
         return splice.apply(empty, [splice.set_member(empty, _document(empty), "usage", counts)])
 
     def error(self, status: int, code: str | None, message: str) -> bytes:
@@ -70,11 +77,12 @@ class ChatWriter:
     def ending(self) -> bytes:
         return b"data: [DONE]\n\n"
 
-    def split(self, raw: bytes, choices: tuple[int, ...]) -> list[bytes]:
+    def split(self, event: Event) -> list[bytes]:
+        raw, number = event.raw, len(event.choices)
         parts = []
-        for position in range(len(choices)):
+        for position in range(number):
             listed = _at(raw, _document(raw), "choices")
-            others = [i for i in range(len(choices)) if i != position]
+            others = [i for i in range(number) if i != position]
             parts.append(splice.apply(raw, splice.remove_elements(raw, listed, others)))
         return parts
 

@@ -16,18 +16,21 @@ import msgspec
 
 
 class ToolDelta(msgspec.Struct, frozen=True, gc=False):
-    """A piece of one tool call. ``id`` and ``name`` come with its first piece only."""
+    """A piece of one tool call. ``index`` counts the calls of its choice from 0, whatever the API counts. ``id`` and
+    ``name`` come with its first piece only. ``done``: the API says that the call ends here."""
 
     index: int
     id: str | None = None
     name: str | None = None
     arguments: str = ""
+    done: bool = False
 
 
 class ChoiceDelta(msgspec.Struct, frozen=True, gc=False):
     """What one event says about one choice.
 
-    ``text`` and ``reasoning`` are None where the event does not carry the field or carries null.
+    ``text`` and ``reasoning`` are None where the event does not carry the field or carries null. ``finish`` is in the
+    words of chat completions (``stop``, ``length``, ``tool_calls`` …) in every API.
     ``tokens`` is how many tokens the event shows in logprobs or token ids (0: it shows neither).
     """
 
@@ -54,7 +57,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     """One server-sent event: its exact bytes, terminator included, and what it says.
 
     ``kind``: "delta" (choices), "usage" (no choices), "error", "done" (``[DONE]``), "comment", or
-    "unknown" (not understood: the setting for unjudged answers decides).
+    "unknown" (not understood: the setting for unjudged answers decides). In an API whose stream ends with an event
+    of its own, "done" is that event. ``own`` is for the dialect's writer: what its reader knows of the event beside.
     """
 
     raw: bytes
@@ -63,6 +67,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     usage: Usage | None = None
     error: Any = None
     answer_id: str | None = None
+    own: Any = None
 
 
 class ToolCall(msgspec.Struct):

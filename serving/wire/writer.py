@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from serving.wire.vocabulary import Usage
+from serving.wire.vocabulary import Event, Usage
 
 
 class EventChange(msgspec.Struct, frozen=True):
@@ -32,19 +32,31 @@ class EventChange(msgspec.Struct, frozen=True):
 
 
 class StreamWriter(Protocol):
-    """Writes changed events of one streamed answer."""
+    """Writes changed events of one streamed answer, and there is one writer for each answer. What it gives is sent in
+    the order in which it was asked for it.
 
-    def change(self, raw: bytes, change: EventChange) -> bytes | None:
+    ``tracks``: the writer must see every event that the client gets (:meth:`passed`), because later events depend on
+    earlier ones: numbers that count on, blocks that are open, copies of all that was said.
+    """
+
+    tracks: bool
+
+    def passed(self, event: Event) -> bytes:
+        """The event as the client gets it where nobody changes it: its own bytes until something before it was
+        changed. Asked only if :attr:`tracks`."""
+
+    def change(self, event: Event, change: EventChange) -> bytes | None:
         """The event with the change made; None if nothing is left in it that the client should see."""
 
-    def text(self, template: bytes, choice: int, text: str) -> bytes:
-        """An event like ``template`` (same id, model, time) in which ``choice`` says ``text``."""
+    def text(self, template: Event, choice: int, text: str) -> bytes:
+        """An event (or several) like ``template`` (same id, model, time) in which ``choice`` says ``text``. For a
+        refused call, ``template`` is the event that brought its first piece."""
 
-    def finish(self, template: bytes, choice: int, reason: str) -> bytes:
-        """An event like ``template`` that ends ``choice``."""
+    def finish(self, template: Event, choice: int, reason: str) -> bytes:
+        """An event like ``template`` that ends ``choice``; ``reason`` in the words of chat completions."""
 
-    def usage(self, template: bytes, usage: Usage) -> bytes:
-        """A closing usage event like ``template``."""
+    def usage(self, template: Event, usage: Usage) -> bytes:
+        """A closing usage event like ``template``; no bytes where the API has no such event."""
 
     def error(self, status: int, code: str | None, message: str) -> bytes:
         """An error event, in the form in which the model server reports its own failures."""
@@ -52,13 +64,14 @@ class StreamWriter(Protocol):
     def ending(self) -> bytes:
         """What closes the stream after the last event."""
 
-    def split(self, raw: bytes, choices: tuple[int, ...]) -> list[bytes]:
-        """One event for each choice of an event that speaks of several."""
+    def split(self, event: Event) -> list[bytes]:
+        """One event for each choice of an event that speaks of several, in their order."""
 
 
 class ChoiceChange(msgspec.Struct, frozen=True):
     """What is to become of one choice of a whole answer. ``refused``: the text for each call (by index) that
-    the client does not get, out of ``calls`` calls. ``finish``: the finish reason if no call is left.
+    the client does not get, out of ``calls`` calls. ``finish``: the finish reason if no call is left, in the words of
+    chat completions.
     ``cut``: the text that takes the place of all the choice says."""
 
     position: int

@@ -1,0 +1,13 @@
+"""Which dialect is spoken at which judged endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from serving.wire.chat import Chat
+from serving.wire.dialect import Dialect
+
+DIALECTS: Mapping[str, Dialect] = {
+    "/v1/chat/completions": Chat(),
+}
+"""By the endpoint's name in ``serving.endpoints``: every judged endpoint, and no other."""
