@@ -108,7 +108,7 @@ class MessageView(_Part):
 
 
 class RequestFacts(_Part):
-    api: Literal["chat"] = "chat"
+    api: Literal["chat", "batch", "completions", "responses", "messages"] = "chat"
     model: str | None = None
     stream: bool = False
     n: int = 1

@@ -236,6 +236,7 @@ def request_facts(x: Exchange) -> RequestFacts:
     """The request as policies see it: the messages that the run had not shown before."""
     request = x.request
     return RequestFacts(
+        api=x.dialect.api,
         model=request.model,
         stream=request.stream,
         n=request.n,
