@@ -52,7 +52,9 @@ def read_request(
         raise Refuse("ambiguous_field", f"`{view.field}` {view.message}.", param=view.field)
     if isinstance(view, UpstreamRefuses):
         return None
-    problem = field_problem(reading.value, surfaces)
+    problem = field_problem(reading.value, surfaces, dialect.fields)
     if problem is not None:
         raise Refuse(problem.code, problem.message, param=problem.param)
-    return view, {found.param: f"hides {', '.join(sorted(found.hides))}" for found in hidden(reading.value)}
+    return view, {
+        found.param: f"hides {', '.join(sorted(found.hides))}" for found in hidden(reading.value, dialect.fields)
+    }

@@ -47,16 +47,19 @@ class FieldRule(msgspec.Struct, frozen=True):
     applies: Callable[[Mapping[str, Any]], bool]
 
 
-def field_problem(fields: Mapping[str, Any], reads: Set[str]) -> FieldProblem | None:
-    """The first field that hides a surface in ``reads``: the surfaces that enforcing policies read."""
+def field_problem(
+    fields: Mapping[str, Any], reads: Set[str], rules: Iterable[FieldRule] | None = None
+) -> FieldProblem | None:
+    """The first field that hides a surface in ``reads``: the surfaces that enforcing policies read. ``rules`` are those
+    of the API, of chat completions by default."""
     if not reads:
         return None
-    return next((problem for problem in hidden(fields) if not problem.hides.isdisjoint(reads)), None)
+    return next((problem for problem in hidden(fields, rules) if not problem.hides.isdisjoint(reads)), None)
 
 
-def hidden(fields: Mapping[str, Any]) -> Iterator[FieldProblem]:
+def hidden(fields: Mapping[str, Any], rules: Iterable[FieldRule] | None = None) -> Iterator[FieldProblem]:
     """Every field of the request that hides something, whoever reads it."""
-    for rule in RULES:
+    for rule in RULES if rules is None else rules:
         if rule.applies(fields):
             message = f"`{rule.param}` {rule.why}, and a policy in force must see that. Leave the field out."
             yield FieldProblem(rule.param, rule.hides, message)
@@ -195,4 +198,4 @@ RULES: tuple[FieldRule, ...] = (
     FieldRule("messages[].tools", PROMPT, "offers tools inside a message", _message_tools),
     FieldRule("messages[].task", PROMPT, "puts text into the prompt that is in no message", _message_task),
 )
-"""In the order in which a client is told."""
+"""Those of chat completions, in the order in which a client is told. Other dialects have their own."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from serving.request_fields import RULES
 from serving.wire.chat_answer import read_answer
 from serving.wire.chat_request import read_chat_request
 from serving.wire.chat_stream import ChatStreamReader
@@ -15,6 +16,7 @@ from serving.wire.writer import StreamWriter, WholeWriter
 
 class Chat:
     api: Api = "chat"
+    fields = RULES
 
     def __init__(self) -> None:
         self._writer = ChatWriter()

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from serving.request_fields import FieldRule
 from serving.wire.request import ChatRequest
 from serving.wire.vocabulary import Event, ToolCall, Usage
 from serving.wire.writer import StreamWriter, WholeWriter
@@ -74,6 +75,8 @@ class Dialect(Protocol):
     """One API. Stateless; what one answer needs to remember is in the pair that :meth:`stream` makes."""
 
     api: Api
+    fields: tuple[FieldRule, ...]
+    """The request fields of this API that hide or split a surface (``serving.request_fields``)."""
 
     def request(self, value: Any) -> ChatRequest | Coerced | UpstreamRefuses:
         """What the model server will make of ``value``, the strict value of a request's body."""
