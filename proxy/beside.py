@@ -7,8 +7,6 @@ finding of the run.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-
 from checks.jobs import jobs_for_answer, jobs_for_request
 from checks.scheduler import CheckScheduler
 from checks.verdict import CheckJob, Verdict
@@ -17,9 +15,6 @@ from proxy.exchange import Exchange
 from proxy.recorder import Recorder
 from serving.wire.vocabulary import ToolCall
 from tracing.metrics import Metrics
-
-_FACTS_KEPT = 32
-_RUNS_KEPT = 10_000
 
 
 class Beside:
@@ -30,7 +25,6 @@ class Beside:
         self._recorder = recorder
         self._metrics = metrics
         self._asked: dict[str, Exchange] = {}
-        self._facts: OrderedDict[str, deque[CheckFact]] = OrderedDict()
 
     def request(self, x: Exchange) -> None:
         """Ask about what the model is going to read."""
@@ -49,7 +43,7 @@ class Beside:
 
     def facts(self, x: Exchange) -> list[CheckFact]:
         """What is known of the run by now."""
-        return list(self._facts.get(x.sighting.run.id, ()))
+        return list(x.sighting.run.checks)
 
     def verdict(self, verdict: Verdict) -> None:
         """A check has spoken, or could not."""
@@ -62,11 +56,7 @@ class Beside:
         if x.checks_pending <= 0 and x.answered_ns:
             self._asked.pop(verdict.ref, None)
         run = x.sighting.run
-        facts = self._facts.setdefault(run.id, deque(maxlen=_FACTS_KEPT))
-        self._facts.move_to_end(run.id)
-        if len(self._facts) > _RUNS_KEPT:
-            self._facts.popitem(last=False)
-        facts.append(
+        run.add_check(
             CheckFact(check=verdict.check, status=verdict.status, surface=verdict.surface, detail=verdict.detail)
         )
         if verdict.status == "blocked":

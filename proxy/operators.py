@@ -12,12 +12,11 @@ from proxy.recorder import Recorder
 from proxy.runs import Run, RunBook
 from serving.patterns import shipped_redactor
 from serving.settings import Settings
-from tracing.journal import Journal
-from tracing.metrics import Metrics
 
 
 class Operators:
-    """``stop_run(agent, run)`` ends what streams now of a killed scope (None: any)."""
+    """``cut(agent, run)`` ends what streams now of a killed scope (None: any); ``not_ready`` says why no new exchange
+    is taken, None if they are; ``render`` gives the metrics in Prometheus' text form."""
 
     def __init__(
         self,
@@ -26,28 +25,18 @@ class Operators:
         runs: RunBook,
         admission: Admission,
         recorder: Recorder,
-        metrics: Metrics,
-        journal: Journal,
-        draining: Callable[[], bool],
+        not_ready: Callable[[], str | None],
+        render: Callable[[], bytes],
         cut: Callable[[str | None, str | None], None],
     ) -> None:
         self._settings = settings
         self._runs = runs
         self._admission = admission
         self._recorder = recorder
-        self._metrics = metrics
-        self._journal = journal
-        self._draining = draining
+        self.not_ready = not_ready
+        self.metrics = render
         self._cut = cut
         self._mask = shipped_redactor()
-
-    def not_ready(self) -> str | None:
-        if self._draining():
-            return "stopping"
-        return None if self._journal.healthy else f"the journal cannot be written: {self._journal.failure}"
-
-    def metrics(self) -> bytes:
-        return self._metrics.render()
 
     async def runs(self, agent: str | None, limit: int) -> Sequence[Mapping[str, Any]]:
         newest = [run for run in reversed(list(self._runs)) if agent is None or run.agent == agent]

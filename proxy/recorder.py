@@ -16,6 +16,7 @@ from checks.verdict import Verdict
 from policies.model import Decision
 from proxy.breakers.words import Alert
 from proxy.exchange import Exchange, Outcome
+from proxy.state import Alerts
 from serving.text import printable
 from serving.wire.request import SentMessage
 from serving.wire.vocabulary import Usage
@@ -42,6 +43,7 @@ class Recorder:
         default: Capture,
         prices: PriceBook,
         metrics: Metrics,
+        alerts: Alerts | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._journal = journal
@@ -50,7 +52,7 @@ class Recorder:
         self._prices = prices
         self._metrics = metrics
         self._clock_ns = clock_ns
-        self._alerts = AlertBook(clock=clock_ns)
+        self._alerts = alerts or AlertBook(clock=clock_ns)
 
     def _capture(self, x: Exchange) -> Capture:
         return self._captures.get(x.agent, self._default)
@@ -170,15 +172,12 @@ class Recorder:
         agent, subject = alert.agent or "*", f"breakers.{alert.cause}"
         if alert.cause == "released":
             for cause in ("killed", "loop_detected", "breaker_open"):
-                if (record := self._alerts.resolve(cause, f"breakers.{cause}", agent)) is not None:
-                    self._note(record)
+                self.resolve(cause, f"breakers.{cause}", agent)
             return
         if alert.cause == "loop_detected":  # what was suspected is certain now
-            suspected = self._alerts.resolve("loop_suspected", "breakers.loop_suspected", agent)
-            if suspected is not None:
-                self._note(suspected)
+            self.resolve("loop_suspected", "breakers.loop_suspected", agent)
             self._metrics.tripped(agent, alert.cause)
-        record = self._alerts.fire(
+        self.fire(
             alert.cause,
             subject,
             agent,
@@ -190,13 +189,10 @@ class Recorder:
             spent_usd=alert.cost_usd or None,
             release=alert.release,
         )
-        if record is not None:
-            self._metrics.alerted(record.cause, record.severity)
-            self._note(record)
 
     def judge_failed(self, x: Exchange, decision: Decision) -> None:
         """A policy could not be asked: denied, and somebody must know."""
-        record = self._alerts.fire(
+        self.fire(
             "judge_unavailable",
             decision.engine,
             x.agent,
@@ -206,8 +202,17 @@ class Recorder:
             exchange=x.id,
             evidence={"rule": decision.rule or "", "causes": sorted({error.cause for error in decision.errors})},
         )
+
+    def fire(self, cause: str, subject: str, agent: str, **what: Any) -> None:
+        """Something happened that somebody must know (``tracing.alerts.AlertBook.fire``)."""
+        record = self._alerts.fire(cause, subject, agent, **what)
         if record is not None:
             self._metrics.alerted(record.cause, record.severity)
+            self._note(record)
+
+    def resolve(self, cause: str, subject: str, agent: str) -> None:
+        """A cause is gone."""
+        if (record := self._alerts.resolve(cause, subject, agent)) is not None:
             self._note(record)
 
     def expire_alerts(self) -> None:

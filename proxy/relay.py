@@ -29,8 +29,8 @@ from proxy.identity import Agent, Identifier
 from proxy.judge import Judge
 from proxy.recorder import Recorder
 from proxy.refusals import Refuse, refusal_answer
-from proxy.runs import RunBook
 from proxy.share import ShareMeter
+from proxy.state import Runs
 from proxy.streamed import Killed, Stopping, StreamedAnswer, UpstreamBroke
 from proxy.trace_context import join
 from proxy.whole import judge_whole
@@ -74,7 +74,7 @@ class Relay:
         *,
         upstream: Upstream,
         identifier: Identifier,
-        runs: RunBook,
+        runs: Runs,
         admission: Admission,
         judge: Judge,
         recorder: Recorder,
@@ -174,7 +174,7 @@ class Relay:
         if read is None:
             return await self._unread(request, sent)
         view, coverage = read
-        x = self._open_exchange(request, agent, dialect, view, len(body))
+        x = await self._open_exchange(request, agent, dialect, view, len(body))
         x.coverage |= coverage
         try:
             return await self._exchange(request, sent, x)
@@ -203,10 +203,10 @@ class Relay:
             raise Refuse("unjudged_answer", "The model server took a request that the judge cannot read.")
         return await self._copy(request, answer)
 
-    def _open_exchange(
+    async def _open_exchange(
         self, request: web.BaseRequest, agent: Agent, dialect: Dialect, view: ChatRequest, size: int
     ) -> Exchange:
-        sighting = self._runs.identify(agent.name, view, request.headers.get(_RUN_HEADER))
+        sighting = await self._runs.identify(agent.name, view, request.headers.get(_RUN_HEADER))
         x = Exchange(
             id=secrets.token_hex(16),
             agent=agent.name,

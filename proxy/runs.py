@@ -34,9 +34,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from policies.model import RecentCall, RunFacts
+from policies.model import CheckFact, RecentCall, RunFacts
 from proxy.breakers import loops
-from proxy.history import ASSISTANT, Step, answer_form, canonical_arguments, digest, prefixes, turns
+from proxy.history import Step, canonical_arguments, turns
+from proxy.shape import Answered, CallKeys, Shape, answered, call_keys, seed_of
 from serving.settings import BreakerSettings
 from serving.wire.request import ChatRequest, SentCall, SentMessage
 
@@ -47,14 +48,14 @@ TWINS_KEPT = 16
 RECENT_CALLS = 16
 RECENT_ARGUMENTS = 1024
 FINDINGS_KEPT = 64
+CHECKS_KEPT = 32
 NAMES_PER_RUN = 8
 NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-NUMBERED = re.compile(r"(?:.*[^0-9A-Za-z])?[0-9]{1,6}", re.DOTALL)
-"""``functions.look:0``, ``call_1``, ``17``: the same in every run."""
 
 
-@dataclass(slots=True, eq=False)
-class _Recent:
+class Recent(msgspec.Struct, eq=False):
+    """A call of late, with the result that came for it, and whether that was another one than the time before."""
+
     call_id: str | None
     name: str
     arguments: str
@@ -90,8 +91,9 @@ class Run:
     tripped: str | None = None
     findings: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    checks: list[CheckFact] = field(default_factory=list)
     loop: loops.LoopState = loops.START
-    _recent: list[_Recent] = field(default_factory=list)
+    recent: list[Recent] = field(default_factory=list)
     _nodes: dict[bytes, _Node] = field(default_factory=dict)
 
     def settle(self, tokens: int, cost: float) -> None:
@@ -104,6 +106,11 @@ class Run:
         if finding not in self.findings and len(self.findings) < FINDINGS_KEPT:
             self.findings.append(finding)
 
+    def add_check(self, fact: CheckFact) -> None:
+        """Remembers what a guardrail check said: the latest 32."""
+        self.checks.append(fact)
+        del self.checks[:-CHECKS_KEPT]
+
     def facts(self) -> RunFacts:
         """What policies see. Arguments of recent calls are canonical, cut after 1024 characters."""
         return RunFacts(
@@ -113,25 +120,32 @@ class Run:
             tokens=self.tokens,
             cost_usd=self.cost,
             seconds=max(self.seen - self.started, 0.0),
-            recent_calls=[self._recent_call(call) for call in self._recent],
+            recent_calls=[self._recent_call(call) for call in self.recent],
             findings=list(self.findings),
         )
 
-    def _recent_call(self, call: _Recent) -> RecentCall:
+    def _recent_call(self, call: Recent) -> RecentCall:
         repeats = self.loop.repeats_of(call.step.pair) if call.step and call.step.pair else 0
         return RecentCall(name=call.name, arguments=call.arguments, result_changed=call.changed, repeats=repeats)
 
-    def _called(self, call: SentCall) -> None:
+    def called(self, call: SentCall) -> None:
+        """A call was given to the client."""
         self.tool_calls += 1
         arguments = canonical_arguments(call.arguments)[:RECENT_ARGUMENTS]
-        self._remember(_Recent(call.id, call.name, arguments))
+        self._remember(Recent(call.id, call.name, arguments))
+
+    def went_on(self, loop: loops.LoopState, steps: Sequence[Step]) -> None:
+        """A request came with these results, the latest 16 of which count, and brought the detector to ``loop``."""
+        self.loop = loop
+        for step in steps[-RECENT_CALLS:]:
+            self._answered(step)
 
     def _answered(self, step: Step) -> None:
         """Joins a result to its call. Reading the same result again changes nothing."""
         arguments = step.arguments[:RECENT_ARGUMENTS]
         call = self._call_of(step)
         if call is None:
-            call = _Recent(step.call_id, step.name, arguments)
+            call = Recent(step.call_id, step.name, arguments)
             self._remember(call)
         elif call.step is not None:
             return
@@ -140,24 +154,24 @@ class Run:
         if earlier is not None and earlier.step is not None and step.result is not None:
             call.changed = earlier.step.result != step.result
 
-    def _call_of(self, step: Step) -> _Recent | None:
+    def _call_of(self, step: Step) -> Recent | None:
         """The call that this result answers, or answered already."""
-        for call in reversed(self._recent):
+        for call in reversed(self.recent):
             answered = call.step is not None and call.step.result != step.result
             if call.call_id == step.call_id and call.name == step.name and not answered:
                 return call
         return None
 
-    def _earlier(self, call: _Recent) -> _Recent | None:
-        for other in reversed(self._recent):
+    def _earlier(self, call: Recent) -> Recent | None:
+        for other in reversed(self.recent):
             alike = other.name == call.name and other.arguments == call.arguments
             if other is not call and alike and other.step is not None and other.step.result is not None:
                 return other
         return None
 
-    def _remember(self, call: _Recent) -> None:
-        self._recent.append(call)
-        del self._recent[:-RECENT_CALLS]
+    def _remember(self, call: Recent) -> None:
+        self.recent.append(call)
+        del self.recent[:-RECENT_CALLS]
 
 
 class Sighting(msgspec.Struct, frozen=True):
@@ -176,6 +190,28 @@ class Sighting(msgspec.Struct, frozen=True):
     evidence: str
     head: bytes
     assistant_seen: bool
+
+
+class Found(msgspec.Struct, frozen=True):
+    """Where a history stands: its ``run``, the message from which on it is new to the loop detector, whose state
+    there is ``loop``; the rest as in :class:`Sighting`."""
+
+    run: Run
+    start: int
+    loop: loops.LoopState
+    new_from: int
+    evidence: str
+
+
+def sight(messages: Sequence[SentMessage], shape: Shape, found: Found, key: bytes) -> Sighting:
+    """What happened since the point that was found; to be told to the run by :meth:`Run.went_on`."""
+    loop = found.loop
+    steps: list[Step] = []
+    for turn in turns(messages, found.start, key):
+        loop = loops.advance(loop, turn)
+        steps.extend(turn.steps)
+    seen = shape.first is not None
+    return Sighting(found.run, found.new_from, tuple(steps), loop, found.evidence, shape.chain[-1], seen)
 
 
 class RunBook:
@@ -213,12 +249,19 @@ class RunBook:
         """The run of a request, by the evidence that the module's text lists. ``named`` is a client's name
         for the run (1 to 128 of ``A-Za-z0-9._:-``; any other is ignored)."""
         messages = request.messages
-        seed = digest(self._key, ["agent", agent])
-        chain = prefixes(seed, messages)
-        first = next((at for at, message in enumerate(messages) if message.role == ASSISTANT), None)
+        seed = seed_of(self._key, agent)
+        shape = Shape.of(seed, messages)
+        found = self.find(agent, shape, lambda at: call_keys(seed, messages[at]), named)
+        sighting = sight(messages, shape, found, self._key)
+        found.run.went_on(sighting.loop, sighting.steps)
+        return sighting
+
+    def find(self, agent: str, shape: Shape, calls: CallKeys, named: str | None = None) -> Found:
+        """The run of a history, and where in it the history stands; the exchange counts as one of the run's."""
+        chain, first = shape.chain, shape.first
         name = named if named is not None and NAME.fullmatch(named) else None
         known = self._names.get((agent, name)) if name is not None else None
-        anchor = self._anchor(seed, chain, messages, first, known) if first is not None else None
+        anchor = self._anchor(shape, calls, first, known) if first is not None else None
         if anchor is not None:
             start, node, evidence = anchor
             node.continued += 1
@@ -229,15 +272,11 @@ class RunBook:
             evidence = "name" if known is not None else "unknown" if first is not None else "first"
         new_from = 0
         if first is not None:
-            new_from = next((at for at in range(len(messages), 0, -1) if chain[at] in run._nodes), 0)
+            new_from = next((at for at in range(len(chain) - 1, 0, -1) if chain[at] in run._nodes), 0)
             if new_from >= start and new_from:
                 start, loop = new_from, run._nodes[chain[new_from]].loop
-        steps: list[Step] = []
-        for turn in turns(messages, start, self._key):
-            loop = loops.advance(loop, turn)
-            steps.extend(turn.steps)
-        self._see(run, name, loop, steps)
-        return Sighting(run, new_from, tuple(steps), loop, evidence, chain[-1], first is not None)
+        self._see(run, name)
+        return Found(run, start, loop, new_from, evidence)
 
     def left(self, sighting: Sighting, text: str, calls: Iterable[tuple[str | None, str, str]] = ()) -> None:
         """Says what the client was given, for one choice: its text, and its calls as (id, name, arguments).
@@ -248,43 +287,38 @@ class RunBook:
         run = sighting.run
         sent = [SentCall(*call) for call in calls]
         for call in sent:
-            run._called(call)
+            run.called(call)
+        seed = seed_of(self._key, run.agent)
+        point = answered(seed, sighting.head, text, sent)
+        self.reached(run, sighting.head, sighting.loop, point, joins=sighting.assistant_seen)
+
+    def reached(self, run: Run, head: bytes, loop: loops.LoopState, point: Answered, *, joins: bool) -> None:
+        """The run went from the request ``head`` to ``point``. ``joins``: the request had an assistant turn."""
         if run.id not in self._runs:
             return
-        seed = digest(self._key, ["agent", run.agent])
-        ids = tuple({_call_key(seed, call.id, call.name) for call in sent if _telling(call.id)})
-        self._add(run, sighting.head, sighting.loop, given=False, joins=sighting.assistant_seen)
-        answer = digest(sighting.head, answer_form(text, sent))
-        self._add(run, answer, sighting.loop, given=True, ids=ids)
+        self._add(run, head, loop, given=False, joins=joins)
+        self._add(run, point.key, loop, given=True, ids=point.calls)
         self._make_room(run)
 
-    def _anchor(
-        self,
-        seed: bytes,
-        chain: Sequence[bytes],
-        messages: Sequence[SentMessage],
-        first: int,
-        named: Run | None,
-    ) -> tuple[int, _Node, str] | None:
+    def _anchor(self, shape: Shape, calls: CallKeys, first: int, named: Run | None) -> tuple[int, _Node, str] | None:
         """How many messages are known by the strongest evidence, the node they lead to, and which it is."""
+        chain, end = shape.chain, len(shape.speakers)
         known, found = 0, None
-        for at in range(len(messages), first, -1):
-            goes_on = at < len(messages) and messages[at].role == ASSISTANT
+        for at in range(end, first, -1):
+            goes_on = at < end and shape.is_assistants(at)
             nodes = [node for node in self._by_history.get(chain[at], ()) if node.given or goes_on]
             if nodes:
                 known, found = at, min(nodes, key=lambda node: (node.run is not named, node.continued))
                 break
-        for at in range(len(messages) - 1, max(known, first) - 1, -1):
-            by_call = self._node_of_calls(seed, messages[at])
+        for at in range(end - 1, max(known, first) - 1, -1):
+            by_call = self._node_of_calls(calls(at)) if shape.is_assistants(at) else None
             if by_call is not None:
                 return at + 1, by_call, "call_id"
         return (known, found, "history") if found is not None else None
 
-    def _node_of_calls(self, seed: bytes, message: SentMessage) -> _Node | None:
-        if message.role != ASSISTANT:
-            return None
-        for call in message.calls:
-            nodes = self._by_call.get(_call_key(seed, call.id, call.name), ()) if _telling(call.id) else ()
+    def _node_of_calls(self, calls: Sequence[bytes]) -> _Node | None:
+        for call in calls:
+            nodes = self._by_call.get(call, ())
             if nodes and all(node.run is nodes[-1].run for node in nodes):
                 return nodes[-1]
         return None
@@ -295,14 +329,11 @@ class RunBook:
         self._runs[run.id] = run
         return run
 
-    def _see(self, run: Run, name: str | None, loop: loops.LoopState, steps: Sequence[Step]) -> None:
+    def _see(self, run: Run, name: str | None) -> None:
         self._runs[run.id] = run
         self._runs.move_to_end(run.id)
         run.step += 1
         run.seen = self._clock()
-        run.loop = loop
-        for step in steps[-RECENT_CALLS:]:
-            run._answered(step)
         if name is not None and (run.agent, name) not in self._names and len(run.names) < NAMES_PER_RUN:
             self._names[run.agent, name] = run
             run.names.append(name)
@@ -364,11 +395,3 @@ class RunBook:
                 self._drop(node)
             for name in oldest.names:
                 del self._names[oldest.agent, name]
-
-
-def _telling(call_id: str | None) -> bool:
-    return bool(call_id) and NUMBERED.fullmatch(call_id or "") is None
-
-
-def _call_key(seed: bytes, call_id: str | None, name: str) -> bytes:
-    return digest(seed, [call_id, name])

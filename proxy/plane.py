@@ -1,0 +1,222 @@
+"""The data plane of one process: what an exchange passes through, from the listener to the journal.
+
+Order of starting: the judges, the record (so that nothing happens that could not be written down), the relay, the
+listener. Ending is the way back: no new connections, what runs may finish within ``drain_seconds``, what still
+streams then ends as the model server's own SIGTERM would end it, everything is settled, and the journal is closed
+last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+from aiohttp import web
+
+from checks.nemo import NemoCheck
+from checks.scheduler import CheckScheduler
+from policies.model import BudgetFacts, CheckFact
+from policies.service import PolicySet
+from proxy import __version__
+from proxy.beside import Beside
+from proxy.breakers.admission import Admission
+from proxy.carry import CarryingServer, Upstream
+from proxy.exchange import Exchange
+from proxy.identity import Identifier
+from proxy.judge import Judge
+from proxy.recorder import Recorder
+from proxy.relay import Relay
+from proxy.state import Alerts, Runs
+from serving.patterns import shipped_redactor
+from serving.settings import Settings
+from tracing.capture import Capture, Mode
+from tracing.journal import Journal, JournalClosed
+from tracing.keys import RunKeys
+from tracing.metrics import Metrics
+from tracing.prices import PriceBook
+
+_CHECKS_GRACE = 2.0
+_STREAMS_GRACE = 2.0
+_CHAINS_TRIED = 16
+
+
+class DataPlane:
+    """``start``, ``listen``, then ``stop``. ``settings`` say where everything runs that others launched.
+
+    ``worker``: the number of the journal's chain, where there are several; then the data port is shared with the
+    other workers.
+    """
+
+    def __init__(
+        self, settings: Settings, *, runs: Runs, admission: Admission, alerts: Alerts | None = None, worker: int = 0
+    ) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.url = ""
+        self._worker = worker
+        self._runs = runs
+        self._admission = admission
+        self._alerts = alerts
+        self._stack = contextlib.AsyncExitStack()
+        self._runner: web.ServerRunner | None = None
+
+    async def start(self) -> None:
+        """Everything but the listener. Raises what is wrong with the settings or the surroundings, with everything
+        stopped again."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def _start(self) -> None:
+        settings, metrics = self.settings, self.metrics
+        policies = self.policies = PolicySet.load(settings.policies, settings.agents)
+        await policies.start()
+        self._stack.push_async_callback(policies.close)
+        journal = self.journal = open_journal(settings, self._worker, policies.digest, policies.rollout_digest)
+        self._stack.callback(journal.close)
+        metrics.watch_journal(journal)
+        recorder = self.recorder = make_recorder(settings, journal, metrics, self._alerts)
+        beside = Beside(recorder, metrics)
+        await self._start_checks(settings, beside)
+        admission = self._admission
+
+        async def facts(x: Exchange) -> tuple[list[CheckFact], list[BudgetFacts]]:
+            return beside.facts(x), await admission.budgets(x.agent, x.sighting.run.id)
+
+        judge = Judge(
+            policies,
+            settings.policies,
+            recorder,
+            metrics,
+            json_depth=settings.limits.json_depth,
+            facts=facts,
+        )
+        upstream = Upstream(settings.upstream, settings.limits)
+        self._stack.push_async_callback(upstream.close)
+        self.relay = Relay(
+            settings,
+            upstream=upstream,
+            identifier=Identifier(settings),
+            runs=self._runs,
+            admission=admission,
+            judge=judge,
+            recorder=recorder,
+            beside=beside,
+            metrics=metrics,
+        )
+        self._stack.push_async_callback(self.relay.settled)
+        self._stack.push_async_callback(every(60.0, recorder.expire_alerts))
+
+    async def listen(self) -> None:
+        """Take connections; ``url`` says where."""
+        listen = self.settings.listen
+        server = CarryingServer(self.relay.handle, self.settings.limits)
+        runner = self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
+        self._stack.push_async_callback(runner.cleanup)
+        await runner.setup()
+        shared = True if self._worker else None
+        await web.TCPSite(runner, listen.host, listen.port, backlog=2048, reuse_address=True, reuse_port=shared).start()
+        self.url = url_of(runner)
+
+    async def stop(self) -> None:
+        """Drain, end, settle, close."""
+        if self._runner is not None:
+            for site in list(self._runner.sites):
+                await site.stop()
+            await self._until_idle(self.settings.listen.drain_seconds)
+            self.relay.stop_streams()
+            await self._until_idle(_STREAMS_GRACE)
+        await self._stack.aclose()
+
+    def describe(self) -> str:
+        """The policies in force, in one line."""
+        policies = self.policies
+        modes = ", ".join(f"{name} {mode.value}" for name, mode in sorted(policies.modes.items()))
+        return f"policies ({policies.engine}, bundle {policies.digest.removeprefix('sha256:')[:12]}): {modes}"
+
+    async def _until_idle(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.relay.idle.wait()
+
+    async def _start_checks(self, settings: Settings, beside: Beside) -> None:
+        checks, nemo = settings.checks, settings.checks.nemo
+        if nemo.url is None:
+            return
+        session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        self._stack.push_async_callback(session.close)
+        token = nemo.token.get_secret_value() if nemo.token else None
+        scheduler = CheckScheduler(
+            NemoCheck(session, nemo.url, config_id=nemo.config_id, token=token),
+            queue=checks.queue,
+            concurrency=checks.concurrency,
+            timeout_seconds=checks.timeout_seconds,
+            max_text_bytes=checks.max_text_bytes,
+            on_verdict=beside.verdict,
+        )
+        self._stack.push_async_callback(scheduler.close, _CHECKS_GRACE)
+        await scheduler.start()
+        beside.scheduler = scheduler
+
+
+def open_journal(settings: Settings, worker: int = 0, bundle: str = "", rollout: str = "") -> Journal:
+    """The chain of this process. Where the parent of a worker was killed, the worker of that number may still be
+    ending: then the chain is the next one of another round (``worker`` plus a multiple of 1000)."""
+    tries = [worker + 1000 * lap for lap in range(_CHAINS_TRIED)] if worker else [0]
+    for number in tries:
+        with contextlib.suppress(JournalClosed) if number != tries[-1] else contextlib.nullcontext():
+            return Journal.open(
+                settings.state_dir,
+                worker=number,
+                fsync=settings.tracing.fsync,
+                segment_bytes=settings.tracing.segment_bytes,
+                version=__version__,
+                bundle=bundle,
+                rollout=rollout,
+            )
+    raise AssertionError("the last one was opened, or raised")
+
+
+def make_recorder(settings: Settings, journal: Journal, metrics: Metrics, alerts: Alerts | None = None) -> Recorder:
+    """What writes to this journal, each agent's content as its settings want it."""
+    redact, keys = shipped_redactor(), RunKeys(settings.state_dir)
+
+    def capture(mode: Mode) -> Capture:
+        return Capture(mode, redact, keys.key, settings.tracing.capture_bytes)
+
+    return Recorder(
+        journal,
+        captures={name: capture(agent.capture) for name, agent in settings.agents.items() if agent.capture is not None},
+        default=capture(settings.tracing.capture),
+        prices=PriceBook.load(settings.tracing.prices),
+        metrics=metrics,
+        alerts=alerts,
+    )
+
+
+def every(seconds: float, what: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    """Do it again and again; gives what ends that."""
+
+    async def repeat() -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            what()
+
+    task = asyncio.create_task(repeat())
+
+    async def end() -> None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    return end
+
+
+def url_of(runner: web.BaseRunner) -> str:
+    """Where a runner listens."""
+    host, port, *_ = runner.addresses[0]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
