@@ -55,6 +55,7 @@ def read_request(
     problem = field_problem(reading.value, surfaces, dialect.fields)
     if problem is not None:
         raise Refuse(problem.code, problem.message, param=problem.param)
-    return view, {
-        found.param: f"hides {', '.join(sorted(found.hides))}" for found in hidden(reading.value, dialect.fields)
-    }
+    unseen: dict[str, frozenset[str]] = {}
+    for found in hidden(reading.value, dialect.fields):
+        unseen[found.param] = unseen.get(found.param, frozenset()) | found.hides
+    return view, {param: f"hides {', '.join(sorted(hides))}" for param, hides in unseen.items()}

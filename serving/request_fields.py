@@ -75,6 +75,26 @@ TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "thinkin
 REASONING_EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})
 
 
+PART_KEYS = frozenset({"type", "text", "refusal", "thinking", "closed", "name"})
+CALL_KEYS = frozenset({"id", "type", "function", "index"})
+FUNCTION_KEYS = frozenset({"name", "arguments"})
+"""What vLLM itself knows in a text part and in a call of the history. It hands any other key on to the template,
+where ``tojson`` prints it, name and value."""
+
+CACHE_MARKS = ({"type": "ephemeral"}, {"type": "ephemeral", "ttl": "5m"}, {"type": "ephemeral", "ttl": "1h"})
+"""``cache_control`` as clients of other servers send it."""
+
+HARMLESS_STEERING = {"add_generation_prompt": True, "continue_final_message": False}
+STEERING = frozenset(
+    {
+        *("conversation", "messages", "tools", "chat_template", "tokenize", "tokenizer_kwargs"),
+        *("truncation", "truncation_side", "max_length", "padding", "padding_side", "return_tensors", "return_dict"),
+        *("return_assistant_tokens_mask", "add_generation_prompt", "continue_final_message"),
+    }
+)
+"""Template arguments that are the tokenizer's own: they say which messages and tools are rendered, and how much."""
+
+
 def _given(name: str) -> Callable[[Mapping[str, Any]], bool]:
     """Neither absent nor null, false, or empty."""
     return lambda fields: fields.get(name) not in (None, False, "", [], {})
@@ -99,6 +119,15 @@ def _template_text(fields: Mapping[str, Any]) -> bool:
         not isinstance(value, bool | int | float | None)
         and not (name == "reasoning_effort" and isinstance(value, str) and value in REASONING_EFFORTS)
         for name, value in arguments.items()
+    )
+
+
+def _template_steering(fields: Mapping[str, Any]) -> bool:
+    arguments = fields.get("chat_template_kwargs")
+    return isinstance(arguments, Mapping) and any(
+        value is not None and value is not HARMLESS_STEERING.get(name)
+        for name, value in arguments.items()
+        if name in STEERING
     )
 
 
@@ -140,6 +169,28 @@ def _is_media(part: Any) -> bool:
     return not MEDIA_PARTS.isdisjoint(part) or not isinstance(kind, str) or kind not in TEXT_PARTS
 
 
+def _part_keys(fields: Mapping[str, Any]) -> bool:
+    return any(
+        key not in PART_KEYS and key not in MEDIA_PARTS and not (key == "cache_control" and value in CACHE_MARKS)
+        for message in _messages(fields)
+        for part in _parts(message)
+        if isinstance(part, Mapping)
+        for key, value in part.items()
+    )
+
+
+def _call_keys(fields: Mapping[str, Any]) -> bool:
+    return any(
+        not (call.keys() <= CALL_KEYS)
+        or isinstance(call.get("index"), str | list | dict)
+        or (isinstance(function := call.get("function"), Mapping) and not function.keys() <= FUNCTION_KEYS)
+        for message in _messages(fields)
+        if isinstance(calls := message.get("tool_calls"), list)
+        for call in calls
+        if isinstance(call, Mapping)
+    )
+
+
 def _message_tools(fields: Mapping[str, Any]) -> bool:
     return any(_given("tools")(message) for message in _messages(fields))
 
@@ -163,6 +214,12 @@ RULES: tuple[FieldRule, ...] = (
     ),
     FieldRule("chat_template", PROMPT | ANSWER, "replaces the model's own prompt", _given("chat_template")),
     FieldRule("chat_template_kwargs", PROMPT, "puts text into the prompt that is in no message", _template_text),
+    FieldRule(
+        "chat_template_kwargs",
+        PROMPT | ANSWER,
+        "says which messages and tools come into the prompt, and how much of them",
+        _template_steering,
+    ),
     FieldRule("documents", PROMPT, "puts text into the prompt that is in no message", _given("documents")),
     FieldRule(
         "continue_final_message",
@@ -195,6 +252,8 @@ RULES: tuple[FieldRule, ...] = (
         _given("ec_transfer_params"),
     ),
     FieldRule("messages[].content[]", PROMPT, "holds media that no policy can read", _media),
+    FieldRule("messages[].content[]", PROMPT, "has keys that a template may print", _part_keys),
+    FieldRule("messages[].tool_calls[]", PROMPT, "has keys that a template may print", _call_keys),
     FieldRule("messages[].tools", PROMPT, "offers tools inside a message", _message_tools),
     FieldRule("messages[].task", PROMPT, "puts text into the prompt that is in no message", _message_task),
 )
