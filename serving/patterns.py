@@ -25,6 +25,8 @@ import re2
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from serving.regex_shape import shape_of
+
 SHIPPED = Path(__file__).parent.parent / "policies" / "patterns"
 
 AUTOMATON_BYTES = 64 * 1024 * 1024
@@ -57,6 +59,18 @@ class Pattern(BaseModel):
     entropy: Annotated[float, Field(ge=0, le=8)] = 0.0
     check: Literal["luhn", "iban", "ssn"] | None = None
     unless: Annotated[list[str], Field(description="A match that contains one of these is none.")] = []
+
+    @property
+    def weighed(self) -> bool:
+        """Whether a match is looked at before it is a hit: then its whole text must be there."""
+        return bool(self.entropy or self.unless or self.check)
+
+    @property
+    def max_width(self) -> int | None:
+        """The greatest number of UTF-8 bytes from a match's beginning to where it is certain; None: no limit.
+
+        Raises :class:`serving.regex_shape.ShapeError` for an expression that no stream can be scanned for."""
+        return shape_of(self.regex, shortest=not self.weighed).width
 
 
 class Hit(NamedTuple):
@@ -104,6 +118,10 @@ class PatternSet:
             raise PatternError(f"{path}: {error}") from error
         return cls(path.stem, patterns)
 
+    def expression(self, index: int) -> tuple[Any, int]:
+        """The compiled expression of a pattern, and the group of it that is the hit."""
+        return self._where[index]
+
     def scan(self, text: str, most: int | None = None, without: Set[str] = frozenset()) -> list[Hit]:
         """The hits, by place: all, or the first ``most`` of each pattern; none of the patterns in ``without``.
         Linear in the text; hits of different patterns may overlap.
@@ -119,7 +137,7 @@ class PatternSet:
             shifts = _shifts(text) if found_plain else []
             known = {(hit.id, hit.start) for hit in hits}
             for hit in found_plain:
-                moved = hit._replace(start=_original(hit.start, shifts), end=_original(hit.end - 1, shifts) + 1)
+                moved = hit._replace(start=_original(hit.start, shifts), end=_original(hit.end, shifts))
                 if (moved.id, moved.start) not in known:
                     hits.append(moved)
             hits.sort(key=lambda hit: (hit.start, hit.end, hit.id))
@@ -196,7 +214,7 @@ def _hits(pattern: Pattern, expression: Any, group: int, text: str, weighed: int
             return
         if found in refused:
             continue
-        if _stands(pattern, found):
+        if stands(pattern, found):
             yield Hit(pattern.id, start, end, pattern.severity)
         else:
             refused.add(found)
@@ -222,7 +240,8 @@ def _original(place: int, shifts: list[tuple[int, int]]) -> int:
     return original + place - at
 
 
-def _stands(pattern: Pattern, found: str) -> bool:
+def stands(pattern: Pattern, found: str) -> bool:
+    """Whether what the expression found has the entropy, the words and the checksum that the pattern asks for."""
     if pattern.entropy and entropy(found) < pattern.entropy:
         return False
     if pattern.unless:
