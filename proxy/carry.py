@@ -18,7 +18,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from serving.settings import LimitSettings, UpstreamSettings
-from serving.wire.errors import refuse
+from serving.wire.errors import refuse, shape_of
 
 HOP_BY_HOP = frozenset(
     {
@@ -176,7 +176,7 @@ class _Connection(web.RequestHandler):
             raise exc  # one of the two sides is gone and the connection ends with it: no fault of ours to log
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             self.log_exception("unhandled error", exc_info=exc)
-            answer = refuse("internal_error", "Interlock failed on this request.")
+            answer = refuse("internal_error", "Interlock failed on this request.", shape=shape_of(request.raw_path))
         else:
             answer = refuse("malformed_http", "The request is not HTTP that can be carried.")
         response = web.Response(status=status, body=answer.body, headers=answer.headers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from serving.wire.errors import CODES, refuse
+from serving.wire.errors import CODES, refuse, shape_of
 
 
 class Refuse(Exception):
@@ -31,7 +31,14 @@ class Refuse(Exception):
         self.retry_after = retry_after
 
 
-def refusal_answer(refusal: Refuse) -> web.Response:
-    """The API's error shape with a stable code, and the headers that keep SDKs from retrying into it."""
-    answer = refuse(refusal.code, str(refusal), param=refusal.param, retry_after=refusal.retry_after)
+def refusal_answer(refusal: Refuse, path: str) -> web.Response:
+    """The error shape of the API at ``path`` with a stable code, and the headers that keep SDKs from retrying
+    into it."""
+    answer = refuse(
+        refusal.code,
+        str(refusal),
+        param=refusal.param,
+        retry_after=refusal.retry_after,
+        shape=shape_of(path),
+    )
     return web.Response(status=answer.status, body=answer.body, headers=answer.headers)

@@ -110,7 +110,7 @@ class Relay:
             return await self._route(request)
         except Refuse as refusal:
             self._metrics.refused(refusal.code)
-            return refusal_answer(refusal)
+            return refusal_answer(refusal, request.raw_path)
         finally:
             self._underway -= 1
             if not self._underway:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 from serving.wire.chat import Chat
 from serving.wire.dialect import Dialect
+from serving.wire.messages import Messages
 
 DIALECTS: Mapping[str, Dialect] = {
     "/v1/chat/completions": Chat(),
+    "/v1/messages": Messages(),
 }
 """By the endpoint's name in ``serving.endpoints``: every judged endpoint, and no other."""

@@ -6,7 +6,8 @@ which SDKs choose their exception. *Whether to come again* say ``Retry-After`` a
 and Anthropic's SDKs repeat a request after 429 and 5xx by themselves, which must not happen into a breaker or a
 spent budget, nor where the model would run once more for an answer that cannot be judged.
 
-Error type and headers follow from status and code; whoever refuses brings the sentence for people.
+Error type and headers follow from status and code; whoever refuses brings the sentence for people. The path of the
+request says which API's shape the error has (:func:`shape_of`).
 :data:`CODES` is the whole list, for the documentation and for whoever switches on a code.
 """
 
@@ -14,10 +15,13 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Literal
+from urllib.parse import unquote
 
 import msgspec
 
 Headers = tuple[tuple[str, str], ...]
+Shape = Literal["openai", "anthropic"]
 
 RETRY_AFTER = 1.0
 """Seconds for ``Retry-After`` where whoever refuses knows no better."""
@@ -69,6 +73,7 @@ CODES: dict[str, Code] = {
 }
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_ANTHROPIC_TYPES = {**_TYPES, 413: "request_too_large", 503: "overloaded_error", 504: "timeout_error"}
 _ONCE = frozenset({"unjudged_answer", "upstream_failed", "upstream_timeout"})
 """Codes of 5xx behind which the model server may have done the work: an SDK would have it done again."""
 
@@ -81,14 +86,27 @@ class ErrorAnswer(msgspec.Struct, frozen=True):
     body: bytes
 
 
-def refuse(code: str, message: str, *, param: str | None = None, retry_after: float | None = None) -> ErrorAnswer:
+def shape_of(path: str) -> Shape:
+    """Which API's errors a client of ``path`` understands, however the path is spelt."""
+    return "anthropic" if "/v1/messages" in unquote(path.partition("?")[0]).lower() else "openai"
+
+
+def refuse(
+    code: str,
+    message: str,
+    *,
+    param: str | None = None,
+    retry_after: float | None = None,
+    shape: Shape = "openai",
+) -> ErrorAnswer:
     """The answer for a refusal with one of :data:`CODES` (KeyError otherwise).
 
     ``message`` is for people and must not echo blocked text; ``param`` names the field at fault;
     ``retry_after`` is in seconds.
     """
     status = CODES[code].status
-    return ErrorAnswer(status, error_headers(status, code, retry_after), error_body(status, code, message, param=param))
+    body = (anthropic_body if shape == "anthropic" else error_body)(status, code, message, param=param)
+    return ErrorAnswer(status, error_headers(status, code, retry_after), body)
 
 
 def error_type(status: int) -> str:
@@ -102,7 +120,24 @@ def error_body(status: int, code: str, message: str, *, type_: str | None = None
     ``type_`` follows from ``status`` unless given.
     """
     error = {"message": message, "type": type_ or error_type(status), "param": param, "code": code}
-    return json.dumps({"error": error}, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return _compact({"error": error})
+
+
+def anthropic_type(status: int) -> str:
+    """Anthropic's error type for ``status``."""
+    return _ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
+
+
+def anthropic_body(status: int, code: str, message: str, *, param: str | None = None) -> bytes:
+    """Anthropic's error object, as vLLM writes it but with our ``code``, and ``param`` where a field is at fault."""
+    error = {"type": anthropic_type(status), "message": message, "code": code}
+    if param is not None:
+        error["param"] = param
+    return _compact({"type": "error", "error": error})
+
+
+def _compact(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def error_headers(status: int, code: str, retry_after: float | None = None) -> Headers:

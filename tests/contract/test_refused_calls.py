@@ -204,7 +204,7 @@ async def test_a_request_that_two_parsers_read_differently_goes_no_further(stage
     [
         "/v1/completions",
         "/v1/responses",
-        "/v1/messages",
+        "/v1/messages/",
         "/v1/chat/completions/batch",
         "/inference/v1/generate",
         "/invocations",

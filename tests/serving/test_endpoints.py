@@ -50,6 +50,13 @@ MAY_BE_FOLDED = (
 )
 
 
+def test_messages_are_judged_and_counting_their_tokens_is_plain() -> None:
+    assert classify("POST", "/v1/messages?beta=true").klass is EndpointClass.JUDGED
+    assert classify("POST", "/v1/messages/count_tokens").klass is EndpointClass.PLAIN
+    for other in ("/v1/messages%0a", "//v1/messages", "/v1/Messages", "/v1/mess%61ges", "/v1/messages/"):
+        assert classify("POST", other).klass is EndpointClass.MISSPELT
+
+
 def test_chat_completions_are_judged_with_or_without_a_query() -> None:
     assert classify("POST", CHAT).klass is EndpointClass.JUDGED
     assert classify("POST", CHAT + "?a=%2F#b").klass is EndpointClass.JUDGED
@@ -90,7 +97,6 @@ def test_a_method_that_the_judged_path_does_not_have_is_not_let_by(method: str) 
     "target",
     [
         "/v1/responses",
-        "/v1/messages",
         "/v1/completions",
         "/v1/chat/completions/batch",
         "/inference/v1/generate",
@@ -119,15 +125,15 @@ def test_token_makers_and_unknown_paths_are_refused_until_allowed(target: str) -
 
 
 def test_one_unjudged_path_can_be_allowed_or_refused_by_itself() -> None:
-    only_messages = Settings(unjudged_paths={"/v1/messages": "allow"})
-    all_but_messages = Settings(unjudged="allow", unjudged_paths={"/v1/messages": "refuse"})
-    messages, responses = classify("POST", "/v1/messages"), classify("POST", "/v1/responses")
-    assert decide(messages, only_messages) is None
-    assert decide(responses, only_messages) is not None
-    assert decide(messages, all_but_messages) is not None
-    assert decide(responses, all_but_messages) is None
-    for other in ("/v1/messages%0a", "//v1/messages", "/v1/Messages", "/v1/mess%61ges"):
-        assert decide(classify("POST", other), all_but_messages) is not None
+    only_pooling = Settings(unjudged_paths={"/pooling": "allow"})
+    all_but_pooling = Settings(unjudged="allow", unjudged_paths={"/pooling": "refuse"})
+    pooling, scoring = classify("POST", "/pooling"), classify("POST", "/generative_scoring")
+    assert decide(pooling, only_pooling) is None
+    assert decide(scoring, only_pooling) is not None
+    assert decide(pooling, all_but_pooling) is not None
+    assert decide(scoring, all_but_pooling) is None
+    for other in ("/pooling%0a", "//pooling", "/Pooling", "/pool%69ng"):
+        assert decide(classify("POST", other), all_but_pooling) is not None
 
 
 def test_a_stored_response_is_unjudged_by_its_pattern() -> None:
