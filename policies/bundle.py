@@ -24,16 +24,18 @@ import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from policies.model import INPUT_VERSION, Severity, Stage
+from policies.model import INPUT_VERSION, TEXT_STAGES, Severity, Stage
 
 FORMAT = 1
 ENTRY_PACKAGE = "interlock.entry"
 POLICY_PACKAGE = "interlock.policies"
 LIBRARY_BUNDLE = Path(__file__).parent / "library.bundle"
+
+HOLD = r"^(none|all|tail\([1-9][0-9]{0,6}\))$"
 
 _OWN_FILES = frozenset({".manifest", "manifest.json", "data.json", "policy.wasm"})
 
@@ -58,7 +60,9 @@ class _Part(BaseModel):
 
 class PolicyEntry(_Part):
     """One policy of the bundle. ``stages`` gives, per stage, the dotted input fields that it reads
-    (``call.arguments``), or ``["*"]`` where that cannot be told from its text."""
+    (``call.arguments``), or ``["*"]`` where that cannot be told from its text. ``holds`` gives, per text stage, how
+    long the text waits for it; ``patterns`` the pattern sets (``secrets``) and patterns (``pii/email``) that it is
+    asked for, all if it names none."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]+\.[a-z0-9_]+$")]
     title: str = ""
@@ -66,6 +70,15 @@ class PolicyEntry(_Part):
     severity: Severity | None = None
     tags: list[str] = []
     stages: dict[Stage, list[str]]
+    holds: dict[Stage, Annotated[str, Field(pattern=HOLD)]] = {}
+    patterns: list[Annotated[str, Field(pattern=r"^[a-z0-9_]+(/[a-z0-9_]+)?$")]] = []
+
+    @model_validator(mode="after")
+    def _hold_what_they_read(self) -> Self:
+        for stage in self.holds:
+            if stage not in TEXT_STAGES or stage not in self.stages:
+                raise ValueError(f"hold for {stage.value}: there is no text to hold at that stage of this policy")
+        return self
 
 
 class Manifest(_Part):

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-INPUT_VERSION = "1.0"
+INPUT_VERSION = "1.1"
 
 
 class Stage(StrEnum):
@@ -26,6 +26,10 @@ class Stage(StrEnum):
     TOOL_CALL = "tool_call"
     OUTPUT = "output"
     RESPONSE = "response"
+
+
+TEXT_STAGES = (Stage.REASONING, Stage.OUTPUT)
+"""The stages that are asked about text, in the order in which a model writes it."""
 
 
 class Action(StrEnum):
@@ -141,15 +145,29 @@ class ResponseFacts(_Part):
     calls: list[CallFacts] = []
 
 
+class SurfaceFacts(_Part):
+    """A text of the answer, as far as it is written: ``complete`` once no more of it comes. ``text`` is only there if a
+    policy in force reads it."""
+
+    choice: int = 0
+    name: Literal["reasoning", "output"]
+    bytes: int = Field(default=0, description="Length so far, UTF-8.")
+    text: str = ""
+    complete: bool = False
+
+
 class Signal(_Part):
     """A cheap finding on a surface: pattern ``id`` of pattern set ``set`` matched at ``path``
-    (a JSON pointer into the surface's value, or "" for a text). Never the matched text itself."""
+    (a JSON pointer into the surface's value, or "" for a text). Never the matched text itself.
+    ``start`` and ``end`` say where in a text that is still being written, in UTF-8 bytes; else null."""
 
     set: str
     id: str
     severity: Severity = Severity.MEDIUM
     path: str = ""
     count: int = 1
+    start: int | None = None
+    end: int | None = None
 
 
 class CheckFact(_Part):
@@ -179,6 +197,7 @@ class DecisionInput(_Part):
     run: RunFacts
     request: RequestFacts
     call: CallFacts | None = None
+    surface: SurfaceFacts | None = None
     response: ResponseFacts | None = None
     signals: list[Signal] = []
     checks: list[CheckFact] = []

@@ -22,10 +22,11 @@ from policies.compose import compose, findings_of
 from policies.engines.base import Engine, EngineError
 from policies.engines.embedded import EmbeddedEngine
 from policies.engines.opa import OpaEngine
-from policies.model import Action, CallFacts, Decision, DecisionInput, Finding, Mode, Signal, Stage
+from policies.model import TEXT_STAGES, Action, CallFacts, Decision, DecisionInput, Finding, Mode, Signal, Stage
 from policies.modes import modes_in_force, rollout_digest
 from policies.projection import Include, document_of, include_of, reads_of
 from policies.signals import signals_of_call
+from policies.text_rules import TextRule, reads_field, text_rule, wakes
 from serving.patterns import PatternSet, shipped_patterns
 from serving.settings import AgentSettings, PolicySettings
 
@@ -44,7 +45,7 @@ class PolicySet:
         engine: Engine,
         modes: Mapping[str, Mode],
         on_error: Literal["deny", "allow"] = "deny",
-        patterns: tuple[PatternSet, ...] = (),
+        patterns: tuple[PatternSet, ...] | None = None,
         clock: Callable[[], float] = time.perf_counter,
         timeout_seconds: float = math.inf,
     ) -> None:
@@ -54,7 +55,7 @@ class PolicySet:
         self.rollout_digest = rollout_digest(modes, on_error)
         self._engine = engine
         self._on_error = on_error
-        self._patterns = patterns
+        self._patterns = shipped_patterns() if patterns is None else patterns
         self._clock = clock
         self._timeout = timeout_seconds
         entries = [entry for entry in bundle.policies if entry.name in self.modes]
@@ -64,14 +65,16 @@ class PolicySet:
         }
         self._reads = {stage: reads_of((entry.stages for entry in entries), stage) for stage in Stage}
         self._include: dict[Stage, Include | None] = {s: include_of(self._reads[s]) for s in Stage}
+        self._entries = {entry.name: entry for entry in entries}
+        self._text_rules = {stage: text_rule(stage, entries, self.modes, self._patterns) for stage in TEXT_STAGES}
         self._remembered: OrderedDict[tuple[Stage, bytes, frozenset[str]], Decision] = OrderedDict()
 
     @classmethod
     def load(cls, settings: PolicySettings, agents: Mapping[str, AgentSettings] | None = None) -> PolicySet:
         """Read the bundle and compile it for the engine that the settings name.
 
-        Raises :class:`BundleError`, :class:`UnknownPolicyError` or :class:`ValueError`, each saying which
-        setting or file is wrong.
+        Raises :class:`BundleError` (a hold that is too short for a pattern among them), :class:`UnknownPolicyError` or
+        :class:`ValueError`, each saying which setting or file is wrong.
         """
         bundle = effective_bundle(settings, agents or {})
         modes = modes_in_force([entry.name for entry in bundle.policies], settings.modes)
@@ -88,7 +91,6 @@ class PolicySet:
             engine,
             modes,
             settings.on_error,
-            shipped_patterns(),
             timeout_seconds=settings.timeout_seconds,
         )
 
@@ -117,10 +119,11 @@ class PolicySet:
 
     def reads_field(self, stage: Stage, field: str) -> bool:
         """Whether ``field`` (dotted), a part of it or a whole that it is part of is read at this stage."""
-        reads = self.reads(stage)
-        return "*" in reads or any(
-            name == field or name.startswith(f"{field}.") or field.startswith(f"{name}.") for name in reads
-        )
+        return reads_field(self.reads(stage), field)
+
+    def text_rule(self, stage: Stage) -> TextRule | None:
+        """What the policies in force want of text that is still being written; None if none has this stage."""
+        return self._text_rules.get(stage)
 
     def signals(self, call: CallFacts) -> list[Signal]:
         """The signals of a tool call; none are looked for if no policy in force reads them."""
@@ -132,7 +135,7 @@ class PolicySet:
         began = self._clock()
         stage = question.stage
         asked = frozenset(
-            name for name, reads in self._asked[stage].items() if question.signals or reads != {"signals"}
+            name for name, reads in self._asked[stage].items() if wakes(self._entries[name], reads, question.signals)
         )
         if not asked:
             return self._signed(Decision(stage=stage, action=Action.ALLOW), began)

@@ -15,11 +15,12 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from policies.model import CallFacts, Severity, Signal
 from serving.patterns import PatternSet
+from serving.stream_patterns import StreamHit
 
 RAW_PATH = ""
 """The path of a hit in the text as the model wrote it: the whole surface, as a JSON pointer says it."""
@@ -48,6 +49,13 @@ def strings_in(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
                 pending.append((below, part))
         elif isinstance(item, list):
             pending += ((f"{where}/{index}", part) for index, part in enumerate(item))
+
+
+def signals_of_hits(hits: Iterable[StreamHit]) -> list[Signal]:
+    """What a scanner found in a text that is still being written."""
+    return [
+        Signal(set=hit.set, id=hit.id, severity=Severity(hit.severity), start=hit.start, end=hit.end) for hit in hits
+    ]
 
 
 def unescaped(raw: str) -> str:

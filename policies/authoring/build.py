@@ -7,15 +7,17 @@ import hashlib
 import json
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from policies.authoring.opa_tool import OpaTool
 from policies.authoring.references import Module, Reader, module_of
 from policies.authoring.sources import PolicySources, SourceError, SourceTree
 from policies.bundle import ENTRY_PACKAGE, POLICY_PACKAGE, Bundle, Manifest, PolicyEntry, alone, digest_of, together
-from policies.model import Severity, Stage
+from policies.model import TEXT_STAGES, Severity, Stage
 
 ENTRY_FILE = "entry.rego"
 
@@ -29,7 +31,7 @@ def build(tree: SourceTree, opa: OpaTool) -> Bundle:
     modules = parse_modules(files, opa)
     require_packages(tree, modules)
     reader = Reader(modules.values())
-    entries = [_entry(policy, modules, reader, opa) for _, policy in sorted(tree.policies.items())]
+    entries = [entry_of(policy, modules, reader, opa) for _, policy in sorted(tree.policies.items())]
     sources[ENTRY_FILE] = entry_source(entries)
     data = tree.data()
     wasm = compile_wasm(sources, data, entrypoints_of(entries), opa)
@@ -66,7 +68,8 @@ def stages_of(policy: PolicySources, modules: Mapping[str, Module], reader: Read
     return {stage: reader.reads(policy.package, stage.value) for stage in Stage if stage.value in names}
 
 
-def _entry(policy: PolicySources, modules: Mapping[str, Module], reader: Reader, opa: OpaTool) -> PolicyEntry:
+def entry_of(policy: PolicySources, modules: Mapping[str, Module], reader: Reader, opa: OpaTool) -> PolicyEntry:
+    """What the manifest says of a policy. Raises :class:`SourceError` for metadata that say what cannot be."""
     stages = stages_of(policy, modules, reader)
     if not stages:
         raise SourceError(
@@ -79,14 +82,28 @@ def _entry(policy: PolicySources, modules: Mapping[str, Module], reader: Reader,
         severity = Severity(custom["severity"]) if "severity" in custom else None
     except ValueError as error:
         raise SourceError(f"{policy.folder}: custom.severity: {error}") from error
-    return PolicyEntry(
-        name=policy.name,
-        title=str(about.get("title", "")),
-        description=str(about.get("description", "")),
-        severity=severity,
-        tags=[str(tag) for tag in custom.get("tags") or []],
-        stages=stages,
-    )
+    try:
+        return PolicyEntry(
+            name=policy.name,
+            title=str(about.get("title", "")),
+            description=str(about.get("description", "")),
+            severity=severity,
+            tags=[str(tag) for tag in custom.get("tags") or []],
+            stages=stages,
+            holds=_holds(custom.get("hold"), stages),
+            patterns=[str(name) for name in custom.get("patterns") or []],
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(step) for step in first["loc"])
+        raise SourceError(f"{policy.folder}: metadata: {place}: {first['msg']}") from error
+
+
+def _holds(said: Any, stages: Iterable[Stage]) -> dict[Any, Any]:
+    """``custom.hold``: one for every text stage of the policy, or one for each by its name."""
+    if said is None or isinstance(said, Mapping):
+        return dict(said or {})
+    return {stage: said for stage in stages if stage in TEXT_STAGES}
 
 
 def _annotation(policy: PolicySources, opa: OpaTool) -> dict[str, Any]:

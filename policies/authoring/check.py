@@ -19,6 +19,7 @@ from opapywasm import OpaWasmPolicy, PolicyConfig
 
 from policies.authoring.build import (
     compile_wasm,
+    entry_of,
     entry_source,
     entrypoints_of,
     parse_modules,
@@ -30,11 +31,10 @@ from policies.authoring.references import Module, Reader, Tree, references
 from policies.authoring.sources import SourceTree
 from policies.bundle import PolicyEntry
 from policies.engines import embedded as _embedded  # gives opa-py-wasm room for modules with many constants
-from policies.model import Stage
+from policies.model import TEXT_STAGES
 from policies.schemas import INPUT_SCHEMA
-
-ASKED = frozenset({Stage.REQUEST, Stage.TOOL_CALL, Stage.RESPONSE})
-"""The stages that this Interlock asks. The others are known, and their policies compile and are kept."""
+from policies.text_rules import HoldError, require_hold
+from serving.patterns import shipped_patterns
 
 DIFFERENT_BETWEEN_ENGINES = {
     "sprintf": "it prints numbers differently on the two engines; messages are constants, and `concat` joins strings"
@@ -79,15 +79,15 @@ def check(tree: SourceTree, opa: OpaTool) -> Report:
     reader = Reader(modules.values())
     problems = list(_compiler_problems(tree, opa))
     entries: list[PolicyEntry] = []
-    for name, policy in sorted(tree.policies.items()):
+    for _, policy in sorted(tree.policies.items()):
         stages = stages_of(policy, modules, reader)
         first = min(policy.modules)
         if not stages:
             problems.append(Problem("error", first, 1, "no stage: write `tool_call contains finding if …`"))
             continue
-        entries.append(PolicyEntry(name=name, stages=stages))
-        for stage in sorted(set(stages) - ASKED):
-            problems.append(Problem("warning", first, 1, f"stage {stage.value} is not asked yet"))
+        entry = entry_of(policy, modules, reader, opa)
+        entries.append(entry)
+        problems += _holds(entry, first)
         if not policy.tests:
             problems.append(Problem("warning", first, 1, "no test: write policy_test.rego beside it"))
         for file in policy.modules:
@@ -95,6 +95,16 @@ def check(tree: SourceTree, opa: OpaTool) -> Report:
     if not any(problem.level == "error" for problem in problems):
         problems += _host_builtins(tree, entries, modules, opa)
     return Report(problems, entries)
+
+
+def _holds(entry: PolicyEntry, file: str) -> Iterator[Problem]:
+    """What would be refused when the bundle is loaded."""
+    for stage in TEXT_STAGES:
+        if stage in entry.stages:
+            try:
+                require_hold(entry, stage, shipped_patterns())
+            except HoldError as error:
+                yield Problem("error", file, 1, str(error))
 
 
 def _compiler_problems(tree: SourceTree, opa: OpaTool) -> Iterator[Problem]:

@@ -15,12 +15,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from policies.authoring.build import build
-from policies.authoring.check import ASKED, Report, check
+from policies.authoring.check import Report, check
 from policies.authoring.opa_tool import OpaFailedError, OpaMissingError, OpaTool
 from policies.authoring.sources import SourceError, SourceTree, tree_to_build
 from policies.authoring.testing import TestResult, run_tests
 from policies.bundle import Bundle, BundleError, PolicyEntry
-from policies.model import Mode
+from policies.model import TEXT_STAGES, Mode, Stage
 from policies.modes import modes_in_force
 from policies.service import with_settings
 from serving.config_file import ConfigError, load
@@ -120,16 +120,24 @@ def _print_problems(report: Report, tree: SourceTree, console: Console) -> None:
 def _policies_table(entries: list[PolicyEntry]) -> Table:
     modes = modes_in_force([entry.name for entry in entries], {})
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("policy", "mode unless set", "stage", "reads"):
+    for column in ("policy", "mode unless set", "stage", "holds", "reads"):
         table.add_column(column)
     for entry in entries:
         for stage, reads in sorted(entry.stages.items()):
             shown = "all of the input" if reads == ["*"] else ", ".join(reads) or "nothing"
             mode = modes[entry.name]
             colour = "green" if mode is Mode.ENFORCE else "dim"
-            late = "" if stage in ASKED else " (not asked yet)"
-            table.add_row(entry.name, f"[{colour}]{mode.value}[/]", f"{stage.value}{late}", escape(shown))
+            if entry.patterns:
+                shown += f" (of {', '.join(entry.patterns)})"
+            table.add_row(entry.name, f"[{colour}]{mode.value}[/]", stage.value, _held(entry, stage), escape(shown))
     return table
+
+
+def _held(entry: PolicyEntry, stage: Stage) -> str:
+    """What waits for the policy: a call for its end, a text as the policy says; what came before it waits anyway."""
+    if stage is Stage.TOOL_CALL:
+        return "the call"
+    return entry.holds.get(stage, "none") if stage in TEXT_STAGES else ""
 
 
 def _test(arguments: argparse.Namespace, console: Console) -> int:
