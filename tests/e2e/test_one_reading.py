@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, Phase, given, settings
 
 from serving.wire.request import ChatRequest
-from tests.support.bypass import BODIES, CASES, Case, read_here
+from tests.support.bypass import BODIES, CASES, CHAT, Case, read_here
+from tests.support.bypass_fuzz import mutated, shaped
 from tests.support.interlock import port_of, running
 from tests.support.raw import send
 from tests.support.servers import VllmServer
@@ -45,6 +48,42 @@ def test_both_read_the_same_or_one_refuses(case: Case, oracle: Oracle) -> None:
         assert isinstance(ours, ChatRequest) or ours == "vllm"
     else:
         assert ours in case.expect
+
+
+EXAMPLES = int(os.environ.get("INTERLOCK_FUZZ_EXAMPLES", "300"))
+"""How many requests the fuzzer makes up, of each kind. More are tried with the environment variable."""
+
+fuzzing = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=EXAMPLES == 300,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.generate, Phase.shrink),
+)
+
+
+@fuzzing
+@given(mutated(CHAT))
+def test_changed_bytes_are_read_alike_or_refused(oracle: Oracle, body: bytes) -> None:
+    alike_or_refused(oracle, body, CHAT)
+
+
+@fuzzing
+@given(shaped(CHAT))
+def test_odd_shapes_are_read_alike_or_refused(oracle: Oracle, body: bytes) -> None:
+    alike_or_refused(oracle, body, CHAT)
+
+
+def alike_or_refused(oracle: Oracle, body: bytes, path: str) -> None:
+    ours = read_here(body, path)
+    if isinstance(ours, str) and ours != "vllm":
+        return
+    theirs = oracle.read(body, path)
+    if isinstance(ours, ChatRequest):
+        assert theirs["verdict"] == "refused" or differences(ours, theirs) == []
+    else:
+        assert theirs["verdict"] == "refused"
 
 
 @dataclass

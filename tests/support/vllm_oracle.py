@@ -94,7 +94,8 @@ def differences(view: ChatRequest, read: dict[str, Any]) -> list[str]:
     for number, (ours, theirs) in enumerate(zip(view.messages, seen["string"], strict=False)):
         found += [f"messages[{number}]{what}" for what in _message(ours, theirs)]
     known = "\n".join(words_of(view))
-    leaves = {leaf for name in ("string", "openai", "tools", "arguments") for leaf in strings_in(seen[name])}
+    shown = [seen["string"], seen["openai"], seen["tools"], list(seen["arguments"].values())]
+    leaves = set(strings_in(shown))
     found += [f"the judge does not see {leaf!r}" for leaf in sorted(leaves - STRUCTURE) if leaf not in known]
     return found
 
