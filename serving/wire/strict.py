@@ -47,6 +47,7 @@ Kind = Literal[
     "surrogate",
     "depth",
     "not_an_object",
+    "prototype",
 ]
 
 
@@ -83,6 +84,8 @@ _BYTE = re.compile(r"\(byte (\d+)\)")
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _CONSTANT = re.compile(rb"NaN|Infinity")
+
+_MAY_SAY_PROTO = re.compile(r"__proto|\\u00").search  # or hides it in escapes
 
 _WHITE_SPACE = b" \t\n\r"
 _DIGITS_AS_NINES = bytes(0x39 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
@@ -136,7 +139,8 @@ def classify(body: bytes, *, depth: int = DEPTH) -> Reading:
 def read_arguments(text: str, *, depth: int = DEPTH) -> dict[str, Any]:
     """The arguments of a tool call: exactly one JSON object under the strict reading.
 
-    Raises :class:`NotStrict`; kind ``not_an_object`` if it is another value.
+    Raises :class:`NotStrict`; kind ``not_an_object`` if it is another value, ``prototype`` if any object has the key
+    ``__proto__``: a JavaScript harness that copies such an object finds members in it that no key names.
     """
     try:
         body = text.encode()
@@ -145,6 +149,8 @@ def read_arguments(text: str, *, depth: int = DEPTH) -> dict[str, Any]:
     value = read(body, depth=depth)
     if not isinstance(value, dict):
         raise NotStrict("not_an_object", "not a JSON object")
+    if _MAY_SAY_PROTO(text):
+        _refuse_prototype(value)
     return value
 
 
@@ -174,6 +180,18 @@ def _refuse_duplicates(body: bytes) -> None:
     for members in objects:
         if len(dict(members)) != len(members):
             raise NotStrict("duplicate_key", "an object has the same key twice")
+
+
+def _refuse_prototype(value: Any) -> None:
+    pending: list[Any] = [value]
+    while pending:
+        item = pending.pop()
+        if item.__class__ is dict:
+            if "__proto__" in item:
+                raise NotStrict("prototype", "an object has the key __proto__")
+            pending += item.values()
+        elif item.__class__ is list:
+            pending += item
 
 
 def _refuse_long_integers(body: bytes) -> None:
