@@ -8,7 +8,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from proxy.refusals import Refuse
-from serving.request_fields import field_problem, hidden
+from serving.request_fields import hidden
 from serving.wire import strict
 from serving.wire.dialect import Coerced, Dialect, UpstreamRefuses
 from serving.wire.request import ChatRequest
@@ -38,9 +38,10 @@ def read_request(
     None if the model server is to say, in its own words, what is wrong with the request. Raises ``Refuse`` for one
     that judge and model could read differently, or that hides one of ``surfaces`` from an enforcing policy.
     """
-    encodings = {one.strip().lower() for value in headers.getall(hdrs.CONTENT_ENCODING, ()) for one in value.split(",")}
-    if encodings - {"", "identity"}:
-        raise Refuse("encoded_body", "Send the body without content-encoding: it must be read by the judge.")
+    if hdrs.CONTENT_ENCODING in headers:
+        given = headers.getall(hdrs.CONTENT_ENCODING)
+        if {one.strip().lower() for value in given for one in value.split(",")} - {"", "identity"}:
+            raise Refuse("encoded_body", "Send the body without content-encoding: it must be read by the judge.")
     reading = strict.classify(body, depth=depth)
     if reading.verdict == "neither":
         return None
@@ -52,10 +53,9 @@ def read_request(
         raise Refuse("ambiguous_field", f"`{view.field}` {view.message}.", param=view.field)
     if isinstance(view, UpstreamRefuses):
         return None
-    problem = field_problem(reading.value, surfaces, dialect.fields)
-    if problem is not None:
-        raise Refuse(problem.code, problem.message, param=problem.param)
     unseen: dict[str, frozenset[str]] = {}
     for found in hidden(reading.value, dialect.fields):
+        if not found.hides.isdisjoint(surfaces):
+            raise Refuse(found.code, found.message, param=found.param)
         unseen[found.param] = unseen.get(found.param, frozenset()) | found.hides
     return view, {param: f"hides {', '.join(sorted(hides))}" for param, hides in unseen.items()}

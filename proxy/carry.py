@@ -7,7 +7,7 @@ nowhere else. What cannot be carried unchanged (header bytes that are not UTF-8)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from http import HTTPStatus
 from typing import Any
 
@@ -47,9 +47,10 @@ class UpstreamUnreachable(Exception):
 
 
 def _end_to_end(raw_headers: Iterable[tuple[bytes, bytes]], connection: Iterable[str]) -> CIMultiDict[str]:
-    drop = HOP_BY_HOP.union(
-        token.strip().lower() for value in connection for token in value.split(",") if token.strip()
-    )
+    drop: Set[str] = HOP_BY_HOP
+    for listed in connection:
+        if listed.lower() not in ("keep-alive", "close"):
+            drop = drop | {token.strip().lower() for token in listed.split(",") if token.strip()}
     headers: CIMultiDict[str] = CIMultiDict()
     spelt: dict[str, str] = {}  # aiohttp's client loses duplicates whose names are spelt differently
     for name, value in raw_headers:
@@ -68,9 +69,10 @@ def request_headers(request: web.BaseRequest) -> CIMultiDict[str]:
     """The caller's end-to-end headers, order and duplicates kept, without Interlock's own and without
     ``Expect``, which is answered here. Raises :class:`Uncarriable`."""
     headers = _end_to_end(request.raw_headers, request.headers.getall(hdrs.CONNECTION, ()))
-    for name in [key for key in headers if key.lower().startswith(_OWN_PREFIX)]:
+    for name in [key for key in headers if key[:2] in ("x-", "X-") and key.lower().startswith(_OWN_PREFIX)]:
         headers.popall(name, None)
-    headers.popall(hdrs.EXPECT, None)
+    if hdrs.EXPECT in headers:
+        headers.popall(hdrs.EXPECT)
     return headers
 
 

@@ -80,9 +80,13 @@ class Judge:
         self._depth = json_depth
         self.closing = "content_filter" if settings.refusal == "content_filter" else "stop"
         self.holds_calls = policies.enforced(Stage.TOOL_CALL)
+        self._surfaces = self._enforced_surfaces()
 
     def surfaces(self) -> frozenset[str]:
         """The surfaces that enforcing policies read (``serving.request_fields``)."""
+        return self._surfaces
+
+    def _enforced_surfaces(self) -> frozenset[str]:
         surfaces: set[str] = set()
         if self._policies.enforced(Stage.REQUEST):
             surfaces |= {"request", "tool_result"}

@@ -227,7 +227,7 @@ class Recorder:
 
     def price(self, model: str | None) -> Callable[[Usage], float] | None:
         """What a usage of ``model`` costs in USD; None if the price book does not know the model."""
-        if not self._prices.cost(model, Usage(1, 1)).known:
+        if not self._prices.knows(model):
             return None
         return lambda usage: self._prices.cost(model, usage).total or 0.0
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from proxy.exchange import Exchange
 from proxy.gate import Gate
 from proxy.identity import Agent, Identifier
 from proxy.judge import Judge
+from proxy.random_ids import random_hex
 from proxy.recorder import Recorder
 from proxy.refusals import Refuse, refusal_answer
 from proxy.share import ShareMeter
@@ -208,14 +208,14 @@ class Relay:
     ) -> Exchange:
         sighting = await self._runs.identify(agent.name, view, request.headers.get(_RUN_HEADER))
         x = Exchange(
-            id=secrets.token_hex(16),
+            id=random_hex(16),
             agent=agent.name,
             owner=agent.owner,
             team=agent.team,
             dialect=dialect,
             request=view,
             sighting=sighting,
-            trace=join(request.headers.get("traceparent"), secrets.token_hex),
+            trace=join(request.headers.get("traceparent"), random_hex),
             opened_ns=self._clock_ns(),
             request_bytes=size,
         )

@@ -12,6 +12,7 @@ from proxy.admin import AdminState, admin_app
 from proxy.breakers.admission import Admission
 from proxy.breakers.store import MemoryStore
 from proxy.plane import url_of
+from proxy.random_ids import random_hex
 from proxy.runs import RunBook
 from serving.settings import Settings
 from tracing.folders import private_folder
@@ -32,7 +33,7 @@ class State:
     def __init__(self, settings: Settings) -> None:
         self.key = secrets.token_bytes(RUN_KEY_BYTES)
         self.store = MemoryStore(time.monotonic)
-        self.runs = RunBook(settings.breakers, time.monotonic, lambda: secrets.token_hex(8), self.key)
+        self.runs = RunBook(settings.breakers, time.monotonic, lambda: random_hex(8), self.key)
         self.admission = Admission(settings.breakers, settings.agents, self.store, time.monotonic)
 
 

@@ -248,6 +248,8 @@ def _class_of(name: str, method: str) -> EndpointClass:
 
 def decide(endpoint: Endpoint, settings: Settings) -> Refusal | None:
     """None to forward (or, for a judged endpoint, to judge); else the refusal."""
+    if endpoint.klass is EndpointClass.JUDGED:
+        return None
     match endpoint.klass:
         case EndpointClass.JUDGED | EndpointClass.PLAIN:
             return None

@@ -16,6 +16,7 @@ Source: ``ChatCompletionRequest`` and ``renderers/`` of vLLM 0.32.0.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any, Literal
 
@@ -39,7 +40,9 @@ class FieldProblem(msgspec.Struct, frozen=True):
 
 
 class FieldRule(msgspec.Struct, frozen=True):
-    """``applies`` gets the whole request body (a JSON object) and is pure."""
+    """``applies`` gets the whole request body (a JSON object) and is pure. ``param`` begins with the name of the
+    top-level field without which the rule never applies; a rule on ``messages[]`` never applies to messages that have
+    nothing but :data:`PLAIN_KEYS` and a string as their content."""
 
     param: str
     hides: frozenset[Surface]
@@ -59,7 +62,15 @@ def field_problem(
 
 def hidden(fields: Mapping[str, Any], rules: Iterable[FieldRule] | None = None) -> Iterator[FieldProblem]:
     """Every field of the request that hides something, whoever reads it."""
+    plain: bool | None = None
     for rule in RULES if rules is None else rules:
+        top = _TOP[rule.param]
+        if top not in fields:
+            continue
+        if rule.param.startswith("messages[]"):
+            plain = _plain_messages(fields) if plain is None else plain
+            if plain:
+                continue
         if rule.applies(fields):
             message = f"`{rule.param}` {rule.why}, and a policy in force must see that. Leave the field out."
             yield FieldProblem(rule.param, rule.hides, message)
@@ -93,6 +104,32 @@ STEERING = frozenset(
     }
 )
 """Template arguments that are the tokenizer's own: they say which messages and tools are rendered, and how much."""
+
+PLAIN_KEYS = frozenset({"role", "content", "name", "tool_call_id"})
+
+
+class _Tops(dict[str, str]):
+    """The top-level field of a path in OpenAI's notation."""
+
+    def __missing__(self, param: str) -> str:
+        top = self[param] = re.split(r"[.\[]", param, maxsplit=1)[0]
+        return top
+
+
+_TOP = _Tops()
+
+
+def _plain_messages(fields: Mapping[str, Any]) -> bool:
+    """Nothing in the messages but texts, who says them, and which call they answer."""
+    messages = fields["messages"]
+    if messages.__class__ is not list:
+        return False
+    for message in messages:
+        if message.__class__ is not dict or not message.keys() <= PLAIN_KEYS:
+            return False
+        if message.get("content").__class__ is not str:
+            return False
+    return True
 
 
 def _given(name: str) -> Callable[[Mapping[str, Any]], bool]:

@@ -40,6 +40,8 @@ class Cost(msgspec.Struct, frozen=True):
 
     def record(self) -> dict[str, Any]:
         """As the journal's ``settled`` record holds it."""
+        if not self.known:
+            return {"known": False, "book": self.book, "currency": self.currency}
         return {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
 
 
@@ -90,6 +92,11 @@ class PriceBook:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "the file"
             raise PriceBookError(f"price book {path}: {place}: {first['msg']}") from error
+
+    def knows(self, model: str | None) -> bool:
+        """Whether a usage of ``model`` has a price in tokens."""
+        entry = self._entry(model or "")
+        return entry is not None and entry.gpu_usd_per_hour is None
 
     def cost(self, model: str | None, usage: Usage, seconds: float | None = None) -> Cost:
         """What ``usage`` cost. ``seconds`` is the GPU time that the exchange used, its measured share of the

@@ -30,6 +30,8 @@ ALL = "all"
 KEPT_SECONDS = 86_400.0
 """How much longer than it is open a tripped or released circuit is remembered."""
 
+_NO_SETTINGS = AgentSettings()
+
 Code = Literal["run_killed", "loop_detected", "budget_exhausted", "breaker_open"]
 
 
@@ -82,6 +84,11 @@ class Admission:
         run = sighting.run
         scopes = (ALL, agent_scope(agent), run_scope(run.id))
         values = await self._store.read([_key(scope) for scope in scopes])
+        if not any(values) and not sighting.loop.counts:  # as nearly always: nothing was ever tripped or repeated
+            admitted = await self._lease(agent, sighting, estimate, ())
+            if isinstance(admitted, Admitted):
+                run.tripped = None
+            return admitted
         circuits = dict(zip(scopes, map(breaker.decode, values), strict=True))
         killed = next((scope for scope in scopes if circuits[scope].state is State.KILLED), None)
         if killed is not None:
@@ -102,12 +109,20 @@ class Admission:
         if isinstance(graded, Denied):
             await self._come_to_nothing([scope for scope in probes if scope != run_scope(run.id)])
             return graded
-        lease = await reserve(self._store, self._budgets(agent, run.id), estimate)
-        if isinstance(lease, Exhausted):
+        leased = await self._lease(agent, sighting, estimate, graded.alerts)
+        if isinstance(leased, Denied):
             await self._come_to_nothing(probes)
-            return await self._exhausted(sighting, lease, graded.alerts)
+            return leased
         run.tripped = None
-        return msgspec.structs.replace(graded, lease=lease, probes=tuple(probes))
+        return Admitted(leased.lease, graded.delay_seconds, graded.alerts, tuple(probes))
+
+    async def _lease(
+        self, agent: str, sighting: Sighting, estimate: Estimate, alerts: tuple[Alert, ...]
+    ) -> Admitted | Denied:
+        lease = await reserve(self._store, self._budgets(agent, sighting.run.id), estimate)
+        if isinstance(lease, Exhausted):
+            return await self._exhausted(sighting, lease, alerts)
+        return Admitted(lease)
 
     async def settle(self, admitted: Admitted, used: Usage) -> None:
         """The exchange is over: books what it used (aborted and withheld parts too); its probes passed."""
@@ -166,7 +181,7 @@ class Admission:
         ]
 
     def _budgets(self, agent: str, run: str) -> tuple[Budget, ...]:
-        return budgets_for(agent, run, self._settings, self._agents.get(agent) or AgentSettings())
+        return budgets_for(agent, run, self._settings, self._agents.get(agent) or _NO_SETTINGS)
 
     async def _grade(self, sighting: Sighting, circuit: Circuit) -> Admitted | Denied:
         """What the loop detector asks for. The lease of what it admits is empty yet."""
