@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.request_fields import RULES, field_problem, hidden
+from serving.request_fields import RULES, FieldRule, field_problem, hidden
+from serving.wire.dialects import DIALECTS
 
 ALL = frozenset({"request", "reasoning", "text", "tool_call", "tool_result", "logprobs"})
 USER = {"role": "user", "content": "hi"}
@@ -108,3 +109,22 @@ NAMES = st.sampled_from(
 def test_any_value_of_any_field_is_judged_without_an_error(fields: dict[str, Any]) -> None:
     problems = list(hidden(fields))
     assert field_problem(fields, ALL) == (problems[0] if problems else None)
+
+
+@pytest.mark.parametrize(
+    "rule", [rule for dialect in DIALECTS.values() for rule in dialect.fields], ids=lambda rule: rule.param
+)
+def test_a_rule_needs_the_field_that_it_is_named_for(rule: FieldRule) -> None:
+    """By that it is passed over for requests that do not have the field."""
+    plain = {"messages": [{"role": "tool", "content": "ok", "name": "ls", "tool_call_id": "a"}]}
+
+    assert not rule.applies({})
+    if rule.param.startswith("messages[]"):
+        assert not rule.applies(plain)
+
+
+def test_what_a_message_has_beside_its_text_is_looked_at() -> None:
+    plain = {"role": "user", "content": "hello"}
+
+    assert [problem.param for problem in hidden({"messages": [plain, plain]})] == []
+    assert [problem.param for problem in hidden({"messages": [plain, {**plain, "task": "x"}]})] == ["messages[].task"]
