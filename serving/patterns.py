@@ -25,7 +25,7 @@ import re2
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from serving.regex_shape import shape_of
+from serving.regex_shape import Shape, shape_of
 
 SHIPPED = Path(__file__).parent.parent / "policies" / "patterns"
 
@@ -67,10 +67,19 @@ class Pattern(BaseModel):
 
     @property
     def max_width(self) -> int | None:
-        """The greatest number of UTF-8 bytes from a match's beginning to where it is certain; None: no limit.
+        """The greatest number of UTF-8 bytes from a match's beginning to where it is certain; None: no limit, as for a
+        match that needs a keyword which may stand anywhere.
 
         Raises :class:`serving.regex_shape.ShapeError` for an expression that no stream can be scanned for."""
-        return shape_of(self.regex, shortest=not self.weighed).width
+        shape = self.shape()
+        return None if self.awaits(shape) else shape.width
+
+    def shape(self) -> Shape:
+        return shape_of(self.regex, shortest=not self.weighed)
+
+    def awaits(self, shape: Shape) -> bool:
+        """Whether a match needs a keyword beside it: one that does not stand in every match already."""
+        return bool(self.keywords) and not any(word in text for word in self.keywords for text in shape.literals)
 
 
 class Hit(NamedTuple):

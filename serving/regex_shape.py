@@ -64,14 +64,16 @@ LOOSE = 8
 
 @dataclass(frozen=True)
 class Shape:
-    """``width`` is in UTF-8 bytes; None is no limit."""
+    """``width`` is in UTF-8 bytes; None is no limit. ``literals``: what stands in every match, in lower case."""
 
     width: int | None
     trigger: str
+    literals: tuple[str, ...]
 
 
 def shape_of(regex: str, shortest: bool) -> Shape:
-    """The shape of all matches, or of the shortest from every beginning. Raises :class:`ShapeError`."""
+    """The shape of all matches, or of the shortest from every beginning where those have some text (in the group named
+    ``secret``, if there is one). Raises :class:`ShapeError`."""
     strange = _READ_DIFFERENTLY.search(regex)
     if strange:
         raise ShapeError(f"{strange[0]!r} is not read alike by every reader of expressions")
@@ -82,8 +84,13 @@ def shape_of(regex: str, shortest: bool) -> Shape:
     except (re.error, Warning, RecursionError, OverflowError) as error:
         raise ShapeError(str(error)) from error
     flags = tree.state.flags
-    items = _trimmed(list(tree)) if shortest else list(tree)
-    return Shape(_width_of_all(items, flags), "".join(_texts(items, flags, last=True)))
+    items = list(tree)
+    if shortest:
+        short = _trimmed(items)
+        secret = tree.state.groupdict.get("secret")
+        if _holds_some(short, secret):
+            items = short
+    return Shape(_width_of_all(items, flags), "".join(_texts(items, flags, last=True)), tuple(_literals(tree)))
 
 
 # -- the shortest matches --------------------------------------------------------------------------
@@ -114,6 +121,45 @@ def _trimmed(items: list[Item]) -> list[Item]:
     elif operator is _codes.SUBPATTERN:
         argument = (*argument[:3], _trimmed(list(argument[3])))
     return [*items[:-1], (operator, argument)]
+
+
+def _holds_some(items: Iterable[Item], group: int | None) -> bool:
+    """Whether every match has some text: in the group, if there is one."""
+    for operator, argument in items:
+        if operator is _codes.SUBPATTERN:
+            if group in (None, argument[0]) and not all(map(_may_be_empty, argument[3])):
+                return True
+            if group is not None and _holds_some(argument[3], group):
+                return True
+        elif group is None and not _may_be_empty((operator, argument)):
+            return True
+    return False
+
+
+def _may_be_empty(item: Item) -> bool:
+    operator, argument = item
+    if operator is _codes.AT:
+        return True
+    if operator in _REPEATS:
+        return int(argument[0]) == 0 or all(map(_may_be_empty, argument[2]))
+    if operator is _codes.BRANCH:
+        return any(all(map(_may_be_empty, branch)) for branch in argument[1])
+    if operator is _codes.SUBPATTERN:
+        return all(map(_may_be_empty, argument[3]))
+    return False
+
+
+def _literals(items: Iterable[Item]) -> Iterator[str]:
+    run = ""
+    for operator, argument in items:
+        if operator is _codes.LITERAL:
+            run += chr(argument).lower()
+        elif operator is not _codes.AT:
+            yield run
+            run = ""
+            if operator is _codes.SUBPATTERN:
+                yield from _literals(argument[3])
+    yield run
 
 
 # -- widths ----------------------------------------------------------------------------------------
@@ -226,8 +272,6 @@ def _character(item: Item, flags: int) -> _Character:
     else:
         raise ShapeError(f"{str(operator).lower()} is not known here")
     codes, beyond = _members(members, bool(flags & re.IGNORECASE))
-    if not codes and not beyond:
-        raise ShapeError("a class that holds no character")
     return _Character(f"[{_ranges(codes)}{_HIGH if beyond else ''}]", MOST_WIDE if beyond else 1)
 
 

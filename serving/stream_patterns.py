@@ -87,11 +87,12 @@ class StreamPatterns:
                 if patterns.name in only and pattern.id not in only[patterns.name]:
                     continue
                 try:
-                    shape = shape_of(pattern.regex, shortest=not pattern.weighed)
+                    shape = pattern.shape()
                 except ShapeError as error:
                     raise PatternError(f"{patterns.name}: pattern {pattern.id} in a stream: {error}") from error
-                numbers = range(len(words), len(words) + len(pattern.keywords))
-                words += pattern.keywords
+                beside = pattern.keywords if pattern.awaits(shape) else []
+                numbers = range(len(words), len(words) + len(beside))
+                words += beside
                 expression, group = patterns.expression(index)
                 self.known.append(_Known(patterns.name, pattern, expression, group, shape.width, tuple(numbers)))
                 triggers.append(shape.trigger.encode("ascii"))

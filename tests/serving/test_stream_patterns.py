@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from serving.patterns import Pattern, PatternError, PatternSet, shipped_patterns
@@ -94,6 +95,61 @@ def test_no_hit_begins_in_what_was_let_go(text: str, sizes: list[int], padding: 
     assert all(free <= hit.start for hit in scanner.end())
 
 
+CHARACTERS = [
+    "a",
+    "b",
+    "k",
+    "s",
+    "é",
+    ".",
+    "[ab]",
+    "[^a]",
+    "[^kb]",
+    r"\w",
+    r"\W",
+    r"\d",
+    r"\s",
+    r"\S",
+    "[a-s]",
+    "(?i:k)",
+]
+REPEATS = ["", "", "*", "+", "?", "*?", "{2}", "{1,3}", "{2,}", "{0,2}?", "{1,20}"]
+ASSERTIONS = [r"\b", r"\B", "^", "$", "(?m:^)", "(?m:$)"]
+REGEXES = st.recursive(
+    st.one_of(st.builds(str.__add__, *map(st.sampled_from, (CHARACTERS, REPEATS))), st.sampled_from(ASSERTIONS)),
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=2, max_size=3).map("".join),
+        st.lists(inner, min_size=2, max_size=3).map(lambda parts: f"(?:{'|'.join(parts)})"),
+        st.builds(lambda part, repeat: f"(?:{part}){repeat}", inner, st.sampled_from(REPEATS)),
+    ),
+    max_leaves=8,
+)
+WEIGHTS = st.sampled_from([{}, {"unless": ["kb"]}, {"entropy": 1.0}, {"keywords": ["s"]}])
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@given(REGEXES, WEIGHTS, st.text(alphabet="abkKs0éſK_. \n\u200b%41B", max_size=40), SIZES)
+def test_any_expression_is_found_in_a_stream_if_it_is_in_the_whole(
+    regex: str, weight: dict[str, Any], text: str, sizes: list[int]
+) -> None:
+    try:
+        patterns = PatternSet("own", [Pattern(id="any", regex=regex, **weight)])
+        scanner = StreamPatterns([patterns]).scanner()
+    except PatternError:
+        reject()
+    width = patterns.patterns[0].max_width
+    found = False
+    free = 0
+    for chunk in [*chunks(text, sizes), None]:
+        hits = scanner.end() if chunk is None else scanner.feed(chunk)
+        assert all(free <= hit.start < hit.end <= len(text.encode()) for hit in hits)
+        found = found or bool(hits)
+        if width is not None:
+            assert scanner.free(width) >= free
+            free = scanner.free(width)
+    assert found or not patterns.scan(text)
+
+
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_offsets_are_bytes_of_the_surface(size: int) -> None:
     text = "Grüße: " + A_KEY + " …"
@@ -129,12 +185,20 @@ def test_each_pattern_is_said_once() -> None:
 
 
 def test_a_match_with_a_keyword_waits_for_the_keyword() -> None:
-    patterns = own(Pattern(id="pin", regex=r"\b\d{4}\b", keywords=["pin"]))
+    pin = Pattern(id="pin", regex=r"\b\d{4}\b", keywords=["pin"])
+    assert pin.max_width is None
+    patterns = own(pin)
     assert scanned(patterns, "it is 1234 today") == []
     scanner = patterns.scanner()
     assert scanner.feed("it is 1234 ") == []
     assert [(hit.start, hit.end) for hit in scanner.feed("and that is my PIN")] == [(6, 10)]
     assert [hit.start for hit in scanned(patterns, "pi\u200bn 1234")] == [7]
+
+
+def test_a_keyword_that_stands_in_every_match_is_not_waited_for() -> None:
+    pin = Pattern(id="pin", regex=r"(?i)\bpin: (\d{4})\b", keywords=["pin"])
+    assert pin.max_width == len("pin: 1234")
+    assert [hit.start for hit in scanned(own(pin), "the PIN: 1234.")] == [4]
 
 
 def test_a_match_wider_than_what_is_kept_is_still_found() -> None:
