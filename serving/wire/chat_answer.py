@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from serving.wire import strict
-from serving.wire.chat_stream import WireUsage, given
+from serving.wire.chat_stream import WireLogprobs, WireUsage, given
 from serving.wire.dialect import AnswerChoice, WholeAnswer
 from serving.wire.vocabulary import ToolCall
 
@@ -33,6 +33,7 @@ class _Choice(msgspec.Struct):
     message: _Message
     index: int = 0
     finish_reason: str | None = None
+    logprobs: WireLogprobs | None = None
     delta: msgspec.Raw = msgspec.Raw()
     tool_calls: msgspec.Raw = msgspec.Raw()
 
@@ -81,6 +82,7 @@ def read_answer(body: bytes) -> WholeAnswer | None:
                     for i, call in enumerate(calls)
                 ),
                 finish=choice.finish_reason,
+                shown=choice.logprobs.neutral() if choice.logprobs is not None else None,
             )
         )
     usage = answer.usage.neutral() if answer.usage is not None else None

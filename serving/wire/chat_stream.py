@@ -14,9 +14,11 @@ import re
 import msgspec
 
 from serving.wire.sse import Framer, data_of
-from serving.wire.vocabulary import ChoiceDelta, Event, ToolDelta, Usage
+from serving.wire.vocabulary import ChoiceDelta, Event, TokensShown, ToolDelta, Usage
 
 _ABSENT = msgspec.Raw()
+LEAST_LOGPROB = -9999.0
+"""What vLLM writes for a token without any probability."""
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -42,16 +44,31 @@ class _Delta(msgspec.Struct, gc=False):
 class _Token(msgspec.Struct, gc=False):
     token: str = ""
     bytes: list[int] | None = None
+    logprob: float | None = None
 
 
-class _Logprobs(msgspec.Struct, gc=False):
+class WireLogprobs(msgspec.Struct, gc=False):
+    """The ``logprobs`` object of a choice, streamed or not."""
+
     content: list[_Token] | None = None
+
+    def neutral(self) -> TokensShown | None:
+        """What it shows. A token's ``bytes`` are authoritative: partial tokens of a multi-byte character have none, and
+        the last one has them all."""
+        if not self.content:
+            return None
+        pieces = [
+            bytes(token.bytes) if token.bytes is not None else token.token.encode("utf-8", "surrogatepass")
+            for token in self.content
+        ]
+        logprobs = tuple([LEAST_LOGPROB if token.logprob is None else token.logprob for token in self.content])
+        return TokensShown(b"".join(pieces), tuple(map(len, pieces)), logprobs)
 
 
 class _Choice(msgspec.Struct, gc=False):
     index: int
     delta: _Delta
-    logprobs: _Logprobs | None = None
+    logprobs: WireLogprobs | None = None
     finish_reason: str | None = None
     token_ids: list[int] | None = None
     message: msgspec.Raw = _ABSENT
@@ -171,13 +188,14 @@ def _choice_delta(choice: _Choice) -> ChoiceDelta:
     tokens = 0
     text: str | None = None
     ids: tuple[int, ...] = ()
-    if choice.logprobs is not None and choice.logprobs.content:
-        tokens = len(choice.logprobs.content)
-        text = token_text(choice.logprobs.content)
+    shown = choice.logprobs.neutral() if choice.logprobs is not None else None
+    if shown is not None:
+        tokens = len(shown.lengths)
+        text = shown.spelled.decode("utf-8", "replace")
     if choice.token_ids:
         ids = tuple(choice.token_ids)
         tokens = max(tokens, len(ids))
-    return ChoiceDelta(choice.index, delta.content, reasoning, tools, choice.finish_reason, tokens, text, ids)
+    return ChoiceDelta(choice.index, delta.content, reasoning, tools, choice.finish_reason, tokens, text, ids, shown)
 
 
 def _tool_delta(tool: _Tool) -> ToolDelta:
@@ -185,15 +203,3 @@ def _tool_delta(tool: _Tool) -> ToolDelta:
     if function is None:
         return ToolDelta(tool.index, tool.id)
     return ToolDelta(tool.index, tool.id, function.name, function.arguments or "")
-
-
-def token_text(tokens: list[_Token]) -> str:
-    """The text that a logprobs list spells. A token's ``bytes`` are authoritative: partial tokens of a
-    multi-byte character have none, and the last one has them all."""
-    raw = bytearray()
-    for token in tokens:
-        if token.bytes is not None:
-            raw += bytes(token.bytes)
-        else:
-            raw += token.token.encode("utf-8", "surrogatepass")
-    return raw.decode("utf-8", "replace")

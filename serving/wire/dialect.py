@@ -13,7 +13,7 @@ import msgspec
 
 from serving.request_fields import FieldRule
 from serving.wire.request import ChatRequest
-from serving.wire.vocabulary import Event, ToolCall, Usage
+from serving.wire.vocabulary import Event, TokensShown, ToolCall, Usage
 from serving.wire.writer import StreamWriter, WholeWriter
 
 Api = Literal["chat", "batch", "completions", "responses", "messages"]
@@ -35,7 +35,8 @@ class UpstreamRefuses(msgspec.Struct, frozen=True):
 
 
 class AnswerChoice(msgspec.Struct, frozen=True):
-    """One choice of a whole answer. ``position`` is its place in the list, ``number`` its index."""
+    """One choice of a whole answer. ``position`` is its place in the list, ``number`` its index; ``shown``: its tokens
+    with their logprobs, if the answer has them."""
 
     position: int
     number: int
@@ -43,6 +44,7 @@ class AnswerChoice(msgspec.Struct, frozen=True):
     reasoning: str
     calls: tuple[ToolCall, ...]
     finish: str | None
+    shown: TokensShown | None = None
 
 
 class WholeAnswer(msgspec.Struct, frozen=True):

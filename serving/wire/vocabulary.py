@@ -26,12 +26,22 @@ class ToolDelta(msgspec.Struct, frozen=True, gc=False):
     done: bool = False
 
 
+class TokensShown(msgspec.Struct, frozen=True, gc=False):
+    """Tokens that an answer shows with their logprobs: what they spell together, how many bytes each spells (none for
+    the first parts of a character of several bytes) and the natural logarithm of each one's probability."""
+
+    spelled: bytes
+    lengths: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
 class ChoiceDelta(msgspec.Struct, frozen=True, gc=False):
     """What one event says about one choice.
 
     ``text`` and ``reasoning`` are None where the event does not carry the field or carries null. ``finish`` is in the
     words of chat completions (``stop``, ``length``, ``tool_calls`` …) in every API.
-    ``tokens`` is how many tokens the event shows in logprobs or token ids (0: it shows neither).
+    ``tokens`` is how many tokens the event shows in logprobs or token ids (0: it shows neither); ``shown`` says them,
+    with logprobs.
     """
 
     choice: int
@@ -42,6 +52,7 @@ class ChoiceDelta(msgspec.Struct, frozen=True, gc=False):
     tokens: int = 0
     logprob_text: str | None = None
     token_ids: tuple[int, ...] = ()
+    shown: TokensShown | None = None
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):

@@ -28,7 +28,8 @@ class ShadowCall(msgspec.Struct, frozen=True):
 
     ``arguments`` is JSON where the form has a reading as JSON, else the text as it stands, which the strict reading
     refuses. ``complete`` is False if the text ended inside the call. ``explicit``: an opener announced it.
-    ``at`` is where the call itself begins, behind its opener.
+    ``at`` is where the call itself begins, behind its opener; ``said_at`` where ``arguments`` stand just so, None if
+    they were put into other words.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ShadowCall(msgspec.Struct, frozen=True):
     at: int
     explicit: bool = True
     complete: bool = True
+    said_at: int | None = None
 
 
 class Block:
@@ -146,7 +148,8 @@ class Block:
         _read_on(reading, data, base, end, found)
         for one in found:
             if (call := call_of(one, data, base, self._names, True)) is not None:
-                self._give(calls, *call, one.end, at=one.start)
+                name, arguments, said_at = call
+                self._give(calls, name, arguments, one.end, at=one.start, said_at=said_at)
         if not reading.over:
             if final:
                 self._cut_off_object(reading, data, base, end, calls)
@@ -176,7 +179,8 @@ class Block:
             return False
         if reading.whole:
             self.at = reading.at
-            self._give(calls, self._name, _text(data, base, reading.start, reading.at), reading.at)
+            said = _text(data, base, reading.start, reading.at)
+            self._give(calls, self._name, said, reading.at, said_at=reading.start)
             self._phase = self._head
             return True
         self._item_at = self.at = reading.start
@@ -275,9 +279,10 @@ class Block:
         *,
         at: int | None = None,
         complete: bool = True,
+        said_at: int | None = None,
     ) -> None:
         start = self._item_at if at is None else at
-        calls.append(ShadowCall(name, arguments, self._begin, end, start, True, complete))
+        calls.append(ShadowCall(name, arguments, self._begin, end, start, True, complete, said_at))
         self._begin = self.held_from = self._item_at = end
         self._name = ""
 
@@ -290,8 +295,8 @@ _MALFORMED_END = re.compile(
 
 def call_of(
     found: FoundObject, data: bytearray, base: int, offered: frozenset[str], explicit: bool
-) -> tuple[str, str] | None:
-    """Name and arguments of the call that an object says; None if it says none.
+) -> tuple[str, str, int | None] | None:
+    """Name and arguments of the call that an object says, and where the arguments stand; None if it says none.
 
     Without an opener only a call of a tool that was offered is one; an object within another counts only so, too,
     but where the outer one is a wrapper such as ``{"function": …}``.
@@ -307,25 +312,26 @@ def call_of(
         return None
     name = known[0] if known else names[0]
     if len(level.names) > 1 or len(level.arguments) > 1:
-        return name, whole  # readers differ on which one counts
+        return name, whole, found.start  # readers differ on which one counts
     if not level.arguments:
-        return name, "{}"
-    said = _text(data, base, *level.arguments[0]).strip()
+        return name, "{}", None
+    at = level.arguments[0][0]
+    said = _text(data, base, *level.arguments[0]).rstrip()
     if said.startswith('"'):
         try:
-            said = str(json.loads(said, strict=False))
+            return name, str(json.loads(said, strict=False)), None
         except ValueError:
-            return name, whole
-    return name, said
+            return name, whole, found.start
+    return name, said, at
 
 
-def _keyed_by_name(found: FoundObject, data: bytearray, base: int) -> tuple[str, str] | None:
+def _keyed_by_name(found: FoundObject, data: bytearray, base: int) -> tuple[str, str, int] | None:
     """``{"get_weather": {"city": "Oslo"}}``."""
     level = found.level
     if level.members != 1 or level.key is None or data[level.value_at - base] != ord("{"):
         return None
-    said = _text(data, base, level.value_at, found.end - 1).strip()
-    return forms.plain_name(_decoded(level.key)), said
+    said = _text(data, base, level.value_at, found.end - 1).rstrip()
+    return forms.plain_name(_decoded(level.key)), said, level.value_at
 
 
 def cut_off(reading: ObjectReading, data: bytearray, base: int, end: int) -> tuple[str, str] | None:

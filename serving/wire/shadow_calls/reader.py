@@ -78,7 +78,8 @@ class ShadowReader:
         for found in self._objects.advance(data, base, end):
             call = call_of(found, data, base, self._offered, False)
             if call is not None and found.start not in seen:
-                calls.append(ShadowCall(*call, found.start, found.end, found.start, explicit=False))
+                name, said, at = call
+                calls.append(ShadowCall(name, said, found.start, found.end, found.start, False, said_at=at))
         for start, stop in self._lists.advance(data, base, end):
             listed = forms.literal_call(data[start - base : stop - base].decode("utf-8", "surrogatepass"))
             if listed is not None and start not in seen:
