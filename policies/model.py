@@ -123,9 +123,41 @@ class RequestFacts(_Part):
     sampling: dict[str, Any] = Field(default={}, description="temperature, top_p, max_tokens, seed …")
 
 
+class Probability(_Part):
+    """Least and mean probability (0 to 1) of the ``tokens`` tokens that spell something."""
+
+    min: float
+    mean: float
+    tokens: int
+
+
+class ArgumentProbability(Probability):
+    """An argument's value; ``path`` is its JSON pointer in the arguments."""
+
+    path: str
+
+
+class UnalignedArgument(_Part):
+    """An argument whose tokens are not known for sure, and why. It has no ``min``: a rule about that does not fire."""
+
+    path: str
+    unaligned: str
+
+
+class CallLogprobs(_Part):
+    """How sure the model was of a call: of the answer as far as it had come, of the tool's name (null: not known) and of
+    each argument. ``unaligned``: why nothing is known of the arguments."""
+
+    answer: Probability
+    name: Probability | None = None
+    arguments: list[ArgumentProbability | UnalignedArgument] = []
+    unaligned: str | None = None
+
+
 class CallFacts(_Part):
     """A tool call of the answer. ``arguments`` is the parsed object of a complete call, else null;
-    ``raw`` is its text as the model wrote it. ``offered``: the request offered a tool of just this name."""
+    ``raw`` is its text as the model wrote it. ``offered``: the request offered a tool of just this name.
+    ``logprobs``: null if the answer has none, or no policy in force reads them."""
 
     id: str | None = None
     name: str
@@ -135,6 +167,7 @@ class CallFacts(_Part):
     raw: str = ""
     complete: bool = True
     offered: bool = True
+    logprobs: CallLogprobs | None = None
 
 
 class ResponseFacts(_Part):

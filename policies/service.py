@@ -125,6 +125,16 @@ class PolicySet:
         """What the policies in force want of text that is still being written; None if none has this stage."""
         return self._text_rules.get(stage)
 
+    def wants(self, stage: Stage, field: str) -> bool:
+        """Whether an enforced policy reads just ``field`` (dotted) or a part of it at this stage, so that it is to be
+        had if it can be. One that may read anything takes what there is."""
+        return any(
+            name == field or name.startswith(f"{field}.")
+            for policy, reads in self._asked[stage].items()
+            if self.modes[policy] is Mode.ENFORCE
+            for name in reads
+        )
+
     def signals(self, call: CallFacts) -> list[Signal]:
         """The signals of a tool call; none are looked for if no policy in force reads them."""
         return signals_of_call(call, self._patterns) if self.reads_field(Stage.TOOL_CALL, "signals") else []

@@ -14,6 +14,7 @@ from proxy.runs import Sighting
 from proxy.trace_context import TraceContext
 from serving.wire.dialect import Dialect, WholeAnswer
 from serving.wire.request import ChatRequest
+from serving.wire.token_alignment import TokenTrail
 from serving.wire.vocabulary import Event, ToolCall, Usage
 
 
@@ -36,6 +37,7 @@ class ChoiceSeen:
     calls: dict[int, CallSeen] = field(default_factory=dict)
     finish: str | None = None
     tokens: int = 0
+    trail: TokenTrail | None = None
 
     @property
     def said(self) -> str:
@@ -56,7 +58,7 @@ class ChoiceSeen:
 class Seen:
     """What the model server sent, all choices."""
 
-    __slots__ = ("answer_id", "choices", "events", "model", "usage")
+    __slots__ = ("_trails_of", "answer_id", "choices", "events", "model", "usage")
 
     def __init__(self) -> None:
         self.choices: dict[int, ChoiceSeen] = {}
@@ -64,12 +66,19 @@ class Seen:
         self.answer_id: str | None = None
         self.model: str | None = None
         self.events = 0
+        self._trails_of: frozenset[str] | None = None
 
     def choice(self, number: int) -> ChoiceSeen:
         seen = self.choices.get(number)
         if seen is None:
             seen = self.choices[number] = ChoiceSeen()
+            if self._trails_of is not None:
+                seen.trail = TokenTrail(self._trails_of)
         return seen
+
+    def keep_tokens(self, offered: frozenset[str]) -> None:
+        """From now on tokens that are shown with logprobs are kept, to say how sure a call is."""
+        self._trails_of = offered
 
     def add(self, event: Event) -> None:
         self.events += 1
@@ -94,6 +103,8 @@ class Seen:
             if delta.finish is not None:
                 seen.finish = delta.finish
             seen.tokens += delta.tokens or 1
+            if delta.shown is not None and seen.trail is not None:
+                seen.trail.add(delta.shown)
 
     def whole(self, answer: WholeAnswer) -> None:
         self.usage, self.answer_id, self.model = answer.usage, answer.answer_id, answer.model
@@ -102,6 +113,8 @@ class Seen:
             seen.text += _utf8(choice.text)
             seen.reasoning += _utf8(choice.reasoning)
             seen.finish = choice.finish
+            if choice.shown is not None and seen.trail is not None:
+                seen.trail.add(choice.shown)
             for call in choice.calls:
                 seen.calls[call.index] = CallSeen(call.id, call.name, bytearray(_utf8(call.arguments)))
 

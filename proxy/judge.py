@@ -28,6 +28,7 @@ from policies.model import (
     Stage,
 )
 from policies.service import PolicySet
+from proxy.call_logprobs import call_logprobs
 from proxy.exchange import Exchange, Outcome
 from proxy.gated_choice import Answer, Question
 from proxy.recorder import Recorder
@@ -81,6 +82,8 @@ class Judge:
         self.closing = "content_filter" if settings.refusal == "content_filter" else "stop"
         self.holds_calls = policies.enforced(Stage.TOOL_CALL)
         self._surfaces = self._enforced_surfaces()
+        self.wants_logprobs = policies.wants(Stage.TOOL_CALL, "call.logprobs")
+        self._reads_logprobs = policies.reads_field(Stage.TOOL_CALL, "call.logprobs")
 
     def surfaces(self) -> frozenset[str]:
         """The surfaces that enforcing policies read (``serving.request_fields``)."""
@@ -98,6 +101,8 @@ class Judge:
 
     async def request(self, x: Exchange) -> None:
         """Stage ``request``. Raises :class:`Refuse` if the request must not go on."""
+        if self._reads_logprobs:
+            x.seen.keep_tokens(frozenset(tool.name for tool in x.request.tools))
         if not self._policies.in_force(Stage.REQUEST):
             return
         decision = await self._decide(x, Stage.REQUEST, "request")
@@ -191,6 +196,7 @@ class Judge:
             raw=call.arguments,
             complete=call.complete,
             offered=any(tool.name == call.name for tool in x.request.tools),
+            logprobs=call_logprobs(x, call) if self._reads_logprobs else None,
         )
 
     async def _decide(

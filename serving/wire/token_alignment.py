@@ -62,7 +62,8 @@ class CallSureness(msgspec.Struct, frozen=True):
     unaligned: str | None = None
 
 
-Calls = Callable[[], Iterable[tuple[str, str]]]
+Calls = Callable[[], Iterable[tuple[int, str, str]]]
+"""Index, name and arguments of every call of an answer, as far as they have come."""
 
 
 class TokenTrail:
@@ -116,13 +117,15 @@ class TokenTrail:
     def call(
         self, index: int, name: str, arguments: str, known: Calls, *, complete: bool = True, final: bool = False
     ) -> CallSureness | None:
-        """The call ``index`` of the answer. ``known`` gives the names and arguments of all its calls as far as they
-        have come; ``final``: no more tokens come. None if the answer has no tokens."""
+        """The call ``index`` of the answer. ``known`` gives all its calls, to tell one from another that says the same;
+        ``final``: no more tokens come. None if the answer has no tokens."""
         if index not in self._answered:
-            self._answered[index] = self._call(name, arguments, known, complete, final)
+            self._answered[index] = self._call(index, name, arguments, known, complete, final)
         return self._answered[index]
 
-    def _call(self, name: str, arguments: str, known: Calls, complete: bool, final: bool) -> CallSureness | None:
+    def _call(
+        self, index: int, name: str, arguments: str, known: Calls, complete: bool, final: bool
+    ) -> CallSureness | None:
         answer = self.answer()
         if answer is None:
             return None
@@ -139,8 +142,11 @@ class TokenTrail:
         self._counts[key] = count + 1
         if len(found) <= count:
             return CallSureness(answer, unaligned=NO_CALL)
-        if len(found) > count + 1 and len(found) != sum(_key(*one) == key for one in known()):
-            return CallSureness(answer, unaligned=MANY_CALLS)
+        if len(found) > 1:
+            alike = [other for other, *call in known() if _key(*call) == key]
+            if len(alike) != len(found) or index not in alike:
+                return CallSureness(answer, unaligned=MANY_CALLS)
+            count = alike.index(index)
         region = found[count]
         spans = self._spans(region, said)
         sure = tuple(

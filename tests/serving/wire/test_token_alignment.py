@@ -59,7 +59,7 @@ def spelled(text: str, size: int = 3, unlikely: str = "", chance: float = 0.25) 
 
 def ask(made: TokenTrail, name: str, arguments: Any, **more: bool) -> CallSureness:
     said = arguments if isinstance(arguments, str) else json.dumps(arguments)
-    found = made.call(0, name, said, lambda: [(name, said)], **more)
+    found = made.call(0, name, said, lambda: [(0, name, said)], **more)
     assert found is not None
     return found
 
@@ -144,10 +144,10 @@ def test_calls_that_are_alike_are_told_apart_by_their_order() -> None:
     first = trail((call[: call.index("ls")], 1), ("ls", 0.5), (call[call.index("ls") + 2 :], 1))
     assert round(ask(first, *said).arguments[0].sure.least, 4) == 0.5  # type: ignore[union-attr]
     first.add(TokensShown(call.encode(), (len(call),), (log(0.125),)))
-    second = first.call(1, *said, lambda: [said, said])
+    second = first.call(1, *said, lambda: [(0, *said), (1, *said)])
     assert second is not None and round(second.arguments[0].sure.least, 4) == 0.125  # type: ignore[union-attr]
     together = trail((call, 0.5), (call, 0.25))
-    both = [together.call(index, *said, lambda: [said, said]) for index in (0, 1)]
+    both = [together.call(index, *said, lambda: [(0, *said), (1, *said)]) for index in (0, 1)]
     assert [one and one.arguments[0].sure and round(one.arguments[0].sure.least, 4) for one in both] == [0.5, 0.25]
     assert ask(trail((call, 0.5), (call, 0.25)), *said).unaligned == MANY_CALLS
 
