@@ -145,8 +145,8 @@ class UnalignedArgument(_Part):
 
 
 class CallLogprobs(_Part):
-    """How sure the model was of a call: of the answer as far as it had come, of the tool's name (null: not known) and of
-    each argument. ``unaligned``: why nothing is known of the arguments."""
+    """How sure the model was of a call: of the answer as far as it had come, of the tool's name (null: not known) and
+    of each argument. ``unaligned``: why nothing is known of the arguments."""
 
     answer: Probability
     name: Probability | None = None
