@@ -19,7 +19,9 @@ from proxy.operators import Operators
 from proxy.plane import DataPlane
 from proxy.setup import State, in_private_folder, introduction, listen_admin
 from proxy.state import OwnRuns
+from proxy.workers.parent import Parent
 from serving.settings import Settings
+from tracing.abandoned import settle_abandoned
 
 
 class Interlock:
@@ -45,6 +47,7 @@ class Interlock:
     async def _start(self) -> None:
         settings = self.settings = in_private_folder(self.settings)
         settings = await Launches(self._stack, self.notices).start(settings)
+        settle_abandoned(settings.state_dir, range(1))
         state = State(settings)
         plane = DataPlane(settings, runs=OwnRuns(state.runs), admission=state.admission)
         await plane.start()
@@ -80,7 +83,7 @@ class Interlock:
 
 
 async def _serve(settings: Settings, tell: Callable[[str], None]) -> int:
-    interlock = Interlock(settings)
+    interlock = Parent(settings) if settings.workers > 1 else Interlock(settings)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -29,6 +29,7 @@ from proxy.identity import Identifier
 from proxy.judge import Judge
 from proxy.recorder import Recorder
 from proxy.relay import Relay
+from proxy.share import ShareMeter
 from proxy.state import Alerts, Runs
 from serving.patterns import shipped_redactor
 from serving.settings import Settings
@@ -51,7 +52,14 @@ class DataPlane:
     """
 
     def __init__(
-        self, settings: Settings, *, runs: Runs, admission: Admission, alerts: Alerts | None = None, worker: int = 0
+        self,
+        settings: Settings,
+        *,
+        runs: Runs,
+        admission: Admission,
+        alerts: Alerts | None = None,
+        share: ShareMeter | None = None,
+        worker: int = 0,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
@@ -60,6 +68,7 @@ class DataPlane:
         self._runs = runs
         self._admission = admission
         self._alerts = alerts
+        self._share = share
         self._stack = contextlib.AsyncExitStack()
         self._runner: web.ServerRunner | None = None
 
@@ -108,6 +117,7 @@ class DataPlane:
             recorder=recorder,
             beside=beside,
             metrics=metrics,
+            share=self._share,
         )
         self._stack.push_async_callback(self.relay.settled)
         self._stack.push_async_callback(every(60.0, recorder.expire_alerts))

@@ -80,6 +80,7 @@ class Relay:
         recorder: Recorder,
         beside: Beside,
         metrics: Metrics,
+        share: ShareMeter | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._settings = settings
@@ -92,7 +93,7 @@ class Relay:
         self._beside = beside
         self._metrics = metrics
         self._clock_ns = clock_ns
-        self._share = ShareMeter(time.monotonic)
+        self._share = share or ShareMeter(time.monotonic)
         self._traced = bool(settings.tracing.otlp or settings.tracing.mlflow)
         self._passes_unjudged = settings.unjudged == "allow"
         self._live: dict[str, Exchange] = {}

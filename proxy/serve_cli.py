@@ -28,6 +28,7 @@ _FLAGS = {
     "admin_host": "listen.admin_host",
     "admin_port": "listen.admin_port",
     "state_dir": "state_dir",
+    "workers": "workers",
     "insecure_open": "listen.insecure_open",
 }
 _EPILOG = """\
@@ -55,6 +56,7 @@ def add_serve_command(subparsers: argparse._SubParsersAction[argparse.ArgumentPa
     parser.add_argument("--admin-host", metavar="H", help="address of the admin port; beyond loopback needs a token")
     parser.add_argument("--admin-port", type=int, metavar="Q", help="the admin port (8081; 0: any free one)")
     parser.add_argument("--state-dir", type=Path, metavar="DIR", help="where everything is written, mode 0700")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that share the data port (1)")
     parser.add_argument(
         "--insecure-open", action="store_true", default=None, help="bind beyond loopback without authentication"
     )

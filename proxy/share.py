@@ -15,6 +15,7 @@ class ShareMeter:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._active = 0
+        self._others = 0
         self._total = 0.0
         self._at = clock()
 
@@ -30,8 +31,13 @@ class ShareMeter:
         self._active -= 1
         return self._total - mark
 
+    def others(self, exchanges: int) -> None:
+        """So many exchanges of other workers are with the model server now."""
+        self._advance()
+        self._others = exchanges
+
     def _advance(self) -> None:
         now = self._clock()
         if self._active:
-            self._total += (now - self._at) / self._active
+            self._total += (now - self._at) / (self._active + self._others)
         self._at = now

@@ -290,6 +290,8 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     state_dir: UserPath = Field(default=Path("~/.local/state/interlock"), validate_default=True)
     """Everything that Interlock writes is below this folder, which nobody else may read (mode 0700)."""
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processes that share the data port. With more than one, a parent process keeps runs, budgets and breakers."""
     unjudged: Literal["refuse", "allow"] = "refuse"
     """Endpoints that make tokens which Interlock does not judge."""
     unjudged_paths: dict[RequestPath, Literal["refuse", "allow"]] = {}

@@ -8,8 +8,9 @@ from settings and policies are bounded in length and number (what is too many be
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -43,6 +44,7 @@ class Metrics:
         )
         self._trips = self._counter("breaker_trips", "Breakers that opened.", "agent", "cause")
         self._alerts = self._counter("alerts", "Alerts that fired.", "cause", "severity")
+        self._workers = self._counter("worker_restarts", "Workers that ended by themselves and were started again.")
         self._tokens = self._counter("tokens", "Tokens by kind; reasoning and cached are parts.", "agent", "kind")
         self._cost = self._counter("cost_usd", "What exchanges cost, as far as it is known.", "agent")
         self._unpriced = self._counter("unpriced_exchanges", "Exchanges of models without a price.", "agent")
@@ -54,10 +56,15 @@ class Metrics:
             "Part of a budget that is used.",
             ["agent", "scope", "unit"],
             registry=self._registry,
+            multiprocess_mode="mostrecent",
         )
         self._held = self._histogram("held_seconds", "How long held events waited for their judge.")
         self._added = self._histogram("added_seconds", "Time that Interlock added before the request was forwarded.")
-        self._active = Gauge("interlock_active_exchanges", "Exchanges under way.", registry=self._registry)
+        self._active = Gauge(
+            "interlock_active_exchanges", "Exchanges under way.", registry=self._registry, multiprocess_mode="livesum"
+        )
+        self._journal_gauges: dict[str, Gauge] = {}
+        self._journal: Journal | None = None
 
     def opened(self) -> None:
         self._active.inc()
@@ -94,6 +101,9 @@ class Metrics:
     def tripped(self, agent: str, cause: str) -> None:
         self._count(self._trips, agent, cause)
 
+    def worker_ended(self) -> None:
+        self._count(self._workers)
+
     def alerted(self, cause: str, severity: str) -> None:
         self._count(self._alerts, cause, severity)
 
@@ -119,8 +129,21 @@ class Metrics:
         self._count(self._coverage, surface, state)
 
     def watch_journal(self, journal: Journal) -> None:
-        """Show the journal's lag, bytes and health with every scrape."""
-        self._registry.register(_JournalCollector(journal))
+        """Show the journal's lag, bytes and health with every scrape; of a worker's, as of the last ``tick``."""
+        if not values.ValueClass._multiprocess:
+            self._registry.register(_JournalCollector(journal))
+            return
+        self._journal = journal
+        for name, help_text, mode, _ in _journal_rows(journal):
+            self._journal_gauges[name] = Gauge(
+                f"interlock_journal_{name}", help_text, registry=self._registry, multiprocess_mode=mode
+            )
+
+    def tick(self) -> None:
+        """Write down what others count; called every second or so where the metrics are shared by workers."""
+        if self._journal is not None:
+            for name, _, _, value in _journal_rows(self._journal):
+                self._journal_gauges[name].set(value)
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Show a number that someone else keeps (queue lengths, states); ``read`` is called at each scrape."""
@@ -128,7 +151,12 @@ class Metrics:
 
     def render(self) -> bytes:
         """The exposition text (``CONTENT_TYPE``)."""
+        self.tick()
         return generate_latest(self._registry)
+
+    def families(self) -> Iterable[Metric]:
+        """The metrics themselves."""
+        return self._registry.collect()
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(f"interlock_{name}", help_text, labels, registry=self._registry)
@@ -166,17 +194,29 @@ class _JournalCollector(Collector):
         self._journal = journal
 
     def collect(self) -> Iterable[Metric]:
-        journal = self._journal
-        rows = (
-            ("pending_records", "Records appended and not yet on disk.", journal.pending_records),
-            ("pending_bytes", "About how many bytes of records wait for the disk.", journal.pending_bytes),
-            ("written_bytes", "Bytes written since the start.", journal.written_bytes),
-            (
-                "capture_errors",
-                "Records written without content, because it could not be redacted.",
-                journal.capture_errors,
-            ),
-            ("failed", "1 while the journal cannot be written: new exchanges are refused.", int(not journal.healthy)),
-        )
-        for name, help_text, value in rows:
+        for name, help_text, _, value in _journal_rows(self._journal):
             yield GaugeMetricFamily(f"interlock_journal_{name}", help_text, value=value)
+
+
+_Mode = Literal["livesum", "livemax", "sum"]
+
+
+def _journal_rows(journal: Journal) -> tuple[tuple[str, str, _Mode, float], ...]:
+    """(name, what it is, how workers' are put together, value)."""
+    return (
+        ("pending_records", "Records appended and not yet on disk.", "livesum", journal.pending_records),
+        ("pending_bytes", "About how many bytes of records wait for the disk.", "livesum", journal.pending_bytes),
+        ("written_bytes", "Bytes written since the start.", "sum", journal.written_bytes),
+        (
+            "capture_errors",
+            "Records written without content, because it could not be redacted.",
+            "sum",
+            journal.capture_errors,
+        ),
+        (
+            "failed",
+            "1 while the journal cannot be written: new exchanges are refused.",
+            "livemax",
+            int(not journal.healthy),
+        ),
+    )

@@ -98,6 +98,11 @@ class PriceBook:
         entry = self._entry(model or "")
         return entry is not None and entry.gpu_usd_per_hour is None
 
+    @property
+    def by_time(self) -> bool:
+        """Whether any model is priced by its share of the elapsed time."""
+        return any(entry.gpu_usd_per_hour is not None for entry in self._entries)
+
     def cost(self, model: str | None, usage: Usage, seconds: float | None = None) -> Cost:
         """What ``usage`` cost. ``seconds`` is the GPU time that the exchange used, its measured share of the
         elapsed time; without it a model that is priced by time has no known cost."""

@@ -58,7 +58,7 @@ def repair(folder: Path, instance: str, worker: int) -> Tip:
         epoch=place_of(files[-1])[0] + 1,
         next_seq=0 if last is None else last.seq + 1,
         head=genesis(instance, worker) if last is None else last.hash,
-        interrupted=_interrupted(files),
+        interrupted=interrupted(files),
         torn_bytes=torn,
         fault=fault,
     )
@@ -89,7 +89,7 @@ def _last_line(files: list[Path]) -> tuple[Parts | None, str | None]:
     return None, fault
 
 
-def _interrupted(files: list[Path]) -> list[str]:
+def interrupted(files: list[Path]) -> list[str]:
     """Exchanges that no epoch settled. An epoch whose opening is whole has settled all before it."""
     epochs = [list(group) for _, group in groupby(files, key=lambda path: place_of(path)[0])]
     first = len(epochs) - 1

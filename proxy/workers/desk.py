@@ -1,0 +1,290 @@
+"""The parent's side of the connections: one desk that answers every worker, from the state of one process.
+
+Whatever a worker asks is answered in one piece, on one event loop, so a hold on several budgets is taken wholly or
+not at all here as in process. What a worker holds is written down with its connection; when that ends, all of it is
+given back.
+
+A history is looked up one loop turn after it was asked for: by then everything is read that another worker had sent
+before, so that what a client was given through one worker is known when it goes on through another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import math
+import os
+import socket
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from policies.model import CheckFact
+from proxy.breakers.store import Charge
+from proxy.history import DIGEST_BYTES
+from proxy.recorder import Recorder
+from proxy.runs import Run
+from proxy.setup import State
+from proxy.shape import Shape
+from proxy.workers import words
+from proxy.workers.link import Link, listen, peer
+
+_log = logging.getLogger("interlock.workers")
+_decoder = msgspec.msgpack.Decoder(words.FromWorker)
+_T = TypeVar("_T")
+_DIGEST = DIGEST_BYTES
+_BEATS_MISSED = 15.0
+"""Seconds without a sign of life after which a worker counts as hung."""
+
+
+class Desk:
+    """``tokens``: by the worker's number, what it must show. ``own_pid(number, pid)`` says whether this process is the
+    worker that was started under that number."""
+
+    def __init__(
+        self, state: State, recorder: Recorder, tokens: Mapping[int, str], own_pid: Callable[[int, int], bool]
+    ) -> None:
+        self.state = state
+        self.recorder = recorder
+        self.failures: dict[int, str] = {}
+        self.pids: dict[int, int] = {}
+        self._tokens = tokens
+        self._own_pid = own_pid
+        self._peers: dict[int, Peer] = {}
+        self._listening: socket.socket | None = None
+        self._path = Path()
+
+    def listen(self, path: Path) -> None:
+        """Take connections of workers. ``OSError``."""
+        self._listening, self._path = listen(path), path
+        asyncio.get_running_loop().add_reader(self._listening.fileno(), self._accept)
+
+    def close(self) -> None:
+        """End every connection."""
+        if self._listening is not None:
+            asyncio.get_running_loop().remove_reader(self._listening.fileno())
+            self._listening.close()
+            self._listening = None
+            self._path.unlink(missing_ok=True)
+        for one in list(self._peers.values()):
+            one.link.close()
+
+    @property
+    def ready(self) -> list[int]:
+        """The workers that take connections."""
+        return sorted(number for number, one in self._peers.items() if one.policies is not None)
+
+    def alive(self, number: int) -> bool:
+        """Whether the worker takes connections and has given a sign of life of late."""
+        one = self._peers.get(number)
+        return one is not None and one.policies is not None and time.monotonic() - one.beat < _BEATS_MISSED
+
+    @property
+    def policies(self) -> str:
+        """What the workers say of the policies in force."""
+        return next((one.policies for one in self._peers.values() if one.policies is not None), "")
+
+    @property
+    def trouble(self) -> str | None:
+        """Why a worker's journal cannot be written."""
+        return next((one.trouble for one in self._peers.values() if one.trouble is not None), None)
+
+    def cut(self, agent: str | None, run: str | None) -> None:
+        """Have every worker end what runs now of this run, agent, or (both None) at all."""
+        self.tell_all(words.Cut(agent, run))
+
+    def tell_all(self, word: words.FromParent, besides: Peer | None = None) -> None:
+        for one in self._peers.values():
+            if one is not besides:
+                one.link.send(0, word)
+
+    def joined(self, number: int, token: str, one: Peer, pid: int) -> bool:
+        """Whether the process at the other end is the worker that it says it is; it is then one of ours."""
+        known = hmac.compare_digest(self._tokens.get(number, "").encode() or b"-", token.encode())
+        if not known or not self._own_pid(number, pid):
+            return False
+        if (before := self._peers.get(number)) is not None:
+            before.link.close()
+        self.failures.pop(number, None)
+        self._peers[number] = one
+        self.pids[number] = pid
+        return True
+
+    def left(self, number: int, one: Peer) -> None:
+        if self._peers.get(number) is one:
+            del self._peers[number]
+        self.share()
+
+    def share(self) -> None:
+        """Tell each worker how busy the others are."""
+        total = sum(one.busy for one in self._peers.values())
+        for one in self._peers.values():
+            if (others := total - one.busy) != one.others:
+                one.others = others
+                one.link.send(0, words.Others(others))
+
+    def _accept(self) -> None:
+        assert self._listening is not None
+        while True:
+            try:
+                sock, _ = self._listening.accept()
+            except OSError:
+                return
+            pid, uid = peer(sock)
+            if uid != os.geteuid():
+                sock.close()
+                continue
+            Peer(self, sock, pid)
+
+
+class Peer:
+    """One worker's connection, and what the worker holds. Not to be trusted before its :class:`words.Hello`."""
+
+    def __init__(self, desk: Desk, sock: socket.socket, pid: int) -> None:
+        self._desk = desk
+        self._state = desk.state
+        self._pid = pid
+        self._number: int | None = None
+        self._held: dict[tuple[str, float | None], float] = {}
+        self.policies: str | None = None
+        self.trouble: str | None = None
+        self.beat = time.monotonic()
+        self.busy = 0
+        self.others = 0
+        self.link = Link(sock, self._heard, self._lost)
+
+    def _heard(self, number: int, body: msgspec.Raw) -> None:
+        word = _decoder.decode(body)
+        if self._number is None:
+            if not isinstance(word, words.Hello) or not self._desk.joined(word.number, word.token, self, self._pid):
+                _log.warning("process %d asked for a worker's place and did not get it", self._pid)
+                self.link.close()
+                return
+            self._number = word.number
+            self.link.send(-number, words.Welcome(self._state.key))
+            return
+        match word:
+            case words.Find():
+                asyncio.get_running_loop().call_soon(self._find, number, word)
+            case words.Read() | words.Swap() | words.Hold() | words.Used():
+                self.link.send(-number, self._stored(word))
+            case words.Settle():
+                self._settle(word)
+            case words.WentOn() | words.Left() | words.Spent() | words.Noted() | words.Tripped():
+                if (run := self._state.runs.get(word.run)) is not None:
+                    self._told(run, word)
+            case words.Fire():
+                self._desk.recorder.fire(word.cause, word.subject, word.agent, **word.what)
+            case words.Resolve():
+                self._desk.recorder.resolve(word.cause, word.subject, word.agent)
+            case words.Busy():
+                self.busy = word.exchanges
+                self._desk.share()
+            case words.Ready():
+                self.policies = word.policies
+            case words.Beat():
+                self.beat, self.trouble = time.monotonic(), word.trouble
+            case words.Failed():
+                self._desk.failures[self._number] = word.reason
+
+    def _lost(self) -> None:
+        """The worker is gone, or may hold nothing any more: what it held is free again."""
+        if self._number is None:
+            return
+        held = [Charge(key, amount, math.inf, window) for (key, window), amount in self._held.items()]
+        if held:
+            _at_once(self._state.store.settle(held, [0.0] * len(held)))
+        self._desk.left(self._number, self)
+
+    # -- the store ---------------------------------------------------------------------------------
+
+    def _stored(self, word: words.Read | words.Swap | words.Hold | words.Used) -> Any:
+        store = self._state.store
+        match word:
+            case words.Read(keys):
+                return _at_once(store.read(keys))
+            case words.Swap(key, old, new, seconds):
+                return _at_once(store.swap(key, old, new, seconds))
+            case words.Used(charges):
+                return _at_once(store.used(charges))
+            case words.Hold(charges):
+                short = _at_once(store.hold(charges))
+                if short is None:
+                    for charge in charges:
+                        self._count(charge, charge.amount)
+                return short
+
+    def _settle(self, word: words.Settle) -> None:
+        for charge in word.held:
+            self._count(charge, -charge.amount)
+        _at_once(self._state.store.settle(word.held, word.spent))
+
+    def _count(self, charge: Charge, amount: float) -> None:
+        key = (charge.key, charge.window)
+        left = self._held.get(key, 0.0) + amount
+        if left > 0:
+            self._held[key] = left
+        else:
+            self._held.pop(key, None)
+
+    # -- the runs ----------------------------------------------------------------------------------
+
+    def _find(self, number: int, word: words.Find) -> None:
+        chain = [word.chain[at : at + _DIGEST] for at in range(0, len(word.chain), _DIGEST)]
+        found = self._state.runs.find(
+            word.agent, Shape(chain, word.speakers), lambda at: word.calls.get(at, ()), word.named
+        )
+        place = words.Place(_now(found.run), found.start, found.loop, found.new_from, found.evidence)
+        self.link.send(-number, place)
+
+    def _told(self, run: Run, word: words.WentOn | words.Left | words.Spent | words.Noted | words.Tripped) -> None:
+        match word:
+            case words.WentOn(_, loop, steps):
+                run.went_on(loop, steps)
+            case words.Left(_, head, loop, joins, point, calls):
+                for call in calls:
+                    run.called(call)
+                self._state.runs.reached(run, head, loop, point, joins=joins)
+            case words.Spent(_, tokens, cost):
+                run.settle(tokens, cost)
+            case words.Tripped(_, cause):
+                run.tripped = cause
+            case words.Noted(_, finding, check):
+                if finding is not None:
+                    run.add_finding(finding)
+                if check is not None:
+                    run.add_check(CheckFact.model_validate(check))
+                self._desk.tell_all(word, besides=self)
+
+
+def _now(run: Run) -> words.RunNow:
+    return words.RunNow(
+        id=run.id,
+        agent=run.agent,
+        started=run.started,
+        seen=run.seen,
+        step=run.step,
+        tokens=run.tokens,
+        cost=run.cost,
+        tool_calls=run.tool_calls,
+        tripped=run.tripped,
+        findings=run.findings,
+        checks=[check.model_dump(mode="json") for check in run.checks],
+        loop=run.loop,
+        recent=run.recent,
+    )
+
+
+def _at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """The result of a coroutine of a store that never suspends."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: _T = done.value
+        return result
+    coroutine.close()
+    raise AssertionError("the parent's store suspended")

@@ -1,0 +1,216 @@
+"""What a worker and its parent say to each other.
+
+Questions (they are answered) and notices of a worker are one union; the parent's notices are another. What a
+question is answered with stands beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from proxy.breakers.loops import LoopState
+from proxy.breakers.store import Charge
+from proxy.history import Step
+from proxy.runs import Recent
+from proxy.shape import Answered
+from serving.wire.request import SentCall
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """The first word of a worker. Answered by :class:`Welcome`."""
+
+    token: str
+    number: int
+
+
+class Welcome(msgspec.Struct, frozen=True):
+    """``key`` keys the digests of the runs' histories."""
+
+    key: bytes
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The worker takes connections. ``policies``: those in force, in one line."""
+
+    policies: str
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The worker cannot start, and why."""
+
+    reason: str
+
+
+class Beat(msgspec.Struct, frozen=True, tag="beat"):
+    """The worker lives. ``trouble``: why its journal cannot be written."""
+
+    trouble: str | None
+
+
+# The store (``proxy.breakers.store.Store``).
+
+
+class Read(msgspec.Struct, frozen=True, tag="read"):
+    keys: list[str]
+
+
+class Swap(msgspec.Struct, frozen=True, tag="swap"):
+    key: str
+    old: bytes | None
+    new: bytes | None
+    seconds: float | None
+
+
+class Hold(msgspec.Struct, frozen=True, tag="hold"):
+    charges: list[Charge]
+
+
+class Settle(msgspec.Struct, frozen=True, tag="settle"):
+    """A notice: nobody waits for it."""
+
+    held: list[Charge]
+    spent: list[float]
+
+
+class Used(msgspec.Struct, frozen=True, tag="used"):
+    charges: list[Charge]
+
+
+# The runs (``proxy.runs.RunBook``).
+
+
+class Find(msgspec.Struct, frozen=True, tag="find"):
+    """``proxy.shape.Shape`` and the keys of the calls of each message that has some. Answered by :class:`Place`."""
+
+    agent: str
+    chain: bytes
+    speakers: bytes
+    calls: dict[int, list[bytes]]
+    named: str | None
+
+
+class RunNow(msgspec.Struct, frozen=True):
+    """A run as it stands (``proxy.runs.Run``)."""
+
+    id: str
+    agent: str
+    started: float
+    seen: float
+    step: int
+    tokens: int
+    cost: float
+    tool_calls: int
+    tripped: str | None
+    findings: list[str]
+    checks: list[dict[str, Any]]
+    loop: LoopState
+    recent: list[Recent]
+
+
+class Place(msgspec.Struct, frozen=True):
+    """``proxy.runs.Found``."""
+
+    run: RunNow
+    start: int
+    loop: LoopState
+    new_from: int
+    evidence: str
+
+
+class WentOn(msgspec.Struct, frozen=True, tag="went_on"):
+    run: str
+    loop: LoopState
+    steps: tuple[Step, ...]
+
+
+class Left(msgspec.Struct, frozen=True, tag="left"):
+    run: str
+    head: bytes
+    loop: LoopState
+    joins: bool
+    point: Answered
+    calls: list[SentCall]
+
+
+class Spent(msgspec.Struct, frozen=True, tag="spent"):
+    run: str
+    tokens: int
+    cost: float
+
+
+class Noted(msgspec.Struct, frozen=True, tag="noted"):
+    """A finding of a run, or what a check said of it; the parent tells it to the other workers."""
+
+    run: str
+    finding: str | None = None
+    check: dict[str, Any] | None = None
+
+
+class Tripped(msgspec.Struct, frozen=True, tag="tripped"):
+    run: str
+    cause: str | None
+
+
+# The alerts (``tracing.alerts.AlertBook``).
+
+
+class Fire(msgspec.Struct, frozen=True, tag="fire"):
+    cause: str
+    subject: str
+    agent: str
+    what: dict[str, Any]
+
+
+class Resolve(msgspec.Struct, frozen=True, tag="resolve"):
+    cause: str
+    subject: str
+    agent: str
+
+
+# The model server's time (``proxy.share``).
+
+
+class Busy(msgspec.Struct, frozen=True, tag="busy"):
+    """How many exchanges of the worker are with the model server now."""
+
+    exchanges: int
+
+
+FromWorker = (
+    Hello
+    | Ready
+    | Failed
+    | Beat
+    | Read
+    | Swap
+    | Hold
+    | Settle
+    | Used
+    | Find
+    | WentOn
+    | Left
+    | Spent
+    | Noted
+    | Tripped
+    | Fire
+    | Resolve
+    | Busy
+)
+
+
+class Cut(msgspec.Struct, frozen=True, tag="cut"):
+    """An operator killed a run, an agent, or (both None) everything."""
+
+    agent: str | None
+    run: str | None
+
+
+class Others(msgspec.Struct, frozen=True, tag="others"):
+    """How many exchanges of the other workers are with the model server now."""
+
+    exchanges: int
+
+
+FromParent = Cut | Noted | Others
