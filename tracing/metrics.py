@@ -102,7 +102,8 @@ class Metrics:
         self._count(self._trips, agent, cause)
 
     def worker_ended(self) -> None:
-        self._count(self._workers)
+        """A worker ended by itself and is started again."""
+        self._workers.inc()
 
     def alerted(self, cause: str, severity: str) -> None:
         self._count(self._alerts, cause, severity)

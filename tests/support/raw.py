@@ -17,12 +17,13 @@ async def send(port: int, request: bytes, *, seconds: float = 20.0) -> bytes:
         writer.write(request)
         await writer.drain()
         async with asyncio.timeout(seconds):
-            return await _whole(reader)
+            return await whole_message(reader)
     finally:
         writer.close()
 
 
-async def _whole(reader: asyncio.StreamReader) -> bytes:
+async def whole_message(reader: asyncio.StreamReader) -> bytes:
+    """All that comes until the message is whole, or the other side closes."""
     raw = bytearray()
     while True:
         data = await reader.read(65536)
