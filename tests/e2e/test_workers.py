@@ -109,6 +109,7 @@ async def serving(folder: Path, **sections: Any) -> AsyncIterator[Setting]:
     ):
         yield Setting(interlock, upstream, model)
         model.go.set()
+        await asyncio.sleep(0)
 
 
 def saying(word: str, **fields: object) -> dict[str, Any]:
@@ -209,6 +210,7 @@ async def test_a_killed_worker_is_replaced_and_what_it_held_returns(tmp_path: Pa
             mine[1].writer.write(post(body))
             await until(lambda: it.model.waiting == 1)
             assert code(await other[0].ask(body)) == "budget_exhausted"
+            await until(lambda: len(it.interlock.records(Opened)) == 4)
             os.kill(before[1], signal.SIGKILL)
             with contextlib.suppress(ConnectionResetError):
                 assert await mine[1].reader.read() == b""
@@ -295,6 +297,7 @@ async def test_what_a_killed_interlock_left_open_is_ended_by_the_next_however_ma
             for kept in by_worker.values():
                 kept[0].writer.write(post(saying("wait", stream=True)))
             await until(lambda: it.model.waiting == 2)
+            await until(lambda: len(it.interlock.records(Opened)) == 2)
             for pid in (it.interlock.process.pid, *pids.values()):
                 os.kill(pid, signal.SIGKILL)
             it.interlock.process.wait()
