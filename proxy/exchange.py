@@ -58,7 +58,7 @@ class ChoiceSeen:
 class Seen:
     """What the model server sent, all choices."""
 
-    __slots__ = ("_trails_of", "answer_id", "choices", "events", "model", "usage")
+    __slots__ = ("_trails_of", "answer_id", "choices", "events", "model", "pending", "usage")
 
     def __init__(self) -> None:
         self.choices: dict[int, ChoiceSeen] = {}
@@ -66,6 +66,7 @@ class Seen:
         self.answer_id: str | None = None
         self.model: str | None = None
         self.events = 0
+        self.pending = False
         self._trails_of: frozenset[str] | None = None
 
     def choice(self, number: int) -> ChoiceSeen:
@@ -108,6 +109,7 @@ class Seen:
 
     def whole(self, answer: WholeAnswer) -> None:
         self.usage, self.answer_id, self.model = answer.usage, answer.answer_id, answer.model
+        self.pending = answer.pending
         for choice in answer.choices:
             seen = self.choice(choice.number)
             seen.text += _utf8(choice.text)

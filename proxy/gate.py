@@ -96,7 +96,7 @@ class Gate:
                 self._several(event)
             return
         if event.kind == "error":
-            self.fail(event.raw)
+            self.fail(self._writer.passed(event) if self._tracks else event.raw)
             return
         if event.kind == "done":
             self._close_open_calls()
@@ -150,6 +150,8 @@ class Gate:
             return True
         if self._tail and self._tail[-1].kind == "done":
             return True
+        if not self._tail and all(c.state is State.DRAIN for c in self._choices.values() if c.queue):
+            return True  # an API whose last event is a choice's own
         self.fail()
         return False
 

@@ -373,8 +373,9 @@ class Relay:
             if not self._passes_unjudged:
                 raise Refuse("unjudged_answer", "The model server's answer cannot be understood.")
             body = b"".join(parts)
-        for number in x.seen.choices:
-            self._left(x, number)
+        if not x.seen.pending:
+            for number in x.seen.choices:
+                self._left(x, number)
         response = self._like(answer, body_at_hand=True)
         if hdrs.CONTENT_LENGTH in response.headers:
             response.content_length = len(body)

@@ -61,12 +61,11 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_PATH = 64 * 1024
 """Characters; a longer path is refused, so that reading it cannot take long."""
 
-_JUDGED = ("/v1/chat/completions", "/v1/messages")
+_JUDGED = ("/v1/chat/completions", "/v1/messages", "/v1/responses")
 
 _UNJUDGED = (
     "/v1/chat/completions/batch",
     "/v1/completions",
-    "/v1/responses",
     "/v1/responses/{id}/cancel",
     "/v1/systemone",
     "/v1/audio/transcriptions",
@@ -262,7 +261,7 @@ def decide(endpoint: Endpoint, settings: Settings) -> Refusal | None:
                 403,
                 "unjudged_endpoint",
                 f"Interlock does not judge {_unjudged(endpoint)}, which may make tokens, and refuses what it does "
-                "not judge. Use POST /v1/chat/completions or /v1/messages; or set `unjudged: allow` "
+                "not judge. Use POST /v1/chat/completions, /v1/responses or /v1/messages; or set `unjudged: allow` "
                 "(INTERLOCK_UNJUDGED=allow), or `unjudged_paths` for this path alone.",
             )
         case EndpointClass.CONTROL:

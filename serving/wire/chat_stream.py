@@ -109,7 +109,7 @@ class _Chunk(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
-_SILENT = re.compile(rb"(?:(?::|(?:event|id|retry)(?=[:\r\n]|\Z))[^\r\n]*|[\r\n])*")
+SILENT = re.compile(rb"(?:(?::|(?:event|id|retry)(?=[:\r\n]|\Z))[^\r\n]*|[\r\n])*")
 """An event without data, of lines that clients pass over: comments and the other fields."""
 
 
@@ -145,7 +145,7 @@ def read_event(raw: bytes) -> Event:
     """What one whole event says. Never raises: what is not understood has the kind "unknown"."""
     data = data_of(raw)
     if data is None:
-        return Event(raw, "comment" if _SILENT.fullmatch(raw) else "unknown")
+        return Event(raw, "comment" if SILENT.fullmatch(raw) else "unknown")
     if data == b"[DONE]":
         return Event(raw, "done")
     try:

@@ -48,12 +48,14 @@ class AnswerChoice(msgspec.Struct, frozen=True):
 
 
 class WholeAnswer(msgspec.Struct, frozen=True):
-    """A whole (not streamed) answer. An API that knows no choices has one, with position and number 0."""
+    """A whole (not streamed) answer. An API that knows no choices has one, with position and number 0. ``pending``: it
+    is being made in the background, and comes when it is fetched."""
 
     choices: tuple[AnswerChoice, ...]
     usage: Usage | None
     answer_id: str | None
     model: str | None
+    pending: bool = False
 
 
 class StreamReader(Protocol):

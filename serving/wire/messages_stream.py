@@ -17,12 +17,12 @@ everything of a block that began so.
 
 from __future__ import annotations
 
-import json
 import re
 
 import msgspec
 
 from serving.wire.sse import Framer, data_of
+from serving.wire.strict import is_over
 from serving.wire.vocabulary import ChoiceDelta, Event, ToolDelta, Usage
 
 _ABSENT = msgspec.Raw()
@@ -260,7 +260,7 @@ class MessagesStreamReader:
         if block != "tool_use":
             return Event(raw, "delta", _PLAIN, own=frame)
         text = "".join(self._arguments)
-        tool = ToolDelta(self._calls, arguments="" if text else "{}", done=_is_over(text))
+        tool = ToolDelta(self._calls, arguments="" if text else "{}", done=not text or is_over(text))
         self._calls, self._arguments = self._calls + 1, []
         return Event(raw, "delta", (ChoiceDelta(0, tools=(tool,)),), own=frame)
 
@@ -272,20 +272,6 @@ def given(value: msgspec.Raw) -> bool:
 
 def _says(delta: _Delta) -> bool:
     return not (delta.type is delta.text is delta.thinking is delta.partial_json is None)
-
-
-def _is_over(text: str) -> bool:
-    """Whether ``text`` could not go on to be JSON: it is a whole value by some parser's reading, or has one and more.
-    No text at all stands for ``{}``."""
-    if not text:
-        return True
-    try:
-        json.loads(text)
-    except json.JSONDecodeError as problem:
-        return problem.msg == "Extra data"
-    except (RecursionError, ValueError):
-        return True
-    return True
 
 
 def _parts(raw: bytes) -> tuple[bytes | None, bytes | None]:

@@ -53,6 +53,9 @@ class ChatRequest(msgspec.Struct, frozen=True):
     sampling fields as sent. ``fields`` names every top-level field that was sent, known or not.
     ``shows_tokens``: the answer will carry logprobs or token ids; ``calls_possible``: tools are offered and not
     forbidden.
+
+    ``previous`` names an answer that the model server is to put before the messages; ``stored``: it may keep this one,
+    under ``answer_id`` if that is given. ``after``: the client has had the answer's events up to this number before.
     """
 
     model: str | None
@@ -68,6 +71,10 @@ class ChatRequest(msgspec.Struct, frozen=True):
     token_ids: bool = False
     sampling: dict[str, Any] = {}
     fields: frozenset[str] = frozenset()
+    previous: str | None = None
+    answer_id: str | None = None
+    stored: bool = False
+    after: int | None = None
 
     @property
     def shows_tokens(self) -> bool:

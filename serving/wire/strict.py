@@ -154,6 +154,17 @@ def read_arguments(text: str, *, depth: int = DEPTH) -> dict[str, Any]:
     return value
 
 
+def is_over(text: str) -> bool:
+    """Whether ``text`` could not go on to be JSON: it is a whole value by some parser's reading, or one and more."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as problem:
+        return problem.msg == "Extra data"
+    except (RecursionError, ValueError):
+        return True
+    return True
+
+
 def _too_deep(depth: int) -> NotStrict:
     return NotStrict("depth", f"nested deeper than {depth} levels")
 

@@ -203,7 +203,6 @@ async def test_a_request_that_two_parsers_read_differently_goes_no_further(stage
     "path",
     [
         "/v1/completions",
-        "/v1/responses",
         "/v1/messages/",
         "/v1/chat/completions/batch",
         "/inference/v1/generate",

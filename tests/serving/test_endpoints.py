@@ -96,7 +96,6 @@ def test_a_method_that_the_judged_path_does_not_have_is_not_let_by(method: str) 
 @pytest.mark.parametrize(
     "target",
     [
-        "/v1/responses",
         "/v1/completions",
         "/v1/chat/completions/batch",
         "/inference/v1/generate",
