@@ -30,6 +30,7 @@ examples:
   interlock demo                                        see agents being stopped, on recorded traffic
   interlock policy test                                 run the policies' own tests, on every engine at hand
   interlock audit verify                                prove offline that the record is whole
+  interlock contract --direct URL --proxy URL           what a proxy changes on the way, byte by byte
   interlock config check interlock.yaml                 every error with its line and its remedy
 
 what runs where:
@@ -79,12 +80,19 @@ def _demo(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add_demo_command(subparsers)
 
 
+def _contract(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    from proxy.contract import add_contract_command
+
+    add_contract_command(subparsers)
+
+
 COMMANDS: dict[str, tuple[str, Callable[[Subparsers[argparse.ArgumentParser]], None]]] = {
     "serve": ("stand between agents and a model server", _serve),
     "config": ("check, show and describe the settings", _config),
     "doctor": ("what is installed, what is missing, and what that costs", _doctor),
     "policy": ("build, check and test policies", _policy),
     "audit": ("verify, list and show the record", _audit),
+    "contract": ("what a proxy changes: the same requests directly and through it", _contract),
     "demo": ("agents being stopped, on recorded vLLM traffic", _demo),
 }
 

@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Callable
 
 from tests.support.chat import Read, read_stream, read_whole
-from tests.support.masked import events
+from tests.support.events import events
 from tests.support.wire import Message
 
 Decode = Callable[[list[int]], str]
