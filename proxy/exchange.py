@@ -82,7 +82,7 @@ class Seen:
         self._trails_of = offered
 
     def add(self, event: Event) -> None:
-        self.events += 1
+        self.events += event.count
         if event.usage is not None:
             self.usage = event.usage
         for delta in event.choices:
@@ -103,7 +103,7 @@ class Seen:
                 call.arguments += _utf8(tool.arguments)
             if delta.finish is not None:
                 seen.finish = delta.finish
-            seen.tokens += delta.tokens or 1
+            seen.tokens += delta.tokens or event.count
             if delta.shown is not None and seen.trail is not None:
                 seen.trail.add(delta.shown)
 

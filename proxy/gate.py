@@ -74,6 +74,11 @@ class Gate:
         return asked
 
     @property
+    def takes_runs(self) -> bool:
+        """Whether plain events may come several as one: not where a verdict may come between them."""
+        return True
+
+    @property
     def holding(self) -> bool:
         return self.held_bytes > 0
 
@@ -89,7 +94,8 @@ class Gate:
         if self.over:
             return
         if event.kind == "delta":
-            self._template = event
+            if event.count == 1:
+                self._template = event
             if len(event.choices) == 1:
                 self._choice_event(event, event.choices[0])
             else:

@@ -17,7 +17,7 @@ from aiohttp import web
 from proxy.exchange import Exchange
 from proxy.gate import Gate
 from proxy.gated_choice import Answer, Question
-from serving.wire.dialect import StreamReader
+from serving.wire.dialect import ReadsRuns, StreamReader
 from serving.wire.splice import Unspliceable
 from serving.wire.vocabulary import Usage
 
@@ -69,6 +69,8 @@ class StreamedAnswer:
         self._stopped = False
         self._killed: str | None = None
         self._reader = reader
+        if gate.takes_runs and isinstance(reader, ReadsRuns):
+            reader.runs = True
         self._verdicts: set[asyncio.Task[None]] = set()
         self._next_extend = _EXTEND_EVERY
         self._told: set[int] = set()

@@ -14,6 +14,7 @@ import re
 import msgspec
 
 from serving.wire.sse import Framer, data_of
+from serving.wire.text_run import TextRuns
 from serving.wire.vocabulary import ChoiceDelta, Event, TokensShown, ToolDelta, Usage
 
 _ABSENT = msgspec.Raw()
@@ -120,15 +121,29 @@ def given(value: msgspec.Raw) -> bool:
 
 class ChatStreamReader:
     """One streamed answer. :meth:`feed` gives the events that the bytes complete; :meth:`rest` what is left
-    when the stream is over (normally nothing)."""
+    when the stream is over (normally nothing). With ``runs``, plain events that come together may come as one."""
 
-    __slots__ = ("_framer",)
+    __slots__ = ("_framer", "_runs", "runs")
 
     def __init__(self) -> None:
         self._framer = Framer()
+        self._runs = TextRuns(read_event)
+        self.runs = False
 
     def feed(self, data: bytes) -> list[Event]:
-        return [read_event(raw) for raw in self._framer.feed(data)]
+        if not self.runs:
+            return [read_event(raw) for raw in self._framer.feed(data)]
+        run = None if self._framer.pending else self._runs.take(data)
+        if run is not None:
+            if len(run.raw) == len(data):
+                return [run]
+            data = data[len(run.raw) :]
+        events = [read_event(raw) for raw in self._framer.feed(data)]
+        if run is not None:
+            return [run, *events]
+        if events:
+            self._runs.learn(events[-1])
+        return events
 
     @property
     def pending(self) -> int:
@@ -150,7 +165,7 @@ def read_event(raw: bytes) -> Event:
         return Event(raw, "done")
     try:
         chunk = _decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Event(raw, "unknown")
     if chunk.error is not _ABSENT and given(chunk.error):
         return Event(raw, "unknown" if chunk.choices else "error", error=bytes(chunk.error))

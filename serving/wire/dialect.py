@@ -7,7 +7,7 @@ The relay, the gate and the judge know no API by name. They take the :class:`Dia
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -73,6 +73,13 @@ class StreamReader(Protocol):
 
     def harmless(self, rest: bytes) -> bool:
         """Whether no client would act on ``rest``, an event without its end."""
+
+
+@runtime_checkable
+class ReadsRuns(Protocol):
+    """A stream's reader that can give several plain events as one (``Event.count``), if ``runs`` is set."""
+
+    runs: bool
 
 
 class Dialect(Protocol):

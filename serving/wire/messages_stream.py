@@ -153,7 +153,7 @@ class MessagesStreamReader:
             return Event(raw, "comment" if name is None and _SILENT.fullmatch(raw) else "unknown")
         try:
             wire = _decode(data)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return Event(raw, "unknown")
         kind = wire.type
         if name is None or name != kind.encode():

@@ -70,6 +70,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     ``kind``: "delta" (choices), "usage" (no choices), "error", "done" (``[DONE]``), "comment", or
     "unknown" (not understood: the setting for unjudged answers decides). In an API whose stream ends with an event
     of its own, "done" is that event. ``own`` is for the dialect's writer: what its reader knows of the event beside.
+    ``count``: how many events these are; more than one only where they differ in a text alone
+    (``serving.wire.text_run``), and ``choices`` then says what they say together.
     """
 
     raw: bytes
@@ -79,6 +81,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     error: Any = None
     answer_id: str | None = None
     own: Any = None
+    count: int = 1
 
 
 class ToolCall(msgspec.Struct):

@@ -1,0 +1,97 @@
+"""Runs of events that differ in their text alone, read in one go.
+
+Nearly all of a stream is plain text: event after event with the same bytes but for one string. When a whole event has
+been read the long way, what stands before and behind its string is remembered. Bytes that are just this, again and
+again, with strings between that need no unescaping, cannot say anything else: their structure is that of the event
+that was read, because a string without quotes, backslashes and control characters cannot end early. So a read of
+twenty events costs a search for what joins them.
+
+A run is one :class:`~serving.wire.vocabulary.Event` with ``count`` events in its bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from serving.wire.vocabulary import ChoiceDelta, Event
+
+_MARKS = (b'"content":"', b'"reasoning":"')
+_TRIES = 8
+"""How often a stream's frame is learnt anew: it changes where the reasoning ends. Choices that take turns have none."""
+
+
+class TextRuns:
+    """The frame of one stream's plain events. ``read`` reads one whole event."""
+
+    __slots__ = ("_after", "_before", "_event", "_join", "_reasoning", "_tries", "read")
+
+    def __init__(self, read: Callable[[bytes], Event]) -> None:
+        self.read = read
+        self._before = b""
+        self._after = b""
+        self._join = b""
+        self._event: Event | None = None
+        self._reasoning = False
+        self._tries = _TRIES
+
+    def take(self, data: bytes) -> Event | None:
+        """The run of plain events that ``data`` begins with, if it begins with one."""
+        known = self._event
+        if known is None or not data.startswith(self._before):
+            return None
+        parts = data[len(self._before) :].split(self._join)
+        last, found, rest = parts[-1].partition(self._after)
+        if not found:
+            return None
+        parts[-1] = last
+        joined = b"".join(parts)
+        if b'"' in joined or b"\\" in joined:
+            return None
+        try:
+            text = joined.decode() if joined.isascii() else "".join([part.decode() for part in parts])
+        except UnicodeDecodeError:
+            return None
+        if not text.isprintable():
+            return None
+        number = known.choices[0].choice
+        delta = ChoiceDelta(number, None, text) if self._reasoning else ChoiceDelta(number, text)
+        raw = data[: len(data) - len(rest)] if rest else data
+        return Event(raw, "delta", (delta,), answer_id=known.answer_id, count=len(parts))
+
+    def learn(self, event: Event) -> None:
+        """An event that was read the long way, and is not like the ones before."""
+        if not self._tries or event.kind != "delta" or len(event.choices) != 1:
+            return
+        delta = event.choices[0]
+        text = delta.text or delta.reasoning
+        if not text or event.usage is not None or delta not in (_plain(delta, text), _thought(delta, text)):
+            return
+        self._tries -= 1
+        raw, mark = event.raw, _MARKS[delta.text is None]
+        at = raw.find(mark) + len(mark)
+        end = raw.find(b'"', at)
+        if at < len(mark) or raw.find(mark, at) >= 0 or b"\r" in raw or raw[at:end] != text.encode("utf-8", "replace"):
+            return
+        before, after = raw[:at], raw[end:]
+        other = text + "x"
+        if self.read(before + other.encode() + after) != _said(event, before + other.encode() + after, other):
+            return
+        self._before, self._after, self._join = before, after, after + before
+        self._event, self._reasoning = event, delta.text is None
+
+
+def _plain(delta: ChoiceDelta, text: str) -> ChoiceDelta:
+    return ChoiceDelta(delta.choice, text)
+
+
+def _thought(delta: ChoiceDelta, text: str) -> ChoiceDelta:
+    return ChoiceDelta(delta.choice, None, text)
+
+
+def _said(event: Event, raw: bytes, text: str) -> Event:
+    """The event as it would be with another text."""
+    delta = event.choices[0]
+    changed = _plain(delta, text) if delta.text is not None else _thought(delta, text)
+    return msgspec.structs.replace(event, raw=raw, choices=(changed,))
