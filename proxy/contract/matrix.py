@@ -109,7 +109,7 @@ class Run:
         if isinstance(through, NoAnswer):
             return [Difference("no answer", "", direct.start, str(through))]
         authorities = self.direct.authority, self.proxy.authority
-        return compare(direct, through, authorities) + buffered(pace(direct), pace(through))
+        return compare(direct, through, authorities)
 
     def _common(self, pairs: list[Pair]) -> list[Difference]:
         """What each answer of one side differs in from each of the other, as it was in the first pair."""
@@ -119,7 +119,7 @@ class Run:
                 keys = {difference.key for difference in self._between(one.direct, other.through)} if found else set()
                 found = [difference for difference in found if difference.key in keys]
         keys = set.intersection(*({difference.key for difference in pair.request} for pair in pairs))
-        return found + [difference for difference in pairs[0].request if difference.key in keys]
+        return found + [difference for difference in pairs[0].request if difference.key in keys] + _held(pairs)
 
     def _may_be_chance(self, pairs: list[Pair], common: list[Difference]) -> bool:
         """Whether one more pair could show that a difference is none."""
@@ -151,6 +151,18 @@ class Run:
             len(pairs),
             timed,
         )
+
+
+def _held(pairs: list[Pair]) -> list[Difference]:
+    """Whether every stream through the proxy was held, beside the quickest of the server's own: a machine that is
+    busy for a moment makes neither of the two."""
+    directs = [one for one in (pace(pair.direct) for pair in pairs) if one is not None]
+    if not directs:
+        return []
+    quickest = min(directs, key=lambda one: one.last)
+    throughs = [None if isinstance(pair.through, NoAnswer) else pace(pair.through) for pair in pairs]
+    held = [buffered(quickest, through) for through in throughs]
+    return held[0] if all(held) else []
 
 
 def _among_themselves(answers: list[Answer]) -> set[tuple[str, str]]:

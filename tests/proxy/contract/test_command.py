@@ -68,7 +68,7 @@ async def test_each_class_of_difference_is_reported(change: Any, kind: str, caps
 
 async def test_a_stream_that_is_held_until_its_end_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     server = plays(pause=0.005)
-    assert await contract(server, plays(pause=0.005, held=True), *GREETING, "--json") == 1
+    assert await contract(server, plays(pause=0.02, held=True), *GREETING, "--json") == 1
     assert report(capsys)["summary"]["classes"] == {"buffered": 1}
 
 
