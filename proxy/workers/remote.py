@@ -19,8 +19,9 @@ from policies.model import BudgetFacts, CheckFact
 from proxy.breakers.admission import Admission, Admitted, Denied
 from proxy.breakers.budgets import Estimate
 from proxy.breakers.store import Charge, Shortage
+from proxy.history import Step, canonical_arguments
 from proxy.refusals import Refuse
-from proxy.runs import NAME, Found, Run, Sighting, sight
+from proxy.runs import NAME, RECENT_ARGUMENTS, RECENT_CALLS, Found, Run, Sighting, sight
 from proxy.shape import Shape, answered, call_keys, seed_of
 from proxy.share import ShareMeter
 from proxy.workers import words
@@ -200,7 +201,7 @@ class RemoteRuns:
         found = Found(run, place.start, place.loop, place.new_from, place.evidence)
         sighting = sight(messages, shape, found, self._key)
         run.went_on(sighting.loop, sighting.steps)
-        self._parent.tell(words.WentOn(run.id, sighting.loop, sighting.steps))
+        self._parent.tell(words.WentOn(run.id, sighting.loop, tuple(map(_short, sighting.steps[-RECENT_CALLS:]))))
         return sighting
 
     def left(self, sighting: Sighting, text: str, calls: Iterable[tuple[str | None, str, str]] = ()) -> None:
@@ -209,7 +210,8 @@ class RemoteRuns:
         for call in sent:
             run.called(call)
         point = answered(seed_of(self._key, run.agent), sighting.head, text, sent)
-        word = words.Left(run.id, sighting.head, sighting.loop, sighting.assistant_seen, point, sent)
+        short = [SentCall(call.id, call.name, canonical_arguments(call.arguments)[:RECENT_ARGUMENTS]) for call in sent]
+        word = words.Left(run.id, sighting.head, sighting.loop, sighting.assistant_seen, point, short)
         self._parent.tell_first(word)
 
     def noted(self, word: words.Noted) -> None:
@@ -224,6 +226,13 @@ class RemoteRuns:
             self._known[run.id] = run
         run.now(state)
         return run
+
+
+def _short(step: Step) -> Step:
+    """As much of it as a run remembers."""
+    if len(step.arguments) <= RECENT_ARGUMENTS:
+        return step
+    return msgspec.structs.replace(step, arguments=step.arguments[:RECENT_ARGUMENTS])
 
 
 class _Asking:

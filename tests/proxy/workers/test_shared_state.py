@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from policies.model import CheckFact
@@ -34,6 +35,7 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
+@hypothesis_settings(deadline=None, max_examples=50)
 @given(turns=TURNS, names=st.lists(st.sampled_from([None, "job-1"]), min_size=14, max_size=14))
 async def test_a_run_that_every_worker_sees_a_part_of_is_what_one_worker_sees(
     tmp_path_factory: pytest.TempPathFactory, turns: list[list[tuple[str, str, str]] | str], names: list[str | None]
