@@ -63,10 +63,12 @@ async def test_a_run_that_every_worker_sees_a_part_of_is_what_one_worker_sees(
 
 
 async def test_what_left_through_one_worker_is_known_to_the_next_at_once(tmp_path: Path) -> None:
-    """Not one loop turn is between the two; the parent reads the second worker's socket first."""
+    """The parent has all of it to read at once, and reads the second worker's part first."""
     async with shared(tmp_path) as desk:
         second, first = await desk.side(1), await desk.side(2)
         seen = await first.runs.identify("alice", request(said("user", "Go.")), None)
+        await first.told()
+        second.caller.ask(words.Read([]), list)
         first.runs.left(seen, "", [(call_id(1), "look", "{}")])
         calls = said("assistant", "", [(call_id(1), "look", "{}")])
         again = await second.runs.identify(
