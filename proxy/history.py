@@ -1,11 +1,11 @@
 """A conversation's history in one canonical form, and what happened in it.
 
 Calls to a model server are stateless: each carries the whole history again. To know a history when it comes
-back, it is reduced to what a client has no reason to change: roles, texts without outer whitespace, tool
-calls as id, name and arguments (however their JSON was written), results with the id of their call. Never
-reasoning: some clients send it back and some do not. Each message's form is hashed onto the hash of what
-stands before it, so that one number stands for "this history up to here", and all prefixes of a history of
-n bytes are hashed in one pass over the n bytes.
+back, it is reduced to what a client has no reason to change: roles, texts without outer whitespace (those of
+answers without any), tool calls as id, name and arguments (however their JSON was written), results with the id
+of their call. Never reasoning: some clients send it back and some do not. Each message's form is hashed onto the
+hash of what stands before it, so that one number stands for "this history up to here", and all prefixes of a
+history of n bytes are hashed in one pass over the n bytes.
 
 :func:`turns` tells what happened: which results came back for which calls, and when somebody spoke.
 """
@@ -82,10 +82,11 @@ def canonical(message: SentMessage) -> list[Any]:
 
 
 def answer_form(text: str, calls: Sequence[SentCall]) -> list[Any]:
-    """The canonical form of an assistant message."""
+    """The canonical form of an assistant message. White space within its text does not count: what was given as
+    several blocks of text, or as one, is joined in other ways when it comes back."""
     return [
         ASSISTANT,
-        text.strip(),
+        "".join(text.split()),
         [[call.id, call.name, canonical_arguments(call.arguments)] for call in calls],
     ]
 

@@ -4,8 +4,9 @@ vLLM 0.32 knows few of chat's fields here; those it passes on have chat's own ru
 itself (tools of its own kinds, MCP servers, containers) vLLM does not do: it reads such a tool as a plain one or
 refuses it, and ignores the rest. The rules are for a server that does, because its calls would never reach the judge.
 
-An assistant message at the end does not prefill: vLLM closes it and begins a new one. ``thinking`` and its ``display``
-change nothing that could be judged: vLLM always sends the reasoning that there is.
+An assistant message at the end does not prefill: vLLM closes it and begins a new one, unless template arguments say
+otherwise, for which there is chat's rule. ``thinking`` and its ``display`` change nothing that could be judged: vLLM
+always sends the reasoning that there is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from serving.request_fields import PROMPT, RULES, FieldRule, Surface
 
-_CHAT = {rule.param: rule for rule in RULES}
+_PASSED_ON = frozenset({"chat_template_kwargs", "kv_transfer_params", "ec_transfer_params"})
 _SERVER_SIDE: frozenset[Surface] = frozenset({"tool_call", "tool_result"})
 
 
@@ -46,9 +47,7 @@ def _server_tools(fields: Mapping[str, Any]) -> bool:
 
 
 MESSAGES_RULES: tuple[FieldRule, ...] = (
-    _CHAT["chat_template_kwargs"],
-    _CHAT["kv_transfer_params"],
-    _CHAT["ec_transfer_params"],
+    *(rule for rule in RULES if rule.param in _PASSED_ON),
     FieldRule("messages[].content[]", PROMPT, "holds media that no policy can read", _media),
     FieldRule("tools[].type", _SERVER_SIDE, "names a tool that the server would run by itself", _server_tools),
     FieldRule("mcp_servers", _SERVER_SIDE, "has the server call tools by itself", _given("mcp_servers")),

@@ -50,7 +50,8 @@ def read_messages_request(value: Any) -> ChatRequest | Coerced | UpstreamRefuses
     try:
         messages, changes = _conversation(value)
         tools = _tools(value.get("tools"), changes)
-        _together(value)
+        if refusal is None:
+            _together(value)
     except coercion.Refused as problem:
         return UpstreamRefuses(problem.field, problem.message)
     except coercion.Coerced as problem:
@@ -66,7 +67,7 @@ def _view(value: dict[str, Any], messages: tuple[SentMessage, ...], tools: tuple
         model=value["model"],
         messages=messages,
         tools=tools,
-        tool_choice=_choice(choice) if choice is not None else "auto" if tools else "none",
+        tool_choice=_choice(choice) if choice is not None else "none" if value.get("tools") is None else "auto",
         stream=bool(value.get("stream")),
         limit=int(value["max_tokens"]),
         sampling=_sampling(value),

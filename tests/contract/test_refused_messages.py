@@ -16,9 +16,21 @@ import anthropic
 import pytest
 import pytest_asyncio
 
+from proxy.runs import RunBook, Sighting
 from tests.support.chat import Call, Read, Say
 from tests.support.interlock import port_of, running
-from tests.support.messages import TOOLS, ask, block_start, end, read_stream, read_whole, start, stream, whole
+from tests.support.messages import (
+    TOOLS,
+    ask,
+    block_start,
+    blocks_of,
+    end,
+    read_stream,
+    read_whole,
+    start,
+    stream,
+    whole,
+)
 from tests.support.raw import Script, ScriptedUpstream, scripted, send
 from tests.support.serving import answering, post, streaming
 from tests.support.wire import Message, parse
@@ -285,3 +297,44 @@ async def test_counting_tokens_is_plain(stage: Stage) -> None:
         )
     assert found.input_tokens == 275
     assert stage.upstream.last.start == "POST /v1/messages/count_tokens HTTP/1.1"
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("told", ["text and thought", "calls alone"])
+async def test_what_the_sdk_sends_back_is_known_as_what_was_given(
+    stage: Stage, place: str, streamed: bool, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next turn joins the run, and nothing of the answer is new to the policies."""
+    seen: list[Sighting] = []
+    identify = RunBook.identify
+
+    def look(self: RunBook, *args: Any, **named: Any) -> Sighting:
+        seen.append(identify(self, *args, **named))
+        return seen[-1]
+
+    monkeypatch.setattr(RunBook, "identify", look)
+    words = told == "text and thought"
+    say = Say("I look.\n" if words else "", "\n\nI will clean up now.\n" if words else "", PLACES[place])
+    messages: list[Any] = [{"role": "user", "content": f"Clean up {place} {streamed} {told}."}]
+    request: Any = {"model": "tiny", "max_tokens": 300, "tools": TOOLS, "system": "Be brief."}
+    async with stage.client() as client:
+        stage.script = streaming(stream(say)) if streamed else answering(whole(say))
+        if streamed:
+            async with client.messages.stream(**request, messages=messages) as helper:
+                message = await helper.get_final_message()
+        else:
+            message = await client.messages.create(**request, messages=messages)
+        messages.append({"role": "assistant", "content": blocks_of(message)})
+        results = [
+            {"type": "tool_result", "tool_use_id": block.id, "content": "ok"}
+            for block in message.content
+            if block.type == "tool_use"
+        ]
+        messages.append({"role": "user", "content": [*results, {"type": "text", "text": "Go on."}]})
+        stage.script = answering(whole(Say(text="Done.")))
+        await client.messages.create(**request, messages=messages)
+    first, second = seen
+    assert second.run is first.run
+    assert second.new_from == 3, "system, user and the answer are known"
+    assert [step.name for step in second.steps] == [call.name for call in lawful(place)]

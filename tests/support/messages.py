@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from serving.tiny.dialogue import Script
+from serving.tiny.harness import Harness
 from tests.support.chat import Read, Say, tokens
 
 STOPS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
@@ -181,3 +183,52 @@ TOOLS = [
 def ask(**fields: object) -> dict[str, Any]:
     message = {"role": "user", "content": "Clean up."}
     return {"model": "tiny", "max_tokens": 300, "messages": [message], "tools": TOOLS, **fields}
+
+
+class MessagesHarness:
+    """The agent's side of a script (``serving.tiny.harness``) in the words of the Messages API. What the client was
+    given goes back as it was given."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = Harness(script)
+        self.messages: list[dict[str, Any]] = [{"role": "user", "content": script.prompt}]
+
+    @property
+    def done(self) -> bool:
+        return self.script.done
+
+    def request(self, **options: Any) -> dict[str, Any]:
+        """The body of the next request; ``options`` are added to it."""
+        body: dict[str, Any] = {"model": "tiny", "max_tokens": 400, "temperature": 0, "messages": [*self.messages]}
+        tools = [tool["function"] for tool in self.script.request().get("tools", [])]
+        if tools:
+            body["tools"] = [
+                {"name": t["name"], "description": t["description"], "input_schema": t["parameters"]} for t in tools
+            ]
+        return body | options
+
+    def take(self, content: list[dict[str, Any]]) -> None:
+        """Go on after an answer's content blocks."""
+        self.messages.append({"role": "assistant", "content": content})
+        before = len(self.script.messages)
+        calls = [
+            {"id": b["id"], "function": {"name": b["name"], "arguments": json.dumps(b["input"])}}
+            for b in content
+            if b["type"] == "tool_use"
+        ]
+        text = "".join(b["text"] for b in content if b["type"] == "text")
+        self.script.take({"role": "assistant", "content": text} | ({"tool_calls": calls} if calls else {}))
+        blocks: list[dict[str, Any]] = []
+        for message in self.script.messages[before + 1 :]:
+            if message["role"] == "tool":
+                result = {"tool_use_id": message["tool_call_id"], "content": message["content"]}
+                blocks.append({"type": "tool_result", **result})
+            else:
+                blocks.append({"type": "text", "text": message["content"]})
+        if blocks:
+            self.messages.append({"role": "user", "content": blocks})
+
+
+def blocks_of(message: Any) -> list[dict[str, Any]]:
+    """An SDK message's content, as a client sends it back."""
+    return [block.model_dump(exclude_none=True, exclude={"parsed_output"}) for block in message.content]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+import anthropic
 import httpx2
 import openai
 import pytest
 
-from serving.wire.errors import CODES, error_body, error_headers, refuse
+from serving.wire.errors import CODES, error_body, error_headers, refuse, shape_of
 
 EXCEPTIONS: dict[int, type[openai.APIStatusError]] = {
     400: openai.BadRequestError,
@@ -118,3 +119,61 @@ def test_every_code_says_what_it_means() -> None:
 def test_a_code_that_is_not_in_the_table_is_a_mistake_of_ours() -> None:
     with pytest.raises(KeyError):
         refuse("no_such_code", "x")
+
+
+ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    502: "api_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_anthropic_s_sdk_reads_the_other_shape_and_repeats_only_what_may_be_repeated(code: str) -> None:
+    asked = 0
+
+    def handle(_: httpx2.Request) -> httpx2.Response:
+        nonlocal asked
+        asked += 1
+        answer = refuse(code, "because", param="stream", shape="anthropic", retry_after=0.01)
+        headers = [(k, "0.01" if k == "retry-after" else v) for k, v in answer.headers]
+        return httpx2.Response(answer.status, headers=headers, content=answer.body)
+
+    client = anthropic.Anthropic(
+        api_key="k",
+        base_url="http://interlock.test",
+        max_retries=1,
+        http_client=httpx2.Client(transport=httpx2.MockTransport(handle)),
+    )
+    with client, pytest.raises(anthropic.APIStatusError) as raised:
+        client.messages.create(model="m", max_tokens=9, messages=[{"role": "user", "content": "x"}])
+    status = CODES[code].status
+    assert raised.value.status_code == status
+    assert raised.value.body == {
+        "type": "error",
+        "error": {"type": ANTHROPIC_TYPES[status], "message": "because", "code": code, "param": "stream"},
+    }
+    again = status >= 500 and code not in ("unjudged_answer", "upstream_failed", "upstream_timeout")
+    assert asked == (2 if again else 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("/v1/messages", "anthropic"),
+        ("/v1/messages/count_tokens?beta=true", "anthropic"),
+        ("/v1%2Fmessages", "anthropic"),
+        ("http://h/V1/Messages", "anthropic"),
+        ("/v1/chat/completions", "openai"),
+        ("/v1/chat/completions?next=/v1/messages", "openai"),
+        ("*", "openai"),
+    ],
+)
+def test_the_path_says_which_shape_an_error_has(path: str, shape: str) -> None:
+    assert shape_of(path) == shape
