@@ -2,9 +2,9 @@
 
 Masked are, by their shape: random ids of vLLM where they are a whole JSON string (``"chatcmpl-tool-`` and sixteen or
 thirty-two hex digits), the random ``signature`` of a Messages thinking block, and the seconds in ``created``,
-``created_at`` and ``completed_at``. An id becomes its number in the order of appearance, so that an answer in which
-two ids that should be one are two still differs. A value of any other shape stays as it is. What is masked keeps its
-length: places in the masked body are places in the body.
+``created_at`` and ``completed_at``. An id becomes its number in the order of appearance among those of its kind, so
+that an answer in which two ids that should be one are two still differs. A value of any other shape stays as it is.
+What is masked keeps its length: places in the masked body are places in the body.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ _DATE = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-
 
 def masked(body: bytes) -> bytes:
     """``body`` with what is random in it made equal; of the same length."""
-    numbers: dict[bytes, int] = {}
+    numbers: dict[bytes, dict[bytes, int]] = {}
 
     def number(match: re.Match[bytes]) -> bytes:
         kind, random = match.groups()
-        return b'"%s%0*d"' % (kind, len(random), numbers.setdefault(match.group(), len(numbers) + 1))
+        known = numbers.setdefault(kind, {})
+        return b'"%s%0*d"' % (kind, len(random), known.setdefault(random, len(known) + 1))
 
     body = _RANDOM.sub(number, body)
     body = _SIGNATURE.sub(rb"\g<1>" + b"0" * 32, body)

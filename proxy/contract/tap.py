@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from proxy.contract.answer import Answer, NoAnswer, Reader
 from proxy.contract.client import Request, Target, raw
@@ -18,6 +18,7 @@ from proxy.contract.compare import Difference, documents, headers_differ
 KIND = "request changed"
 CREDENTIALS = frozenset({"authorization", "x-api-key"})
 """Headers that are the proxy's business: it has a key of its own for the server. They are never shown."""
+TURNS = 4
 
 
 class Tap:
@@ -27,7 +28,7 @@ class Tap:
         self._target = target
         self._heard: list[bytearray] = []
         self._calls: dict[int, bytearray] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._open: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
 
     def clear(self) -> None:
         self._heard, self._calls = [], {}
@@ -43,22 +44,21 @@ class Tap:
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection of the proxy's."""
         task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        assert task is not None
+        ends = self._open[task] = [writer]
         context = ssl.create_default_context() if self._target.tls else None
-        up: asyncio.StreamWriter | None = None
         try:
             down, up = await asyncio.open_connection(self._target.host, self._target.port, ssl=context)
+            ends.append(up)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pass(reader, up, id(writer)))
                 group.create_task(self._pass(down, writer, None))
         except* OSError:
             pass
         finally:
-            writer.transport.abort()
-            if up is not None:
-                up.transport.abort()
+            del self._open[task]
+            for end in ends:
+                end.transport.abort()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: int | None) -> None:
         while data := await reader.read(65536):
@@ -76,10 +76,13 @@ class Tap:
         call += data
 
     async def stop(self) -> None:
-        for task in tuple(self._tasks):
-            task.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Cut what a proxy keeps open, and wait until it is gone."""
+        for _ in range(TURNS):  # a connection that was just accepted gets its task in one of the next turns
+            await asyncio.sleep(0)
+        while self._open:
+            for end in [end for ends in self._open.values() for end in ends]:
+                end.transport.abort()
+            await asyncio.gather(*self._open)
 
 
 @asynccontextmanager

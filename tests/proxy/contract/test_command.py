@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -236,6 +237,25 @@ async def test_an_answer_of_the_proxys_own_is_seen_by_the_tap(capsys: pytest.Cap
     assert await contract(plays(), plays(), *GREETING, "--json", "--tap", str(free_port())) == 1
     found = report(capsys)
     assert found["cases"][0]["differences"][0]["proxy"] == "never reached the server"
+
+
+async def test_connections_that_the_proxy_keeps_open_are_ended_with_the_command(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    port = free_port()
+    kept: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def keeps(request: bytes, writer: asyncio.StreamWriter) -> None:
+        kept.append(await asyncio.open_connection("127.0.0.1", port))
+        await plays()(request, writer)
+
+    assert await contract(plays(), keeps, *GREETING, "--json", "--tap", str(port)) == 1
+    assert kept
+    for reader, writer in kept:
+        with suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+    assert not caplog.records
 
 
 async def test_a_port_that_is_taken_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -160,6 +160,12 @@ def test_a_request_id_that_did_not_arrive_has_a_class_of_its_own() -> None:
     assert list(found(direct, WHOLE)) == [("request id", "id")]
 
 
+def test_another_answer_id_makes_no_other_ids_differ() -> None:
+    raw = load("tools_parallel").response_bytes
+    direct = each_value(raw, lambda value: value.update(id="chatcmpl-interlock-contract-0001"))
+    assert list(found(direct, raw)) == [("request id", "id")]
+
+
 def test_choices_may_overtake_one_another_but_not_themselves() -> None:
     events = chunks(TWO_CHOICES)
     numbers = [json.loads(event[6:])["choices"][0]["index"] if b'"choices":[{' in event else None for event in events]
