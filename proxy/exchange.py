@@ -13,7 +13,7 @@ from proxy.breakers.admission import Admitted
 from proxy.runs import Sighting
 from proxy.trace_context import TraceContext
 from serving.wire.dialect import Dialect, WholeAnswer
-from serving.wire.request import ChatRequest
+from serving.wire.request import ChatRequest, SentMessage
 from serving.wire.token_alignment import TokenTrail
 from serving.wire.vocabulary import Event, ToolCall, Usage
 
@@ -140,11 +140,38 @@ class Outcome:
         return self.refusal is None
 
 
+@dataclass(slots=True, eq=False)
+class Kept:
+    """An answer that the model server may keep under ``id``: ``request`` as it was asked, with all that came before,
+    what the client was ``given`` (None: not seen whole), and what became of its calls, by their index."""
+
+    id: str
+    agent: str
+    request: ChatRequest
+    sighting: Sighting
+    given: SentMessage | None = None
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    booked: Usage = field(default_factory=lambda: Usage(0, 0))
+
+    def owed(self, used: Usage) -> Usage:
+        """What of ``used`` is not on any budget yet. It is from now on."""
+        booked = self.booked
+        self.booked = Usage(max(used.prompt, booked.prompt), max(used.completion, booked.completion))
+        return Usage(
+            prompt=self.booked.prompt - booked.prompt,
+            completion=self.booked.completion - booked.completion,
+            cached=used.cached if not booked.prompt else 0,
+            reasoning=used.reasoning if not booked.completion else 0,
+        )
+
+
 @dataclass(slots=True)
 class Exchange:
     """One exchange. ``*_ns`` are nanoseconds since the epoch, but ``held_ns``, which is how long something was held by
     now; ``held_since`` is when the hold that lasts now began, by ``time.perf_counter_ns`` (0: nothing is held).
-    ``waiting`` is the task that waits for something before the answer begins, which a kill ends."""
+    ``waiting`` is the task that waits for something before the answer begins, which a kill ends.
+    ``kept`` is its answer, if the model server may keep that; ``fetched``: it is not made now but fetched, ``again`` if
+    it was seen whole before."""
 
     id: str
     agent: str
@@ -176,6 +203,9 @@ class Exchange:
     checks_pending: int = 0
     killed: bool = False
     waiting: asyncio.Task[Any] | None = None
+    kept: Kept | None = None
+    fetched: bool = False
+    again: bool = False
 
     def held(self, now: int) -> int:
         """How long something was held, the hold that lasts at ``now`` (``perf_counter_ns``) included."""

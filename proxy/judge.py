@@ -119,7 +119,6 @@ class Judge:
         """Stage ``tool_call``: one complete (or cut off) call."""
         outcome = await self._outcome(x, question)
         x.outcomes[(question.call.choice, question.call.index)] = outcome
-        cut = outcome.outcome == "terminated"
         try:
             await self._recorder.commit(self._recorder.call(x, outcome))
         except JournalError:
@@ -128,6 +127,13 @@ class Judge:
         if not self.holds_calls:
             return Answer()
         self._metrics.call(outcome.outcome)
+        return self.answer(outcome)
+
+    def answer(self, outcome: Outcome) -> Answer:
+        """What follows from an outcome for the gate."""
+        if not self.holds_calls:
+            return Answer()
+        cut = outcome.outcome == "terminated"
         return Answer(outcome.refusal, cut, self._refusal == "error" and outcome.refusal is not None)
 
     async def response(self, x: Exchange) -> None:

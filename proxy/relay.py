@@ -14,21 +14,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import msgspec
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from proxy.accept import read_body, read_request
+from proxy.answer_book import AnswerBook, read_fetch, unknown
 from proxy.beside import Beside
 from proxy.breakers.admission import Admission, Denied
-from proxy.breakers.budgets import FIRST_TOKENS, estimate
+from proxy.breakers.budgets import FIRST_TOKENS, Estimate, estimate
 from proxy.carry import Uncarriable, Upstream, UpstreamUnreachable, answer_like, request_headers
 from proxy.exchange import Exchange
 from proxy.gate import Gate
+from proxy.gated_choice import Answer, Question
 from proxy.identity import Agent, Identifier
 from proxy.judge import Judge
 from proxy.random_ids import random_hex
 from proxy.recorder import Recorder
 from proxy.refusals import Refuse, refusal_answer
+from proxy.runs import Sighting
 from proxy.share import ShareMeter
 from proxy.state import Runs
 from proxy.streamed import Killed, Stopping, StreamedAnswer, UpstreamBroke
@@ -37,7 +41,7 @@ from proxy.whole import judge_whole
 from serving.endpoints import EndpointClass, classify, decide
 from serving.settings import Settings
 from serving.wire.dialect import Dialect
-from serving.wire.dialects import DIALECTS
+from serving.wire.dialects import DIALECTS, FETCHES
 from serving.wire.request import ChatRequest
 from serving.wire.splice import Unspliceable
 from serving.wire.vocabulary import Usage
@@ -92,6 +96,7 @@ class Relay:
         self._recorder = recorder
         self._beside = beside
         self._metrics = metrics
+        self._answers = AnswerBook(settings.limits.kept_answers_bytes)
         self._clock_ns = clock_ns
         self._share = share or ShareMeter(time.monotonic)
         self._traced = bool(settings.tracing.otlp or settings.tracing.mlflow)
@@ -156,6 +161,8 @@ class Relay:
         if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
+        if endpoint.klass is EndpointClass.JUDGED and endpoint.name in FETCHES:
+            return await self._fetched(request, headers, agent, DIALECTS[endpoint.name])
         if endpoint.klass is EndpointClass.JUDGED:
             return await self._judged(request, headers, agent, DIALECTS[endpoint.name])
         return await self._plain(request, headers)
@@ -175,8 +182,33 @@ class Relay:
         if read is None:
             return await self._unread(request, sent)
         view, coverage = read
-        x = await self._open_exchange(request, agent, dialect, view, len(body))
-        x.coverage |= coverage
+        view, run, unseen = self._answers.resume(agent.name, view, self._judge.surfaces())
+        sighting = await self._runs.identify(agent.name, view, run or request.headers.get(_RUN_HEADER))
+        x = self._open_exchange(request, agent, dialect, view, len(body), sighting)
+        x.coverage |= coverage | unseen
+        if view.answer_id is not None:
+            self._answers.begun(x)
+        return await self._walk(request, sent, x)
+
+    async def _fetched(
+        self, request: web.BaseRequest, headers: CIMultiDict[str], agent: Agent, dialect: Dialect
+    ) -> web.StreamResponse:
+        """An answer that was made before is fetched, or cancelled: judged like any, as an answer to what was asked."""
+        fetch = read_fetch(request.raw_path)
+        body = await read_body(request, self._settings.limits.request_bytes)
+        kept = self._answers.find(fetch.answer_id, agent.name)
+        if kept is None:
+            answer = await self._open(request.method, request.raw_path, headers, body)
+            if answer.status < 300 and self._judge.surfaces() and not self._passes_unjudged:
+                answer.close()
+                raise unknown("the path")
+            return await self._copy(request, answer)
+        view = msgspec.structs.replace(kept.request, after=fetch.after)
+        x = self._open_exchange(request, agent, dialect, view, len(body), kept.sighting)
+        x.kept, x.fetched, x.again = kept, True, kept.given is not None
+        return await self._walk(request, _Sent(request.method, fetch.target, headers, body), x)
+
+    async def _walk(self, request: web.BaseRequest, sent: _Sent, x: Exchange) -> web.StreamResponse:
         try:
             return await self._exchange(request, sent, x)
         except Refuse as refusal:
@@ -204,10 +236,15 @@ class Relay:
             raise Refuse("unjudged_answer", "The model server took a request that the judge cannot read.")
         return await self._copy(request, answer)
 
-    async def _open_exchange(
-        self, request: web.BaseRequest, agent: Agent, dialect: Dialect, view: ChatRequest, size: int
+    def _open_exchange(
+        self,
+        request: web.BaseRequest,
+        agent: Agent,
+        dialect: Dialect,
+        view: ChatRequest,
+        size: int,
+        sighting: Sighting,
     ) -> Exchange:
-        sighting = await self._runs.identify(agent.name, view, request.headers.get(_RUN_HEADER))
         x = Exchange(
             id=random_hex(16),
             agent=agent.name,
@@ -230,7 +267,11 @@ class Relay:
     # -- admit, judge the request, forward ---------------------------------------------------------
 
     async def _exchange(self, request: web.BaseRequest, sent: _Sent, x: Exchange) -> web.StreamResponse:
-        wanted = estimate(x.request, len(sent.body), price=self._recorder.price(x.request.model))
+        price = self._recorder.price(x.request.model)
+        if x.fetched:
+            wanted = Estimate(0, 0, 0, streamed=True, price=price)
+        else:
+            wanted = estimate(x.request, len(sent.body), price=price)
         x.prompt_estimate = wanted.prompt
         admitted = await self._admission.admit(x.agent, x.sighting, wanted)
         for alert in admitted.alerts:
@@ -240,11 +281,12 @@ class Relay:
         x.admitted = admitted
         x.waiting = asyncio.current_task()
         self._live[x.id] = x
-        return await self._forward(request, sent, x, admitted.delay_seconds)
+        return await self._forward(request, sent, x, 0.0 if x.fetched else admitted.delay_seconds)
 
     async def _forward(self, request: web.BaseRequest, sent: _Sent, x: Exchange, delay: float) -> web.StreamResponse:
-        await self._judge.request(x)
-        self._beside.request(x)
+        if not x.fetched:
+            await self._judge.request(x)
+            self._beside.request(x)
         if delay:
             await asyncio.sleep(delay)
         if self._traced:
@@ -291,6 +333,7 @@ class Relay:
         plain = answer.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() in ("", "identity")
         if not 200 <= answer.status < 300:
             x.ending, x.waiting = "done", None
+            self._answers.forget(x)
             return await self._copy(request, answer)
         if kind == "text/event-stream" and plain:
             return await self._streamed(request, answer, x)
@@ -318,9 +361,10 @@ class Relay:
             x,
             reader,
             gate,
-            judge=self._judge.call,
-            extend=self._extend if x.admitted is not None and x.admitted.lease.binding else None,
+            judge=self._verdict,
+            extend=self._extend if x.admitted is not None and x.admitted.lease.binding and not x.fetched else None,
             ended=lambda number: self._left(x, number),
+            begun=(lambda: self._answers.begun(x)) if x.request.stored else None,
             unjudged_passes=self._passes_unjudged,
             limit=limits.held_bytes,
         )
@@ -361,7 +405,7 @@ class Relay:
             body = await judge_whole(
                 x,
                 b"".join(parts),
-                self._judge.call,
+                self._verdict,
                 hold=self._judge.holds_calls,
                 closing=self._judge.closing,
                 held_limit=self._settings.limits.held_bytes,
@@ -373,6 +417,7 @@ class Relay:
             if not self._passes_unjudged:
                 raise Refuse("unjudged_answer", "The model server's answer cannot be understood.")
             body = b"".join(parts)
+        self._answers.begun(x)
         if not x.seen.pending:
             for number in x.seen.choices:
                 self._left(x, number)
@@ -391,13 +436,30 @@ class Relay:
         if number in x.left:
             return
         x.left.add(number)
+        if x.again:
+            return
         seen = x.seen.choices[number]
         calls = []
         for index in sorted(seen.calls):
             outcome = x.outcomes.get((number, index))
             if x.cut_text is None and (outcome is None or outcome.given):
                 calls.append(seen.call(index))
-        self._runs.left(x.sighting, x.given_text(number), calls)
+        text = x.given_text(number)
+        self._runs.left(x.sighting, text, calls)
+        if x.request.stored:
+            self._answers.given(x, text, calls)
+
+    async def _verdict(self, x: Exchange, question: Question) -> Answer:
+        """What was decided about a call of an answer holds for every copy of it."""
+        kept = x.kept
+        known = kept.outcomes.get(question.call.index) if kept is not None else None
+        if known is not None and known.call == question.call and known.outcome != "unrecorded":
+            x.outcomes[(question.call.choice, question.call.index)] = known
+            return self._judge.answer(known)
+        answer = await self._judge.call(x, question)
+        if kept is not None:
+            kept.outcomes[question.call.index] = x.outcomes[(question.call.choice, question.call.index)]
+        return answer
 
     async def _copy(self, request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.StreamResponse:
         """Pass an answer on as it comes."""
@@ -449,7 +511,8 @@ class Relay:
 
     def _settle(self, x: Exchange) -> None:
         x.answered_ns = self._clock_ns()
-        self._beside.answer(x)
+        if not x.again and not x.seen.pending:
+            self._beside.answer(x)
         self._later(self._finish(x))
 
     async def _finish(self, x: Exchange) -> None:
@@ -458,13 +521,15 @@ class Relay:
         if x.share_mark is not None:
             x.share_seconds = self._share.end(x.share_mark)
         usage = x.seen.usage
-        counted = usage or Usage(x.prompt_estimate if x.seen.choices else 0, x.seen.tokens)
+        counted = usage or Usage(x.prompt_estimate if x.seen.choices else 0, 0 if x.fetched else x.seen.tokens)
+        if x.kept is not None:
+            counted = x.kept.owed(counted)
         if x.admitted is not None:
             if x.seen.choices:
                 await self._admission.settle(x.admitted, counted)
             else:
                 await self._admission.abandon(x.admitted)
-        if x.seen.choices:
+        if x.seen.choices and not x.again and not x.seen.pending:
             await self._judge.response(x)
         cost = self._recorder.settled(x, counted, estimated=usage is None and bool(x.seen.choices))
         x.sighting.run.settle(counted.prompt + counted.completion, cost.total or 0.0)

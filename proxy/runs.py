@@ -260,7 +260,7 @@ class RunBook:
         """The run of a history, and where in it the history stands; the exchange counts as one of the run's."""
         chain, first = shape.chain, shape.first
         name = named if named is not None and NAME.fullmatch(named) else None
-        known = self._names.get((agent, name)) if name is not None else None
+        known = self._named(agent, name) if name is not None else None
         anchor = self._anchor(shape, calls, first, known) if first is not None else None
         if anchor is not None:
             start, node, evidence = anchor
@@ -277,6 +277,11 @@ class RunBook:
                 start, loop = new_from, run._nodes[chain[new_from]].loop
         self._see(run, name)
         return Found(run, start, loop, new_from, evidence)
+
+    def _named(self, agent: str, name: str) -> Run | None:
+        """The agent's run of that name, or of that very id."""
+        run = self._runs.get(name)
+        return run if run is not None and run.agent == agent else self._names.get((agent, name))
 
     def left(self, sighting: Sighting, text: str, calls: Iterable[tuple[str | None, str, str]] = ()) -> None:
         """Says what the client was given, for one choice: its text, and its calls as (id, name, arguments).
@@ -334,7 +339,12 @@ class RunBook:
         self._runs.move_to_end(run.id)
         run.step += 1
         run.seen = self._clock()
-        if name is not None and (run.agent, name) not in self._names and len(run.names) < NAMES_PER_RUN:
+        if (
+            name is not None
+            and name not in self._runs
+            and (run.agent, name) not in self._names
+            and len(run.names) < NAMES_PER_RUN
+        ):
             self._names[run.agent, name] = run
             run.names.append(name)
         self._make_room(run)

@@ -42,8 +42,8 @@ class Killed(Exception):
 
 class StreamedAnswer:
     """``judge`` answers the gate's questions. ``extend`` looks at the budget now and then and gives None, or
-    the text with which the answer is to be cut. ``ended(choice)`` is called
-    before the last bytes of a choice leave. ``limit``: bytes of one event, or of held events, beyond which
+    the text with which the answer is to be cut. ``ended(choice)`` is called before the last bytes of a choice leave,
+    ``begun`` before the answer's id does. ``limit``: bytes of one event, or of held events, beyond which
     nothing more is read or the answer is given up."""
 
     def __init__(
@@ -55,6 +55,7 @@ class StreamedAnswer:
         judge: JudgeCall,
         extend: Extend | None,
         ended: Callable[[int], None],
+        begun: Callable[[], None] | None = None,
         unjudged_passes: bool,
         limit: int,
     ) -> None:
@@ -63,6 +64,7 @@ class StreamedAnswer:
         self._judge = judge
         self._extend = extend
         self._ended = ended
+        self._begun = begun
         self._unjudged_passes = unjudged_passes
         self._limit = limit
         self._broke = False
@@ -193,12 +195,17 @@ class StreamedAnswer:
         out = self._gate.take()
         if not out:
             return
+        if self._begun is not None and self._x.seen.answer_id is not None:
+            self._begun()
+            self._begun = None
         for number, seen in self._x.seen.choices.items():
             finished = seen.finish is not None or self._gate.over
             if finished and number not in self._told and self._gate.settled(number):
                 self._told.add(number)
                 self._ended(number)
         data = out[0] if len(out) == 1 else b"".join(out)
+        if not data:
+            return
         self._x.answer_bytes += len(data)
         await response.write(data)
 

@@ -61,12 +61,13 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_PATH = 64 * 1024
 """Characters; a longer path is refused, so that reading it cannot take long."""
 
-_JUDGED = ("/v1/chat/completions", "/v1/messages", "/v1/responses")
+_JUDGED = ("/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/responses/{id}/cancel")
+
+_JUDGED_GET = ("/v1/responses/{id}",)
 
 _UNJUDGED = (
     "/v1/chat/completions/batch",
     "/v1/completions",
-    "/v1/responses/{id}/cancel",
     "/v1/systemone",
     "/v1/audio/transcriptions",
     "/v1/audio/translations",
@@ -77,7 +78,7 @@ _UNJUDGED = (
     "/pooling",
 )
 
-_UNJUDGED_GET = ("/v1/responses/{id}", "/v1/realtime")
+_UNJUDGED_GET = ("/v1/realtime",)
 
 _PLAIN_POST = (
     "/classify",
@@ -155,6 +156,7 @@ _CONTROL_POST = (
 def _table() -> dict[str, dict[str, EndpointClass]]:
     rows: list[tuple[str, Iterable[str], EndpointClass]] = [
         ("POST", _JUDGED, EndpointClass.JUDGED),
+        ("GET", _JUDGED_GET, EndpointClass.JUDGED),
         ("POST", _UNJUDGED, EndpointClass.UNJUDGED),
         ("GET", _UNJUDGED_GET, EndpointClass.UNJUDGED),
         ("POST", _PLAIN_POST, EndpointClass.PLAIN),

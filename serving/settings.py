@@ -116,6 +116,8 @@ class LimitSettings(_Section):
     """An answer that is not streamed and must be judged as a whole."""
     held_bytes: PositiveInt = 1024 * 1024
     """What one choice of a stream may hold back for its judge; beyond: denied."""
+    kept_answers_bytes: PositiveInt = 32 * 1024 * 1024
+    """Answers that the model server may keep, remembered so that a `previous_response_id` can be judged."""
     header_bytes: PositiveInt = 4 * 1024 * 1024
     """One header line, and the request line."""
     header_count: PositiveInt = 256

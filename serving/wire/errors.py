@@ -55,6 +55,9 @@ CODES: dict[str, Code] = {
     "run_killed": Code(403, "An operator stopped this run, agent, team or everything."),
     "unjudged_endpoint": Code(403, "The path makes tokens that are not judged; `unjudged` can allow it."),
     "control_endpoint": Code(403, "The path steers the model server; the settings can list it."),
+    "unknown_response": Code(
+        404, "The id of an earlier answer behind which Interlock cannot look, as a policy in force must."
+    ),
     "hidden_surface": Code(403, "A field would hide something from a policy in force. `param` names it."),
     # 429: not now, and not by itself
     "budget_exhausted": Code(429, "A budget of this run, agent or team is spent. The message says which."),

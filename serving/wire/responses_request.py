@@ -332,12 +332,6 @@ _SHARED = frozenset({"include_reasoning", "chat_template_kwargs", "kv_transfer_p
 FIELDS: tuple[FieldRule, ...] = (
     *[rule for rule in RULES if rule.param in _SHARED],
     FieldRule(
-        "previous_response_id",
-        PROMPT,
-        "puts what the model server keeps before the input",
-        lambda fields: fields.get("previous_response_id") is not None,
-    ),
-    FieldRule(
         "previous_input_messages",
         PROMPT,
         "brings in messages in another form than the input's",

@@ -103,7 +103,6 @@ def test_a_method_that_the_judged_path_does_not_have_is_not_let_by(method: str) 
         "/generative_scoring",
         "/v1/systemone",
         "/v1/audio/transcriptions",
-        "/v1/responses/resp_1/cancel",
         "/cohere/v2/chat",
         "/v1/made-up",
         "/",
@@ -135,11 +134,14 @@ def test_one_unjudged_path_can_be_allowed_or_refused_by_itself() -> None:
         assert decide(classify("POST", other), all_but_pooling) is not None
 
 
-def test_a_stored_response_is_unjudged_by_its_pattern() -> None:
+def test_a_stored_response_is_judged_by_its_pattern() -> None:
     endpoint = classify("GET", "/v1/responses/resp_abc?stream=true")
-    assert endpoint == classify("GET", "/v1/responses/resp_abc")
-    assert (endpoint.klass, endpoint.name) == (EndpointClass.UNJUDGED, "/v1/responses/{id}")
-    assert decide(endpoint, Settings(unjudged_paths={"/v1/responses/{id}": "allow"})) is None
+    assert endpoint.name == classify("GET", "/v1/responses/resp_abc").name == "/v1/responses/{id}"
+    cancelled = classify("POST", "/v1/responses/resp_abc/cancel")
+    assert (endpoint.klass, cancelled.klass) == (EndpointClass.JUDGED, EndpointClass.JUDGED)
+    for other in ("/v1/responses/resp_abc/", "/v1/responses/resp%5Fabc", "/v1/responses//resp_abc", "/V1/responses/a"):
+        assert classify("GET", other).klass is EndpointClass.MISSPELT
+    assert classify("DELETE", "/v1/responses/resp_abc").klass is EndpointClass.UNJUDGED
 
 
 @pytest.mark.parametrize("target", ["/v1/realtime", "/v1/models", "/made-up"])

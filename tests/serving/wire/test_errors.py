@@ -15,6 +15,7 @@ EXCEPTIONS: dict[int, type[openai.APIStatusError]] = {
     400: openai.BadRequestError,
     401: openai.AuthenticationError,
     403: openai.PermissionDeniedError,
+    404: openai.NotFoundError,
     413: openai.APIStatusError,
     429: openai.RateLimitError,
     500: openai.InternalServerError,
