@@ -43,6 +43,10 @@ as beginning there."""
 SLACK = 1024
 """Bytes by which the kept text grows before it is cut back, so that cutting costs nothing per chunk."""
 
+NOT_OPEN = -1
+MOST_AGAIN = 4
+"""Matches of one pattern, the last ones, that were refused and are looked at again with the text that follows."""
+
 _ESCAPE = re.compile("%([2-7][0-9a-fA-F])|[\u200b-\u200d\u2060\ufeff\u00ad]")
 _UNSEEN = re.compile("[\u200b-\u200d\u2060\ufeff\u00ad]")
 _UNFINISHED = re.compile("%[2-7]?$")
@@ -122,9 +126,13 @@ class StreamPatterns:
 
 
 def _note(index: int, _start: int, end: int, _flags: int, ends: Ends) -> None:
-    first, last = ends
-    first.setdefault(index, end)
-    last[index] = end
+    first, last = ends  # they come in any order
+    if index not in last:
+        first[index] = last[index] = end
+    elif end > last[index]:
+        last[index] = end
+    elif end < first[index]:
+        first[index] = end
 
 
 class _Automaton:
@@ -186,7 +194,7 @@ class _Track:
         self._automaton = _Automaton(patterns.database)
         self._zero = 0
         self._spans: dict[int, list[tuple[int, int]]] = {}
-        self.pending: dict[int, tuple[int, int]] = {}
+        self.pending: dict[int, tuple[int, int, int]] = {}
         self.window = bytearray()
         self.base = 0
         self.total = 0
@@ -248,18 +256,30 @@ class _Track:
         first, last = self._automaton.ends
         places, self.pending = self.pending, {}
         for index, end in first.items():
-            begin = places[index][0] if index in places else end + self._zero
-            places[index] = (begin, last[index] + self._zero)
+            begin, _, open_at = places.get(index, (end + self._zero, 0, NOT_OPEN))
+            places[index] = (begin, last[index] + self._zero, open_at)
         first.clear()
         last.clear()
         window = bytes(self.window)
-        for index, (begin, latest) in places.items():
+        for index, place in places.items():
             if index >= self._patterns.first_word:
                 state.words.add(index - self._patterns.first_word)
             elif index not in state.found:
-                span = self._span(index, window, begin, latest, final)
+                if place[2] != NOT_OPEN and not final and self._still_open(index, window, place):
+                    self.pending[index] = place
+                    continue
+                span = self._span(index, window, place[0], place[1], final)
                 if span is not None:
                     state.found[index] = (self.original(span[0]), self.original(span[1]))
+
+    def _still_open(self, index: int, window: bytes, place: tuple[int, int, int]) -> bool:
+        """Whether the match that reached the end of the text when it was looked for last reaches it again."""
+        _, latest, start = place
+        if latest < self.total or start < self.base:
+            return False
+        expression = self._patterns.known[index].expression
+        match = expression.match(window, start - self.base, latest - self.base)
+        return match is not None and match.end() + self.base == self.total
 
     def _span(self, index: int, window: bytes, begin: int, latest: int, final: bool) -> tuple[int, int] | None:
         """Where the pattern is certain, in the text up to ``latest``; ``begin`` is where the automaton saw it end first
@@ -269,32 +289,35 @@ class _Track:
         at = self.base + 1 if self.base else 0  # the first kept byte is not the text's beginning
         if known.width is not None:
             at = max(at, begin - known.width)
-        for start, end in self._spans.pop(index, ()):
+        before = self._spans.pop(index, [])
+        if len(before) == MOST_AGAIN:
+            at = max(at, before[0][0])
+        for start, end in before:
             if start < at < end:
                 at = end
         refused: set[bytes] = set()
         tried: list[tuple[int, int]] = []
-        goes_on = False
+        open_at = NOT_OPEN
         matches = known.expression.finditer(window, at - self.base, latest - self.base)
         for nth, match in enumerate(matches, 1):
             start, end = (place + self.base for place in match.span(known.group))
             whole = (match.start() + self.base, match.end() + self.base)
             if weighed and whole[1] == self.total and not final:
-                goes_on = True
+                open_at = whole[0]
                 continue
             tried.append(whole)
             text = match.group(known.group)
-            if not text or text in refused:
+            if not text or text in refused or whole in before:
                 continue
             if not weighed or nth == MOST_WEIGHED or stands(known.pattern, text.decode("utf-8", "replace")):
                 return start, end
             refused.add(text)
-        if known.width is None and self.base and not tried and not goes_on:
+        if known.width is None and self.base and not tried and open_at == NOT_OPEN:
             return self.base, latest
-        if goes_on:
-            self.pending[index] = (begin, latest)
-        reach = self.total - self._patterns.keep
-        self._spans[index] = [span for span in tried if span[1] > reach]
+        if open_at != NOT_OPEN:
+            self.pending[index] = (begin, latest, open_at)
+        if tried:
+            self._spans[index] = tried[-MOST_AGAIN:]
         return None
 
 
