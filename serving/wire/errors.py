@@ -76,7 +76,13 @@ CODES: dict[str, Code] = {
 }
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_ANTHROPIC_TYPES = {**_TYPES, 413: "request_too_large", 503: "overloaded_error", 504: "timeout_error"}
+_ANTHROPIC_TYPES = {
+    **_TYPES,
+    404: "not_found_error",
+    413: "request_too_large",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 _ONCE = frozenset({"unjudged_answer", "upstream_failed", "upstream_timeout"})
 """Codes of 5xx behind which the model server may have done the work: an SDK would have it done again."""
 
