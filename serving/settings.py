@@ -52,8 +52,8 @@ class AgentSettings(_Section):
     """One agent: who may speak for it, and what it may spend. Budgets that are null do not bind."""
 
     keys: list[Secret] = []
-    """API keys (`Authorization: Bearer`) that stand for it. They are Interlock's own and are never sent to the
-    model server. As soon as any agent has a key, every request needs one."""
+    """API keys (`Authorization: Bearer`, or `x-api-key`) that stand for it. They are Interlock's own and are never
+    sent to the model server. As soon as any agent has a key, every request needs one."""
     owner: str | None = None
     """Who answers for it; given to policies and alerts."""
     team: str | None = None

@@ -67,6 +67,47 @@ def test_no_key_an_unknown_one_or_two_are_refused(values: tuple[str, ...]) -> No
     assert "key-a" not in str(caught.value)
 
 
+def with_keys(authorization: str | None, *keys: str) -> CIMultiDict[str]:
+    headers = sent(*([] if authorization is None else [authorization]))
+    for key in keys:
+        headers.add("X-Api-Key", key)
+    return headers
+
+
+@pytest.mark.parametrize(
+    ("authorization", "key"), [(None, "key-a"), ("Bearer key-a", "key-a"), ("Bearer key-a", "key-a2")]
+)
+def test_a_key_in_anthropic_s_header_stands_for_its_agent_and_is_taken_off(authorization: str, key: str) -> None:
+    headers = with_keys(authorization, key)
+    assert Identifier(KEYED).identify(headers) == Agent("alice", "ann", "red")
+    assert headers == sent()
+
+
+def test_another_server_s_key_beside_ours_passes() -> None:
+    headers = with_keys("Bearer key-a", "for-vllm")
+    assert Identifier(KEYED).identify(headers).name == "alice"
+    assert headers == with_keys(None, "for-vllm")
+    headers = with_keys(None, "for-vllm", "twice")
+    assert Identifier(Settings()).identify(headers).name == "anonymous"
+    assert headers == with_keys(None, "for-vllm", "twice")
+
+
+@pytest.mark.parametrize(
+    ("authorization", "keys"),
+    [
+        (None, ["key-c"]),
+        (None, ["key-a", "key-a"]),
+        ("Bearer key-a", ["key-b"]),
+        ("Basic x", ["key-a"]),
+        ("", ["key-a"]),
+    ],
+)
+def test_an_unknown_key_or_keys_of_two_agents_are_refused(authorization: str | None, keys: list[str]) -> None:
+    with pytest.raises(Refuse) as caught:
+        Identifier(KEYED).identify(with_keys(authorization, *keys))
+    assert caught.value.status == 401
+
+
 def test_a_preflight_needs_no_key() -> None:
     assert Identifier(KEYED).identify(sent(), "OPTIONS").name == "anonymous"
     with pytest.raises(Refuse):
