@@ -23,6 +23,7 @@ import msgspec
 
 from serving.wire.sse import Framer, data_of
 from serving.wire.strict import is_over
+from serving.wire.text_run import TextRuns
 from serving.wire.vocabulary import ChoiceDelta, Event, ToolDelta, Usage
 
 _ABSENT = msgspec.Raw()
@@ -118,9 +119,12 @@ _PLAIN = (ChoiceDelta(0),)
 
 class MessagesStreamReader:
     """One streamed answer. :meth:`feed` gives the events that the bytes complete; :meth:`rest` what is left
-    when the stream is over (normally nothing)."""
+    when the stream is over (normally nothing). With ``runs``, deltas of a text that come together may come as one."""
 
-    __slots__ = ("_arguments", "_begun", "_block", "_calls", "_ended", "_framer", "_index", "_next", "counts")
+    __slots__ = (
+        *("_arguments", "_begun", "_block", "_calls", "_ended", "_framer", "_index", "_next", "_runs"),
+        *("counts", "runs"),
+    )
 
     def __init__(self) -> None:
         self._framer = Framer()
@@ -131,14 +135,31 @@ class MessagesStreamReader:
         self._next = 0  # index of the next block
         self._calls = 0
         self._arguments: list[str] = []  # of the open call
+        self._runs = TextRuns(self.read, (b'"text":"', b'"thinking":"'))
         self.counts = Counts()
+        self.runs = False
 
     @property
     def pending(self) -> int:
         return self._framer.pending
 
     def feed(self, data: bytes) -> list[Event]:
-        return [self.read(raw) for raw in self._framer.feed(data)]
+        if not self.runs:
+            return [self.read(raw) for raw in self._framer.feed(data)]
+        run = None if self._framer.pending else self._runs.take(data)
+        if run is not None:
+            self.counts.deltas += run.count
+            if len(run.raw) == len(data):
+                return [run]
+            data = data[len(run.raw) :]
+        events = [self.read(raw) for raw in self._framer.feed(data)]
+        if run is not None:
+            return [run, *events]
+        if events and self._index >= 0:
+            deltas = self.counts.deltas
+            self._runs.learn(events[-1])
+            self.counts.deltas = deltas  # what is tried in learning has not come
+        return events
 
     def rest(self) -> bytes:
         return self._framer.rest()
@@ -218,7 +239,10 @@ class MessagesStreamReader:
         if is_call:
             self._arguments = []
             begun = bytes(block.input) if given(block.input) else b"{}"
-            arguments = "" if begun.translate(None, b" \t\r\n") == b"{}" else begun.decode()
+            try:
+                arguments = "" if begun.translate(None, b" \t\r\n") == b"{}" else begun.decode()
+            except UnicodeDecodeError:
+                return None
             if arguments:
                 self._arguments.append(arguments)
             return ChoiceDelta(0, tools=(ToolDelta(self._calls, block.id, block.name, arguments),))
@@ -253,6 +277,7 @@ class MessagesStreamReader:
     def _stop(self, raw: bytes, wire: _Wire) -> Event:
         if self._index < 0 or wire.index != self._index:
             return Event(raw, "unknown")
+        self._runs.forget()
         frame, block = Frame("stop", self._index, self._block), self._block
         self._index, self._block = -1, ""
         if not block:

@@ -23,12 +23,14 @@ _TRIES = 8
 
 
 class TextRuns:
-    """The frame of one stream's plain events. ``read`` reads one whole event."""
+    """The frame of one stream's plain events. ``read`` reads one whole event; ``marks`` are what stands before a text
+    and before reasoning."""
 
-    __slots__ = ("_after", "_before", "_event", "_join", "_reasoning", "_tries", "read")
+    __slots__ = ("_after", "_before", "_event", "_join", "_marks", "_reasoning", "_tries", "read")
 
-    def __init__(self, read: Callable[[bytes], Event]) -> None:
+    def __init__(self, read: Callable[[bytes], Event], marks: tuple[bytes, bytes] = _MARKS) -> None:
         self.read = read
+        self._marks = marks
         self._before = b""
         self._after = b""
         self._join = b""
@@ -60,6 +62,10 @@ class TextRuns:
         raw = data[: len(data) - len(rest)] if rest else data
         return Event(raw, "delta", (delta,), answer_id=known.answer_id, count=len(parts))
 
+    def forget(self) -> None:
+        """The same bytes would mean something else from now on."""
+        self._event = None
+
     def learn(self, event: Event) -> None:
         """An event that was read the long way, and is not like the ones before."""
         if not self._tries or event.kind != "delta" or len(event.choices) != 1:
@@ -69,7 +75,7 @@ class TextRuns:
         if not text or event.usage is not None or delta not in (_plain(delta, text), _thought(delta, text)):
             return
         self._tries -= 1
-        raw, mark = event.raw, _MARKS[delta.text is None]
+        raw, mark = event.raw, self._marks[delta.text is None]
         at = raw.find(mark) + len(mark)
         end = raw.find(b'"', at)
         if at < len(mark) or raw.find(mark, at) >= 0 or b"\r" in raw or raw[at:end] != text.encode("utf-8", "replace"):
