@@ -95,6 +95,29 @@ def test_no_hit_begins_in_what_was_let_go(text: str, sizes: list[int], padding: 
     assert all(free <= hit.start for hit in scanner.end())
 
 
+def let_go(text: str, sizes: Sequence[int]) -> bytes:
+    """What leaves of ``text`` if the last ``HOLD`` bytes wait and the first hit ends it."""
+    scanner = SHIPPED.scanner()
+    free = 0
+    for chunk in chunks(text, sizes):
+        if scanner.feed(chunk):
+            return text.encode()[:free]
+        free = scanner.free(HOLD)
+    return text.encode()[:free] if scanner.end() else text.encode()
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS, SIZES, st.integers(0, 3000), st.integers(0, 3000))
+def test_no_byte_of_a_match_leaves_where_text_is_held(text: str, sizes: list[int], before: int, after: int) -> None:
+    text = "." * before + " " + text + " " + "." * after
+    left = let_go(text, sizes)
+    hits = [hit for patterns in shipped_patterns() for hit in patterns.scan(text)]
+    for hit in hits:
+        assert len(left) <= len(text[: hit.start].encode())
+    if not scanned(SHIPPED, text, sizes):
+        assert left == text.encode()
+
+
 CHARACTERS = [
     "a",
     "b",
