@@ -58,7 +58,7 @@ class Tap:
         finally:
             del self._open[task]
             for end in ends:
-                end.transport.abort()
+                end.close()  # what is written is sent first
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: int | None) -> None:
         while data := await reader.read(65536):
