@@ -68,8 +68,8 @@ async def test_each_class_of_difference_is_reported(change: Any, kind: str, caps
 
 
 async def test_a_stream_that_is_held_until_its_end_is_found(capsys: pytest.CaptureFixture[str]) -> None:
-    server = plays(pause=0.005)
-    assert await contract(server, plays(pause=0.02, held=True), *GREETING, "--json") == 1
+    server = plays(pause=0.02)
+    assert await contract(server, plays(pause=0.06, held=True), *GREETING, "--json", "--tries", "1") == 1
     assert report(capsys)["summary"]["classes"] == {"buffered": 1}
 
 
@@ -81,8 +81,7 @@ async def test_a_stream_that_is_handed_on_later_is_not_held(capsys: pytest.Captu
         await later(request, writer)
 
     assert await contract(plays(pause=0.005), slow, *GREETING, "--json") == 0
-    timed = report(capsys)["first_event_ms"]
-    assert timed["proxy"] > timed["direct"] + 250
+    assert report(capsys)["first_event_ms"]["proxy"] > 250
 
 
 async def test_what_the_server_itself_does_not_repeat_is_not_the_proxys(capsys: pytest.CaptureFixture[str]) -> None:
