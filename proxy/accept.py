@@ -11,6 +11,7 @@ from proxy.refusals import Refuse
 from serving.request_fields import hidden
 from serving.wire import strict
 from serving.wire.dialect import Coerced, Dialect, UpstreamRefuses
+from serving.wire.dialects import dialect_of
 from serving.wire.request import ChatRequest
 
 Coverage = dict[str, str]
@@ -31,9 +32,10 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
 
 
 def read_request(
-    dialect: Dialect, headers: CIMultiDict[str], body: bytes, depth: int, surfaces: Set[str]
-) -> tuple[ChatRequest, Coverage] | None:
-    """What the request says, and what its fields hide from policies that only record (field → what).
+    endpoint: str, headers: CIMultiDict[str], body: bytes, depth: int, surfaces: Set[str]
+) -> tuple[Dialect, ChatRequest, Coverage] | None:
+    """The dialect of a request to the judged ``endpoint``, what it says, and what its fields hide from policies that
+    only record (field → what).
 
     None if the model server is to say, in its own words, what is wrong with the request. Raises ``Refuse`` for one
     that judge and model could read differently, or that hides one of ``surfaces`` from an enforcing policy.
@@ -48,14 +50,16 @@ def read_request(
     if reading.verdict == "lax":
         assert reading.problem is not None
         raise Refuse("ambiguous_body", f"The body is not strict JSON: {reading.problem.message}.")
-    view = dialect.request(reading.value)
+    dialect = dialect_of(endpoint, reading.value)
+    view = dialect if isinstance(dialect, Coerced | UpstreamRefuses) else dialect.request(reading.value)
     if isinstance(view, Coerced):
         raise Refuse("ambiguous_field", f"`{view.field}` {view.message}.", param=view.field)
     if isinstance(view, UpstreamRefuses):
         return None
+    assert not isinstance(dialect, Coerced | UpstreamRefuses)
     unseen: dict[str, frozenset[str]] = {}
     for found in hidden(reading.value, dialect.fields):
         if not found.hides.isdisjoint(surfaces):
             raise Refuse(found.code, found.message, param=found.param)
         unseen[found.param] = unseen.get(found.param, frozenset()) | found.hides
-    return view, {param: f"hides {', '.join(sorted(hides))}" for param, hides in unseen.items()}
+    return dialect, view, {param: f"hides {', '.join(sorted(hides))}" for param, hides in unseen.items()}

@@ -128,12 +128,14 @@ class Seen:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one call: ``outcome`` is allowed, denied, malformed, held_bytes, or unasked."""
+    """What became of one call: ``outcome`` is allowed, denied, malformed, held_bytes, or unasked. ``in_text``: the
+    surface of plain text in which it stood."""
 
     call: ToolCall
     outcome: str
     rule: str | None = None
     refusal: str | None = None
+    in_text: str | None = None
 
     @property
     def given(self) -> bool:
@@ -169,7 +171,8 @@ class Kept:
 class Exchange:
     """One exchange. ``*_ns`` are nanoseconds since the epoch, but ``held_ns``, which is how long something was held by
     now; ``held_since`` is when the hold that lasts now began, by ``time.perf_counter_ns`` (0: nothing is held).
-    ``waiting`` is the task that waits for something before the answer begins, which a kill ends.
+    ``decided_seq`` is the journal's number of the newest decision. ``waiting`` is the task that waits for something
+    before the answer begins, which a kill ends.
     ``kept`` is its answer, if the model server may keep that; ``fetched``: it is not made now but fetched, ``again`` if
     it was seen whole before."""
 
@@ -202,6 +205,7 @@ class Exchange:
     cut_text: str | None = None
     checks_pending: int = 0
     killed: bool = False
+    decided_seq: int = 0
     waiting: asyncio.Task[Any] | None = None
     kept: Kept | None = None
     fetched: bool = False

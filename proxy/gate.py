@@ -18,9 +18,10 @@ held and passes at once. After :meth:`Gate.cut` nothing is accepted any more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from proxy.gated_choice import NEXT, Answer, Choice, HeldCall, HeldEvent, Kind, Problem, Question, State
+from proxy.gated_choice import NEXT, Answer, Choice, HeldCall, HeldEvent, Kind, Problem, Question, State, TextQuestion
+from proxy.gated_text import Found, Place, Surface, TextRule, TextWatch
 from serving.wire.vocabulary import ChoiceDelta, Event, ToolCall, Usage
 from serving.wire.writer import EventChange, StreamWriter
 
@@ -33,7 +34,9 @@ class Gate:
     ``hold``: calls wait for their verdict; if False they are asked about and pass meanwhile (no policy in
     force could change them). ``watch_tokens``: the answer may show tokens of calls in logprobs or token ids.
     ``held_limit``: bytes that may be held, over all choices; a call beyond is asked about as unfit.
-    ``closing``: finish reason of a choice whose calls were all refused.
+    ``closing``: finish reason of a choice whose calls were all refused. ``texts``: the surfaces of text that a
+    verdict may stop (``proxy.gated_text``); ``offered``: the request's tools, where calls in plain text are judged
+    too (None: they are not).
     """
 
     def __init__(
@@ -44,17 +47,22 @@ class Gate:
         watch_tokens: bool = False,
         held_limit: int = 1024 * 1024,
         closing: str = "stop",
+        texts: Mapping[Surface, TextRule] | None = None,
+        offered: frozenset[str] | None = None,
     ) -> None:
         self._writer = writer
         self._hold = hold
-        self._watch = watch_tokens and hold
+        self._rules = texts or {}
+        self._offered = offered
+        self._texts = bool(self._rules) or offered is not None
+        self._watch = watch_tokens and (hold or self._texts)
         self._limit = held_limit
         self._closing = closing
         self._choices: dict[int, Choice] = {}
         self._tail: list[Event] = []
         self._out: list[bytes] = []
-        self._questions: list[Question] = []
-        self._tickets: dict[int, tuple[Choice, HeldCall]] = {}
+        self._questions: list[Question | TextQuestion] = []
+        self._tickets: dict[int, tuple[Choice, HeldCall | None]] = {}
         self._next_ticket = 0
         self._template: Event | None = None
         self._tracks = writer.tracks
@@ -68,15 +76,15 @@ class Gate:
         out, self._out = self._out, []
         return out
 
-    def questions(self) -> list[Question]:
-        """Calls to judge, each once."""
+    def questions(self) -> list[Question | TextQuestion]:
+        """Calls and texts to judge, each once."""
         asked, self._questions = self._questions, []
         return asked
 
     @property
     def takes_runs(self) -> bool:
-        """Whether plain events may come several as one: not where a verdict may come between them."""
-        return True
+        """Whether plain events may come several as one: not where a verdict on their text may come between them."""
+        return not self._rules
 
     @property
     def holding(self) -> bool:
@@ -85,7 +93,12 @@ class Gate:
     def settled(self, choice: int) -> bool:
         """``choice`` has finished, and all that the client gets of it is decided."""
         state = self._choices[choice].state if choice in self._choices else State.ENDED
-        return self.over or state is State.ENDED or (not self._hold and state is State.DRAIN)
+        return self.over or state is State.ENDED or (self._passes and state is State.DRAIN)
+
+    @property
+    def _passes(self) -> bool:
+        """No verdict can change anything: nothing is ever held."""
+        return not self._hold and not self._texts
 
     # -- what the relay puts in --------------------------------------------------------------------
 
@@ -119,7 +132,9 @@ class Gate:
         """``[DONE]`` came though some choice never finished: its calls are what they are, incomplete."""
         for number, choice in self._choices.items():
             self._complete(number, choice, complete=False)
-            self._resolve_doubt(choice, set())
+            if choice.texts is not None:
+                self._ask_texts(number, choice, choice.texts.finish())
+            self._resolve_doubt(choice, set(), ())
             self._drain(choice)
 
     def answer(self, ticket: int, answer: Answer) -> None:
@@ -127,7 +142,10 @@ class Gate:
         choice, call = self._tickets.pop(ticket)
         if self.over:
             return
-        call.answer = answer
+        if call is not None:
+            call.answer = answer
+        elif choice.texts is not None:
+            choice.texts.open.discard(ticket)
         if answer.error and answer.refusal is not None:
             self.abort(403, "policy_denied", answer.refusal)
             return
@@ -192,7 +210,7 @@ class Gate:
         simple = all(
             self._kind(delta) is Kind.PLAIN and self._state(delta.choice).state is State.FLOW for delta in event.choices
         )
-        if simple or not self._hold:
+        if (simple and not self._texts) or self._passes:
             for delta in event.choices:
                 self._choice_event(event, delta, emit=False)
             self._pass(event)
@@ -204,7 +222,7 @@ class Gate:
     def _state(self, number: int) -> Choice:
         choice = self._choices.get(number)
         if choice is None:
-            choice = self._choices[number] = Choice()
+            choice = self._choices[number] = Choice(TextWatch(self._rules, self._offered) if self._texts else None)
         return choice
 
     def _kind(self, delta: ChoiceDelta) -> Kind:
@@ -227,7 +245,15 @@ class Gate:
         kind = _PLAIN  # as nearly every event is
         if delta.tools or delta.finish is not None or (delta.tokens and self._watch):
             kind = self._kind(delta)
-        if kind is _PLAIN and choice.state is _FLOW:
+        flows = kind is _PLAIN and choice.state is _FLOW
+        place: Place = ()
+        if choice.texts is not None:
+            place, found = choice.texts.take(delta)
+            if flows := flows and not choice.queue and not choice.texts.waits(place):
+                choice.texts.gave(place)
+            if found:
+                self._ask_texts(delta.choice, choice, choice.texts.standing(found))
+        if flows:
             if delta.text and not choice.said:
                 choice.said = not delta.text.isspace()
             if emit:
@@ -236,36 +262,39 @@ class Gate:
         following = NEXT[choice.state][kind]
         if following is not None and kind is Kind.CALL and not self._take_pieces(delta, choice):
             following = None
-        if following is None and not self._hold:
+        if following is None and self._passes:
             if emit:
                 self._pass(event)
             return
         if following is None:
             self.cut("The answer was stopped: it went on with a tool call that had ended.")
             return
-        if kind is Kind.CALL and delta.finish is not None:
-            following = State.DRAIN
+        if delta.finish is not None:
+            following = State.DRAIN  # until its queue is empty
         touches = {tool.index for tool in delta.tools}
         if kind is not Kind.BLIND:
-            self._resolve_doubt(choice, touches)
+            self._resolve_doubt(choice, touches, place)
         choice.state = following
         if delta.finish is not None:
             self._complete(delta.choice, choice, complete=delta.finish != "length")
-        if not self._hold:
+            if choice.texts is not None:
+                self._ask_texts(delta.choice, choice, choice.texts.finish())
+        if self._passes:
             if emit:
                 self._pass(event)
             return
         if kind is not Kind.CALL and choice.newest >= 0 and delta.tokens:
             touches = {choice.newest}  # tokens after a call may still be that call's
-        choice.queue.append(HeldEvent(event, delta, touches, kind is Kind.BLIND))
+        choice.queue.append(HeldEvent(event, delta, touches, kind is Kind.BLIND, place))
         self.held_bytes += len(event.raw)
         if self.held_bytes > self._limit:
             self._overflow(delta.choice, choice)
         self._drain(choice)
 
-    def _resolve_doubt(self, choice: Choice, touches: set[int]) -> None:
-        """Events in doubt belong to the call before them, to the call that begins now, or to neither. The event
-        before them, if it shows several tokens, may show the first ones of the call that begins now."""
+    def _resolve_doubt(self, choice: Choice, touches: set[int], place: Place) -> None:
+        """Events in doubt belong to the call before them, to the call that begins now, or to neither; they show tokens
+        of a text no further than ``place``. The event before them, if it shows several tokens, may show the first
+        ones of the call that begins now."""
         for held in reversed(choice.queue):
             if not held.doubtful:
                 if held.delta.tokens > 1:
@@ -273,6 +302,7 @@ class Gate:
                 break
             held.doubtful = False
             held.touches |= touches
+            held.place = place or held.place
 
     def _take_pieces(self, delta: ChoiceDelta, choice: Choice) -> bool:
         for tool in delta.tools:
@@ -312,18 +342,34 @@ class Gate:
         whole = ToolCall(number, call.index, call.id, call.name, "".join(call.pieces), complete)
         self._questions.append(Question(ticket, whole, problem or ("renamed" if call.renamed else None)))
 
+    def _ask_texts(self, number: int, choice: Choice, found: list[Found]) -> None:
+        for one in found:
+            ticket = self._next_ticket
+            self._next_ticket += 1
+            self._tickets[ticket] = (choice, None)
+            assert choice.texts is not None
+            choice.texts.open.add(ticket)
+            self._questions.append(TextQuestion(ticket, number, one))
+
     def _overflow(self, number: int, choice: Choice) -> None:
-        """Too much is held: the open call of this choice is unfit, and nothing more may come of it."""
+        """Too much is held: the open call of this choice is unfit, and nothing more may come of it. Text that waits
+        for its end cannot be judged any more."""
         call = choice.calls.get(choice.newest)
-        if call is not None and not call.complete:
+        if choice.texts is not None and choice.texts.stuck:
+            self.cut("The answer was stopped: it is longer than what may be held for judging.")
+        elif call is not None and not call.complete:
             call.overflowed = True
             self._ask(number, choice, call, complete=False, problem="held_bytes")
 
     # -- release -----------------------------------------------------------------------------------
 
     def _drain(self, choice: Choice) -> None:
-        queue = choice.queue
+        queue, texts = choice.queue, choice.texts
         while queue and not queue[0].doubtful and self._judged(choice, queue[0].touches):
+            if texts is not None:
+                if not texts.may_go(queue[0].place):
+                    break
+                texts.gave(queue[0].place)
             held = queue.popleft()
             self.held_bytes -= len(held.event.raw)
             self._give(choice, held)
@@ -338,9 +384,8 @@ class Gate:
             self._tail.clear()
             self.held_bytes = 0
 
-    @staticmethod
-    def _judged(choice: Choice, touches: Iterable[int]) -> bool:
-        return all(choice.calls[index].answer is not None for index in touches)
+    def _judged(self, choice: Choice, touches: Iterable[int]) -> bool:
+        return not self._hold or all(choice.calls[index].answer is not None for index in touches)
 
     @staticmethod
     def _open(choice: Choice) -> bool:
@@ -350,8 +395,8 @@ class Gate:
         delta, event = held.delta, held.event
         if delta.text and not choice.said:
             choice.said = not delta.text.isspace()
-        dropped, refusals = self._verdicts(choice, held)
-        if not choice.refused:
+        dropped, refusals = self._verdicts(choice, held) if self._hold else (frozenset(), [])
+        if not choice.refused or not self._hold:
             self._pass(event)
             return
         finish = delta.finish

@@ -31,6 +31,7 @@ from typing import Literal
 
 import msgspec
 
+from proxy.gated_text import Found, Place, TextWatch
 from serving.wire.vocabulary import ChoiceDelta, Event, ToolCall
 
 
@@ -83,6 +84,14 @@ class Question(msgspec.Struct, frozen=True):
     problem: Problem | None = None
 
 
+class TextQuestion(msgspec.Struct, frozen=True):
+    """Text of choice number ``choice`` that is to be judged."""
+
+    ticket: int
+    choice: int
+    found: Found
+
+
 class Answer(msgspec.Struct, frozen=True):
     """The verdict on a question. ``refusal`` (None: allowed) is the text that takes the call's place;
     ``cut`` ends the whole answer with it; ``error`` ends it with an error event instead."""
@@ -109,20 +118,22 @@ class HeldEvent(msgspec.Struct):
     delta: ChoiceDelta
     touches: set[int]
     doubtful: bool
+    place: Place = ()
 
 
 class Choice:
     """One choice's queue, state and calls."""
 
-    __slots__ = ("calls", "kept", "newest", "numbers", "queue", "said", "state")
+    __slots__ = ("calls", "kept", "newest", "numbers", "queue", "said", "state", "texts")
 
-    def __init__(self) -> None:
+    def __init__(self, texts: TextWatch | None = None) -> None:
         self.state = State.FLOW
         self.queue: deque[HeldEvent] = deque()
         self.calls: dict[int, HeldCall] = {}
         self.newest = -1
         self.numbers: dict[int, int] = {}  # kept call: upstream's index → the client's
         self.kept = 0
+        self.texts = texts
         self.said = False  # some text has been given, so a refusal needs a break before it
 
     @property

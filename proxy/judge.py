@@ -25,15 +25,20 @@ from policies.model import (
     OfferedTool,
     RequestFacts,
     ResponseFacts,
+    Severity,
+    Signal,
     Stage,
+    SurfaceFacts,
 )
 from policies.service import PolicySet
 from proxy.call_logprobs import call_logprobs
 from proxy.exchange import Exchange, Outcome
-from proxy.gated_choice import Answer, Question
+from proxy.gated_choice import Answer, Question, TextQuestion
+from proxy.gated_text import Found, Surface, TextRule
 from proxy.recorder import Recorder
 from proxy.refusals import Refuse
 from serving.settings import PolicySettings
+from serving.stream_patterns import StreamHit
 from serving.wire.strict import NotStrict, read_arguments
 from serving.wire.vocabulary import ToolCall
 from tracing.journal import JournalError
@@ -57,6 +62,7 @@ _UNRECORDED = (
     "Blocked by rule interlock/record. The tool call was not executed, because its record could not be "
     "written. Nothing is wrong with the call; it may be tried again later."
 )
+_TEXT_STAGES: dict[Surface, Stage] = {"reasoning": Stage.REASONING, "text": Stage.OUTPUT}
 _CANNOT_CHANGE = frozenset({Action.REDACT, Action.QUARANTINE})
 
 
@@ -81,6 +87,9 @@ class Judge:
         self._depth = json_depth
         self.closing = "content_filter" if settings.refusal == "content_filter" else "stop"
         self.holds_calls = policies.enforced(Stage.TOOL_CALL)
+        rules = {surface: policies.text_rule(stage) for surface, stage in _TEXT_STAGES.items()}
+        self.texts: dict[Surface, TextRule] = {s: rule for s, rule in rules.items() if rule is not None and rule.holds}
+        self._texts_beside = {s: rule for s, rule in rules.items() if rule is not None and not rule.holds}
         self._surfaces = self._enforced_surfaces()
         self.wants_logprobs = policies.wants(Stage.TOOL_CALL, "call.logprobs")
         self._reads_logprobs = policies.reads_field(Stage.TOOL_CALL, "call.logprobs")
@@ -95,7 +104,7 @@ class Judge:
             surfaces |= {"request", "tool_result"}
         if self.holds_calls:
             surfaces.add("tool_call")
-        return frozenset(surfaces)
+        return frozenset(surfaces | self.texts.keys())
 
     # -- stages ------------------------------------------------------------------------------------
 
@@ -114,6 +123,12 @@ class Judge:
                 rule=decision.rule,
                 retry_after=5 if unavailable else None,
             )
+
+    async def ask(self, x: Exchange, question: Question | TextQuestion) -> Answer:
+        """What follows from a question of the gate."""
+        if isinstance(question, Question):
+            return await self.call(x, question)
+        return await self.text(x, question.choice, question.found)
 
     async def call(self, x: Exchange, question: Question) -> Answer:
         """Stage ``tool_call``: one complete (or cut off) call."""
@@ -136,8 +151,72 @@ class Judge:
         cut = outcome.outcome == "terminated"
         return Answer(outcome.refusal, cut, self._refusal == "error" and outcome.refusal is not None)
 
+    async def text(self, x: Exchange, choice: int, found: Found) -> Answer:
+        """Stages ``reasoning`` and ``output``, and calls that stand in plain text (stage ``tool_call``): what is not
+        allowed cuts the answer."""
+        refusal: str | None = None
+        for call in found.calls:
+            nth = sum(1 for number, index in x.outcomes if number == choice and index < 0)
+            whole = ToolCall(choice, nth, None, call.name, call.arguments, call.complete)
+            outcome = await self._outcome(x, Question(0, whole))
+            outcome.in_text = found.surface
+            x.outcomes[(choice, -1 - nth)] = outcome
+            try:
+                await self._recorder.commit(self._recorder.call(x, outcome))
+            except JournalError:
+                self._unrecorded(x, outcome)
+            self._metrics.call(outcome.outcome)
+            refusal = refusal or outcome.refusal
+        if refusal is None and (found.hits or found.ended) and found.surface in self.texts:
+            refusal = await self._text_decision(x, choice, found)
+        return Answer(refusal, cut=refusal is not None, error=self._refusal == "error" and refusal is not None)
+
+    async def _text_decision(self, x: Exchange, choice: int, found: Found) -> str | None:
+        """The refusal with which the answer is cut; None to let it go on."""
+        stage = _TEXT_STAGES[found.surface]
+        rule = self._policies.text_rule(stage)
+        assert rule is not None
+        seen = x.seen.choices[choice]
+        said = (seen.said if found.surface == "text" else seen.thought) if rule.text else ""
+        exposed = sum(max(0, min(hit.end, found.left) - hit.start) for hit in found.hits)
+        decision = await self._decide(
+            x,
+            stage,
+            f"{found.surface} of choice {choice}",
+            text=SurfaceFacts(
+                choice=choice,
+                name="output" if stage is Stage.OUTPUT else "reasoning",
+                bytes=found.size,
+                text=said,
+                complete=found.ended,
+            ),
+            signals=[_signal(hit) for hit in found.hits],
+            exposed=exposed,
+        )
+        if not decision.refuses and decision.action not in _CANNOT_CHANGE:
+            return None
+        try:
+            await self._recorder.commit(x.decided_seq)
+        except JournalError:
+            _log.error("an answer was cut, and the journal cannot be written")
+        return decision.refusal or f"Blocked by policy {decision.rule}. The answer was stopped here."
+
+    async def _look_beside(self, x: Exchange) -> None:
+        """Text stages that only record are asked when the answer is over: nothing waits for them."""
+        for surface, rule in self._texts_beside.items():
+            for number, seen in sorted(x.seen.choices.items()):
+                said = seen.said if surface == "text" else seen.thought
+                if not said:
+                    continue
+                scanner = rule.scanner() if rule.scanner is not None else None
+                hits = (*scanner.feed(said), *scanner.end()) if scanner is not None else ()
+                if hits or rule.at_end:
+                    size = len(seen.text if surface == "text" else seen.reasoning)
+                    await self._text_decision(x, number, Found(surface, hits, (), True, size, size))
+
     async def response(self, x: Exchange) -> None:
-        """Stage ``response``, when the exchange is over: it is recorded; nothing that left can change."""
+        """What is asked when the exchange is over: it is recorded; nothing that left can change."""
+        await self._look_beside(x)
         if not self._policies.in_force(Stage.RESPONSE):
             return
         for number, seen in sorted(x.seen.choices.items()):
@@ -213,6 +292,9 @@ class Judge:
         *,
         call: CallFacts | None = None,
         response: ResponseFacts | None = None,
+        text: SurfaceFacts | None = None,
+        signals: list[Signal] | None = None,
+        exposed: int = 0,
     ) -> Decision:
         checks, budgets = await self._facts(x)
         question = DecisionInput(
@@ -224,7 +306,8 @@ class Judge:
             request=request_facts(x),
             call=call,
             response=response,
-            signals=self._policies.signals(call) if call is not None else [],
+            surface=text,
+            signals=self._policies.signals(call) if call is not None else signals or [],
             checks=checks,
             budgets=budgets,
         )
@@ -235,7 +318,7 @@ class Judge:
         for found in decision.findings:
             x.sighting.run.add_finding(f"{found.policy}/{found.finding.id}")
         if decision.asked:
-            self._recorder.decided(x, surface, decision)
+            x.decided_seq = self._recorder.decided(x, surface, decision, exposed)
         return decision
 
     def _count(self, decision: Decision) -> None:
@@ -265,6 +348,10 @@ def request_facts(x: Exchange) -> RequestFacts:
         message_count=len(request.messages),
         sampling=request.sampling,
     )
+
+
+def _signal(hit: StreamHit) -> Signal:
+    return Signal(set=hit.set, id=hit.id, severity=Severity(hit.severity), start=hit.start, end=hit.end)
 
 
 def _object(arguments: str, depth: int) -> dict[str, Any] | None:

@@ -95,7 +95,7 @@ class Recorder:
 
         return self._journal.append(facts, fill, weight=x.request_bytes)
 
-    def decided(self, x: Exchange, surface: str, decision: Decision) -> int:
+    def decided(self, x: Exchange, surface: str, decision: Decision, exposed: int = 0) -> int:
         capture = self._capture(x)
         facts = Decided(
             time_ns=self._clock_ns(),
@@ -105,6 +105,7 @@ class Recorder:
             action=decision.action.value,
             rule=decision.rule,
             micros=decision.duration_us,
+            exposed=exposed,
         )
 
         def fill() -> Record:
@@ -126,6 +127,7 @@ class Recorder:
             outcome=outcome.outcome,
             rule=outcome.rule,
             held_micros=x.held(time.perf_counter_ns()) // 1000,
+            in_text=outcome.in_text,
         )
 
         def fill() -> Record:

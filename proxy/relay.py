@@ -26,7 +26,7 @@ from proxy.breakers.budgets import FIRST_TOKENS, Estimate, estimate
 from proxy.carry import Uncarriable, Upstream, UpstreamUnreachable, answer_like, request_headers
 from proxy.exchange import Exchange
 from proxy.gate import Gate
-from proxy.gated_choice import Answer, Question
+from proxy.gated_choice import Answer, Question, TextQuestion
 from proxy.identity import Agent, Identifier
 from proxy.judge import Judge
 from proxy.random_ids import random_hex
@@ -164,7 +164,7 @@ class Relay:
         if endpoint.klass is EndpointClass.JUDGED and endpoint.name in FETCHES:
             return await self._fetched(request, headers, agent, DIALECTS[endpoint.name])
         if endpoint.klass is EndpointClass.JUDGED:
-            return await self._judged(request, headers, agent, DIALECTS[endpoint.name])
+            return await self._judged(request, headers, agent, endpoint.name)
         return await self._plain(request, headers)
 
     async def _plain(self, request: web.BaseRequest, headers: CIMultiDict[str]) -> web.StreamResponse:
@@ -173,15 +173,15 @@ class Relay:
         return await self._copy(request, answer)
 
     async def _judged(
-        self, request: web.BaseRequest, headers: CIMultiDict[str], agent: Agent, dialect: Dialect
+        self, request: web.BaseRequest, headers: CIMultiDict[str], agent: Agent, endpoint: str
     ) -> web.StreamResponse:
         body = await read_body(request, self._settings.limits.request_bytes)
         sent = _Sent(request.method, request.raw_path, headers, body)
-        known = (dialect, headers, body, self._settings.limits.json_depth, self._judge.surfaces())
+        known = (endpoint, headers, body, self._settings.limits.json_depth, self._judge.surfaces())
         read = read_request(*known) if len(body) < _LARGE else await asyncio.to_thread(read_request, *known)
         if read is None:
             return await self._unread(request, sent)
-        view, coverage = read
+        dialect, view, coverage = read
         view, run, unseen = self._answers.resume(agent.name, view, self._judge.surfaces())
         sighting = await self._runs.identify(agent.name, view, run or request.headers.get(_RUN_HEADER))
         x = self._open_exchange(request, agent, dialect, view, len(body), sighting)
@@ -353,9 +353,11 @@ class Relay:
         gate = Gate(
             writer,
             hold=self._judge.holds_calls,
-            watch_tokens=x.request.shows_tokens and x.request.calls_possible,
+            watch_tokens=x.request.shows_tokens and (x.request.calls_possible or bool(self._judge.texts)),
             held_limit=limits.held_bytes,
             closing=self._judge.closing,
+            texts=self._judge.texts,
+            offered=frozenset(tool.name for tool in x.request.tools) if self._judge.holds_calls else None,
         )
         flow = StreamedAnswer(
             x,
@@ -406,6 +408,7 @@ class Relay:
                 x,
                 b"".join(parts),
                 self._verdict,
+                self._judge.texts,
                 hold=self._judge.holds_calls,
                 closing=self._judge.closing,
                 held_limit=self._settings.limits.held_bytes,
@@ -449,8 +452,10 @@ class Relay:
         if x.request.stored:
             self._answers.given(x, text, calls)
 
-    async def _verdict(self, x: Exchange, question: Question) -> Answer:
+    async def _verdict(self, x: Exchange, question: Question | TextQuestion) -> Answer:
         """What was decided about a call of an answer holds for every copy of it."""
+        if isinstance(question, TextQuestion):
+            return await self._judge.ask(x, question)
         kept = x.kept
         known = kept.outcomes.get(question.call.index) if kept is not None else None
         if known is not None and known.call == question.call and known.outcome != "unrecorded":

@@ -16,12 +16,12 @@ from aiohttp import web
 
 from proxy.exchange import Exchange
 from proxy.gate import Gate
-from proxy.gated_choice import Answer, Question
+from proxy.gated_choice import Answer, Question, TextQuestion
 from serving.wire.dialect import ReadsRuns, StreamReader
 from serving.wire.splice import Unspliceable
 from serving.wire.vocabulary import Usage
 
-JudgeCall = Callable[[Exchange, Question], Awaitable[Answer]]
+AskJudge = Callable[[Exchange, Question | TextQuestion], Awaitable[Answer]]
 Extend = Callable[[Exchange], Awaitable[str | None]]
 
 _STOPPED = "The server is shutting down."
@@ -52,7 +52,7 @@ class StreamedAnswer:
         reader: StreamReader,
         gate: Gate,
         *,
-        judge: JudgeCall,
+        judge: AskJudge,
         extend: Extend | None,
         ended: Callable[[int], None],
         begun: Callable[[], None] | None = None,
@@ -177,7 +177,7 @@ class StreamedAnswer:
         for question in self._gate.questions():
             self._verdicts.add(asyncio.ensure_future(self._answer(question)))
 
-    async def _answer(self, question: Question) -> None:
+    async def _answer(self, question: Question | TextQuestion) -> None:
         answer = await self._judge(self._x, question)
         if answer.cut:
             self._x.cut_text = answer.refusal

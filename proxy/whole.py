@@ -3,49 +3,85 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from proxy.exchange import Exchange
-from proxy.gated_choice import Answer, Question
+from proxy.gated_choice import Answer, Question, TextQuestion
+from proxy.gated_text import Found, Surface, TextRule, TextWatch
 from proxy.refusals import Refuse
+from serving.wire.dialect import AnswerChoice, WholeAnswer
+from serving.wire.vocabulary import ChoiceDelta
 from serving.wire.writer import ChoiceChange
 
-JudgeCall = Callable[[Exchange, Question], Awaitable[Answer]]
+AskJudge = Callable[[Exchange, Question | TextQuestion], Awaitable[Answer]]
 
 
 async def judge_whole(
-    x: Exchange, body: bytes, judge: JudgeCall, *, hold: bool, closing: str, held_limit: int
+    x: Exchange,
+    body: bytes,
+    ask: AskJudge,
+    texts: Mapping[Surface, TextRule],
+    *,
+    hold: bool,
+    closing: str,
+    held_limit: int,
 ) -> bytes | None:
     """The body that the client gets: the very same object if nothing was refused. None if the answer is not
-    understood. ``hold``: verdicts count; if False they are asked for and change nothing. Raises ``Refuse`` where the
-    settings want an error in an answer's place."""
+    understood. ``hold``: verdicts on calls count; if False they are asked for and change nothing. Raises ``Refuse``
+    where the settings want an error in an answer's place."""
     answer = x.dialect.answer(body)
     if answer is None:
         return None
     x.seen.whole(answer)
+    for choice in answer.choices:
+        for found in _found(x, texts, choice, hold):
+            _stop_if(x, await ask(x, TextQuestion(0, choice.number, found)))
+    refused = await _refused_calls(x, answer, ask, hold, held_limit) if x.cut_text is None else {}
+    if x.cut_text is not None:
+        changes = [ChoiceChange(c.position, {}, len(c.calls), closing, x.cut_text) for c in answer.choices]
+    elif refused:
+        changes = [
+            ChoiceChange(position, texts, len(answer.choices[position].calls), closing)
+            for position, texts in sorted(refused.items())
+        ]
+    else:
+        return body
+    return x.dialect.whole(x.request).whole(body, changes)
+
+
+def _found(x: Exchange, texts: Mapping[Surface, TextRule], choice: AnswerChoice, hold: bool) -> list[Found]:
+    """What is to be asked about the texts of a choice. Nothing of them has left."""
+    if not hold and not texts:
+        return []
+    watch = TextWatch(texts, frozenset(tool.name for tool in x.request.tools) if hold else None)
+    _, reasoning = watch.take(ChoiceDelta(choice.number, None, choice.reasoning))
+    _, text = watch.take(ChoiceDelta(choice.number, choice.text))
+    return [*watch.standing([*reasoning, *text]), *watch.finish()]
+
+
+async def _refused_calls(
+    x: Exchange, answer: WholeAnswer, ask: AskJudge, hold: bool, held_limit: int
+) -> dict[int, dict[int, str]]:
+    """The texts that take the place of refused calls, by the position of their choice and their index."""
     asked: list[tuple[int, int, Question]] = []
     for choice in answer.choices:
         for call in choice.calls:
             large = hold and len(call.arguments.encode()) > held_limit
             asked.append((choice.position, call.index, Question(len(asked), call, "held_bytes" if large else None)))
-    if not asked:
-        return body
-    verdicts = await asyncio.gather(*(judge(x, question) for _, _, question in asked))
+    verdicts = await asyncio.gather(*(ask(x, question) for _, _, question in asked))
     refused: dict[int, dict[int, str]] = {}
     for (position, index, _), verdict in zip(asked, verdicts, strict=True):
         if verdict.refusal is not None and hold:
-            if verdict.error:
-                raise Refuse("policy_denied", verdict.refusal)
-            if verdict.cut:
-                x.cut_text = verdict.refusal
+            _stop_if(x, verdict)
             refused.setdefault(position, {})[index] = verdict.refusal
-    if not refused:
-        return body
-    if x.cut_text is not None:
-        changes = [ChoiceChange(c.position, {}, len(c.calls), closing, x.cut_text) for c in answer.choices]
-    else:
-        changes = [
-            ChoiceChange(position, texts, len(answer.choices[position].calls), closing)
-            for position, texts in sorted(refused.items())
-        ]
-    return x.dialect.whole(x.request).whole(body, changes)
+    return refused
+
+
+def _stop_if(x: Exchange, verdict: Answer) -> None:
+    """Raises ``Refuse`` for an error in the answer's place; notes a cut."""
+    if verdict.refusal is None:
+        return
+    if verdict.error:
+        raise Refuse("policy_denied", verdict.refusal)
+    if verdict.cut:
+        x.cut_text = x.cut_text or verdict.refusal

@@ -61,20 +61,25 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_PATH = 64 * 1024
 """Characters; a longer path is refused, so that reading it cannot take long."""
 
-_JUDGED = ("/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/responses/{id}/cancel")
+_JUDGED = (
+    "/v1/chat/completions",
+    "/v1/chat/completions/batch",
+    "/v1/completions",
+    "/v1/messages",
+    "/v1/responses",
+    "/v1/responses/{id}/cancel",
+    "/invocations",
+)
 
 _JUDGED_GET = ("/v1/responses/{id}",)
 
 _UNJUDGED = (
-    "/v1/chat/completions/batch",
-    "/v1/completions",
     "/v1/systemone",
     "/v1/audio/transcriptions",
     "/v1/audio/translations",
     "/cohere/v2/chat",
     "/generative_scoring",
     "/inference/v1/generate",
-    "/invocations",
     "/pooling",
 )
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import servers
 from tests.support.collector import Collector, collecting
@@ -23,6 +24,9 @@ def pytest_configure() -> None:
     """A SIGTERM (a time limit, a cancelled build) ends the run as Ctrl-C does, so that the servers are stopped."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
+
+settings.register_profile("interlock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("interlock")  # how long an example takes says something about the machine only
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 """For so small a model more threads only wait for one another, and on a busy machine a hundred times as long."""

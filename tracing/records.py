@@ -74,7 +74,8 @@ class Opened(Record, frozen=True, tag="opened"):
 
 
 class Decided(Record, frozen=True, tag="decided"):
-    """A decision: of a stage, with what fired. ``decision`` is the decision model as plain data."""
+    """A decision: of a stage, with what fired. ``decision`` is the decision model as plain data. ``exposed``: bytes of
+    what was found in a flowing text that had left for the client before it could be stopped."""
 
     stage: str = ""
     surface: str = ""
@@ -82,6 +83,7 @@ class Decided(Record, frozen=True, tag="decided"):
     rule: str | None = None
     micros: int = 0
     decision: dict[str, Any] = {}
+    exposed: int = 0
 
 
 class CallOutcome(Record, frozen=True, tag="call"):
@@ -89,7 +91,8 @@ class CallOutcome(Record, frozen=True, tag="call"):
     malformed (denied because its arguments are not one strict JSON object), held_bytes (denied because they
     are too large to hold), unasked (no policy needed asking), unrecorded (refused because this record could
     not be brought to disk in time; it stands beside the record of what had been decided), unjudged (a judge
-    was needed and failed, and the settings let it by), dropped (the answer broke off while it was held)."""
+    was needed and failed, and the settings let it by), dropped (the answer broke off while it was held). ``in_text``:
+    the model left it in plain text of that surface, where no server reads it as a call."""
 
     CONTENT = ("arguments",)
 
@@ -103,6 +106,7 @@ class CallOutcome(Record, frozen=True, tag="call"):
     arguments: str | None = None
     commitment: str | None = None
     held_micros: int = 0
+    in_text: str | None = None
 
 
 class Refused(Record, frozen=True, tag="refused"):

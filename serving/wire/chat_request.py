@@ -75,7 +75,8 @@ def _view(value: dict[str, Any], messages: tuple[SentMessage, ...], tools: tuple
     )
 
 
-def _stream_options(field: str, value: Any) -> None:
+def stream_options(field: str, value: Any) -> None:
+    """An object whose known members are booleans."""
     coercion.an_object(field, value)
     for name in ("include_usage", "continuous_usage_stats"):
         if value.get(name) is not None:
@@ -129,7 +130,7 @@ _FIELDS: tuple[tuple[Reader, str], ...] = (
     (coercion.or_null(coercion.integers), "stop_token_ids logprob_token_ids allowed_token_ids"),
     (coercion.not_null(coercion.strings), "bad_words"),
     (coercion.or_null(coercion.string_or_strings), "stop"),
-    (coercion.or_null(_stream_options), "stream_options"),
+    (coercion.or_null(stream_options), "stream_options"),
     (coercion.or_null(_tool_choice), "tool_choice"),
 )
 _READERS: dict[str, Reader] = {name: reader for reader, names in _FIELDS for name in names.split()}

@@ -14,7 +14,18 @@ from typing import Any
 
 from serving.wire import splice
 from serving.wire.chat_stream import read_event
-from serving.wire.splice import Edit, Span, Unspliceable, locate
+from serving.wire.choice_events import (
+    DONE,
+    at,
+    choice_of,
+    error_event,
+    event_like,
+    null,
+    split_event,
+    usage_event,
+    value,
+)
+from serving.wire.splice import Edit, Span, locate
 from serving.wire.vocabulary import Event, Usage
 from serving.wire.writer import ChoiceChange, EventChange
 
@@ -35,16 +46,16 @@ class ChatWriter:
 
     def change(self, event: Event, change: EventChange) -> bytes | None:
         raw = event.raw
-        choice = _choice(raw, change.choice)
+        choice = choice_of(raw, change.choice)
         edits: list[Edit] = []
-        delta = _at(raw, choice, "delta")
+        delta = at(raw, choice, "delta")
         calls = locate(raw, ("tool_calls",), delta)
         if calls is not None and raw[calls.start : calls.end] != b"null":
             edits += _without(raw, delta, calls, change)
         if change.hide_tokens:
-            edits += _null(raw, choice, "logprobs", "token_ids")
+            edits += null(raw, choice, "logprobs", "token_ids")
         if change.open_end:
-            edits += _null(raw, choice, "finish_reason", "stop_reason")
+            edits += null(raw, choice, "finish_reason", "stop_reason")
         elif change.finish is not None:
             edits.append(splice.set_member(raw, choice, "finish_reason", change.finish))
         changed = splice.apply(raw, edits)
@@ -54,42 +65,27 @@ class ChatWriter:
         return None
 
     def text(self, template: Event, choice: int, text: str) -> bytes:
-        return _event_like(template.raw, choice, {"content": text}, None)
+        return event_like(template.raw, choice, {"delta": {"content": text}}, None)
 
     def finish(self, template: Event, choice: int, reason: str) -> bytes:
-        return _event_like(template.raw, choice, {}, reason)
+        return event_like(template.raw, choice, {"delta": {}}, reason)
 
     def usage(self, template: Event, usage: Usage) -> bytes:
-        like = template.raw
-        counts = {
-            "prompt_tokens": usage.prompt,
-            "total_tokens": usage.prompt + usage.completion,
-            "completion_tokens": usage.completion,
-        }
-        empty = splice.apply(like, [splice.set_member(like, _document(like), "choices", [])])
-        return splice.apply(empty, [splice.set_member(empty, _document(empty), "usage", counts)])
+        return usage_event(template.raw, usage)
 
     def error(self, status: int, code: str | None, message: str) -> bytes:
-        kind = "InternalServerError" if status >= 500 else "PermissionDeniedError"
-        body = {"error": {"message": message, "type": kind, "param": None, "code": code or status}}
-        return b"data: " + json.dumps(body).encode() + b"\n\n"
+        return error_event(status, code, message)
 
     def ending(self) -> bytes:
-        return b"data: [DONE]\n\n"
+        return DONE
 
     def split(self, event: Event) -> list[bytes]:
-        raw, number = event.raw, len(event.choices)
-        parts = []
-        for position in range(number):
-            listed = _at(raw, _document(raw), "choices")
-            others = [i for i in range(number) if i != position]
-            parts.append(splice.apply(raw, splice.remove_elements(raw, listed, others)))
-        return parts
+        return split_event(event)
 
     # -- whole -------------------------------------------------------------------------------------
 
     def whole(self, body: bytes, changes: Sequence[ChoiceChange]) -> bytes:
-        choices = splice.elements(body, _at(body, splice.root(body), "choices"))
+        choices = splice.elements(body, at(body, splice.root(body), "choices"))
         edits: list[Edit] = []
         for change in changes:
             choice = choices[change.position]
@@ -97,86 +93,33 @@ class ChatWriter:
         return splice.apply(body, edits)
 
 
-def _document(event: bytes) -> Span:
-    where = splice.data_span(event)
-    if where is None:
-        raise Unspliceable("an event without data")
-    return splice.root(event, where)
-
-
-def _at(raw: bytes, span: Span, key: str) -> Span:
-    found = splice.member(raw, span, key)
-    if found is None:
-        raise Unspliceable(f"no {key}")
-    return found.value
-
-
-def _choice(raw: bytes, number: int) -> Span:
-    """The choice with the index ``number``."""
-    for choice in splice.elements(raw, _at(raw, _document(raw), "choices")):
-        if _value(raw, _at(raw, choice, "index")) == number:
-            return choice
-    raise Unspliceable(f"no choice {number}")
-
-
-def _value(raw: bytes, span: Span) -> Any:
-    return json.loads(raw[span.start : span.end])
-
-
-def _null(raw: bytes, span: Span, *keys: str) -> list[Edit]:
-    """These members become null where they are there and are not null yet."""
-    found = [splice.member(raw, span, key) for key in keys]
-    return [
-        splice.replace(one.value, None)
-        for one in found
-        if one is not None and raw[one.value.start : one.value.end] != b"null"
-    ]
-
-
 def _without(raw: bytes, delta: Span, calls: Span, change: EventChange) -> list[Edit]:
     pieces = splice.elements(raw, calls)
-    indices = [_value(raw, index.value) if (index := splice.member(raw, piece, "index")) else 0 for piece in pieces]
+    indices = [value(raw, index.value) if (index := splice.member(raw, piece, "index")) else 0 for piece in pieces]
     gone = {place for place, index in enumerate(indices) if index in change.dropped}
     if len(gone) == len(pieces):
         return splice.remove_members(raw, delta, ["tool_calls"])
     edits = splice.remove_elements(raw, calls, gone)
     for place, piece in enumerate(pieces):
         if place not in gone and indices[place] in change.renumber:
-            edits.append(splice.replace(_at(raw, piece, "index"), change.renumber[indices[place]]))
+            edits.append(splice.replace(at(raw, piece, "index"), change.renumber[indices[place]]))
     return edits
 
 
-def _event_like(template: bytes, number: int, delta: dict[str, Any], finish: str | None) -> bytes:
-    """An event with one choice, ``number``, and everything beside the choices as in ``template``."""
-    document = _document(template)
-    listed = _at(template, document, "choices")
-    pieces = splice.elements(template, listed)
-    if not pieces:
-        raise Unspliceable("a template without choices")
-    edits = splice.remove_elements(template, listed, range(1, len(pieces)))
-    choice = pieces[0]
-    edits += _null(template, choice, "logprobs", "token_ids", "stop_reason")
-    edits += _null(template, document, "prompt_token_ids", "prompt_text")
-    edits.append(splice.set_member(template, choice, "index", number))
-    edits.append(splice.set_member(template, choice, "delta", delta))
-    edits.append(splice.set_member(template, choice, "finish_reason", finish))
-    return splice.apply(template, edits)
-
-
 def _refuse(body: bytes, choice: Span, change: ChoiceChange) -> list[Edit]:
-    message = _at(body, choice, "message")
-    calls = _at(body, message, "tool_calls")
+    message = at(body, choice, "message")
+    calls = at(body, message, "tool_calls")
     left = change.calls - len(change.refused)
     if left:
         edits = splice.remove_elements(body, calls, change.refused)
     else:
         edits = splice.remove_members(body, message, ["tool_calls"])
         finish = splice.member(body, choice, "finish_reason")
-        if finish is not None and _value(body, finish.value) != "length":
+        if finish is not None and value(body, finish.value) != "length":
             edits.append(splice.replace(finish.value, change.finish))
     text = _BREAK.join(change.refused[index] for index in sorted(change.refused))
     content = splice.member(body, message, "content")
-    if content is not None and (said := _value(body, content.value)):
+    if content is not None and (said := value(body, content.value)):
         more = text if said.isspace() else _BREAK + text
         edits.append(splice.append_to_string(body, content.value, more))
     else:
@@ -185,11 +128,11 @@ def _refuse(body: bytes, choice: Span, change: ChoiceChange) -> list[Edit]:
 
 
 def _cut_choice(body: bytes, choice: Span, change: ChoiceChange) -> list[Edit]:
-    message = _at(body, choice, "message")
+    message = at(body, choice, "message")
     return [
         *splice.remove_members(body, message, ["tool_calls"]),
-        *_null(body, message, "reasoning", "reasoning_content"),
-        *_null(body, choice, "logprobs", "token_ids"),
+        *null(body, message, "reasoning", "reasoning_content"),
+        *null(body, choice, "logprobs", "token_ids"),
         splice.set_member(body, message, "content", change.cut),
         splice.set_member(body, choice, "finish_reason", change.finish),
     ]
@@ -202,20 +145,20 @@ def _without_tokens(body: bytes, choice: Span, calls: Span, change: ChoiceChange
     logprobs, ids = splice.member(body, choice, "logprobs"), splice.member(body, choice, "token_ids")
     shown = logprobs is not None and raw_of(body, logprobs.value) != b"null"
     if logprobs is None or not shown:
-        return _null(body, choice, "token_ids")
+        return null(body, choice, "token_ids")
     content = locate(body, ("content",), logprobs.value)
     if content is None or body[content.start] != ord("["):
-        return _null(body, choice, "logprobs", "token_ids")
+        return null(body, choice, "logprobs", "token_ids")
     tokens = splice.elements(body, content)
-    gone = refused_tokens([_value(body, token) for token in tokens], _value(body, calls), change.refused.keys())
+    gone = refused_tokens([value(body, token) for token in tokens], value(body, calls), change.refused.keys())
     if gone is None:
-        return _null(body, choice, "logprobs", "token_ids")
+        return null(body, choice, "logprobs", "token_ids")
     edits = splice.remove_elements(body, content, gone)
     if ids is not None and raw_of(body, ids.value) != b"null":
         if len(splice.elements(body, ids.value)) == len(tokens):
             edits += splice.remove_elements(body, ids.value, gone)
         else:
-            edits += _null(body, choice, "token_ids")
+            edits += null(body, choice, "token_ids")
     return edits
 
 

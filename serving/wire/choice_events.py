@@ -1,0 +1,100 @@
+"""What the answers of chat completions and completions have in common: a list of ``choices`` with an ``index`` each,
+in a stream one event after the other, closed by ``[DONE]``. Their writers splice with these."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from serving.wire import splice
+from serving.wire.splice import Edit, Span, Unspliceable
+from serving.wire.vocabulary import Event, Usage
+
+DONE = b"data: [DONE]\n\n"
+
+
+def document(event: bytes) -> Span:
+    """The value that an event's data is."""
+    where = splice.data_span(event)
+    if where is None:
+        raise Unspliceable("an event without data")
+    return splice.root(event, where)
+
+
+def at(raw: bytes, span: Span, key: str) -> Span:
+    """The member ``key``, which must be there."""
+    found = splice.member(raw, span, key)
+    if found is None:
+        raise Unspliceable(f"no {key}")
+    return found.value
+
+
+def choice_of(raw: bytes, number: int) -> Span:
+    """The choice with the index ``number``."""
+    for choice in splice.elements(raw, at(raw, document(raw), "choices")):
+        if value(raw, at(raw, choice, "index")) == number:
+            return choice
+    raise Unspliceable(f"no choice {number}")
+
+
+def value(raw: bytes, span: Span) -> Any:
+    """What stands at ``span``."""
+    return json.loads(raw[span.start : span.end])
+
+
+def null(raw: bytes, span: Span, *keys: str) -> list[Edit]:
+    """These members become null where they are there and are not null yet."""
+    found = [splice.member(raw, span, key) for key in keys]
+    return [
+        splice.replace(one.value, None)
+        for one in found
+        if one is not None and raw[one.value.start : one.value.end] != b"null"
+    ]
+
+
+def event_like(template: bytes, number: int, says: Mapping[str, Any], finish: str | None) -> bytes:
+    """An event with one choice, ``number``, with ``says`` for its members, and everything beside the choices as in
+    ``template``."""
+    top = document(template)
+    listed = at(template, top, "choices")
+    pieces = splice.elements(template, listed)
+    if not pieces:
+        raise Unspliceable("a template without choices")
+    edits = splice.remove_elements(template, listed, range(1, len(pieces)))
+    choice = pieces[0]
+    edits += null(template, choice, "logprobs", "token_ids", "stop_reason")
+    edits += null(template, top, "prompt_token_ids", "prompt_text")
+    edits.append(splice.set_member(template, choice, "index", number))
+    edits += [splice.set_member(template, choice, key, said) for key, said in says.items()]
+    edits.append(splice.set_member(template, choice, "finish_reason", finish))
+    return splice.apply(template, edits)
+
+
+def usage_event(template: bytes, usage: Usage) -> bytes:
+    """A closing event without choices, like ``template``."""
+    counts = {
+        "prompt_tokens": usage.prompt,
+        "total_tokens": usage.prompt + usage.completion,
+        "completion_tokens": usage.completion,
+    }
+    empty = splice.apply(template, [splice.set_member(template, document(template), "choices", [])])
+    return splice.apply(empty, [splice.set_member(empty, document(empty), "usage", counts)])
+
+
+def error_event(status: int, code: str | None, message: str) -> bytes:
+    """An error in mid-stream, as vLLM writes it."""
+    kind = "InternalServerError" if status >= 500 else "PermissionDeniedError"
+    body = {"error": {"message": message, "type": kind, "param": None, "code": code or status}}
+    return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
+def split_event(event: Event) -> list[bytes]:
+    """One event for each choice of an event that speaks of several."""
+    raw, number = event.raw, len(event.choices)
+    parts = []
+    for position in range(number):
+        listed = at(raw, document(raw), "choices")
+        others = [i for i in range(number) if i != position]
+        parts.append(splice.apply(raw, splice.remove_elements(raw, listed, others)))
+    return parts

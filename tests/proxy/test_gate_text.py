@@ -1,0 +1,187 @@
+"""The gate under text policies: what waits, what leaves and what a hit ends, on scripted streams."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.gate import Gate
+from proxy.gated_choice import Answer, TextQuestion
+from proxy.gated_text import Scanner, TextRule
+from serving.wire.chat_stream import read_event
+from serving.wire.chat_writer import ChatWriter
+from tests.support.chat import Call, Say, read_stream, stream
+
+SECRET = "SECRET-4711"
+SHUT = "Stopped by rule test/text."
+LOOK = Call("get_weather", '{"city": "Oslo"}')
+
+
+class Searches:
+    """Finds ``SECRET`` as it grows, in the simplest way."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.found = 0
+
+    def feed(self, text: str) -> list[tuple[int, int]]:
+        self.text += text
+        hits = [match.span() for match in re.finditer(SECRET, self.text)]
+        new, self.found = hits[self.found :], len(hits)
+        return new
+
+    def end(self) -> list[tuple[int, int]]:
+        return []
+
+
+@dataclass(frozen=True)
+class Rule:
+    hold: int | None = 0
+    scanner: Callable[[], Scanner] | None = Searches
+    at_end: bool = False
+
+
+class Talk:
+    """Feeds a gate; every text question with hits is answered with a cut, unless ``allow``."""
+
+    def __init__(self, *, late: bool = False, allow: bool = False, **rules: TextRule) -> None:
+        self.gate = Gate(ChatWriter(), watch_tokens=True, texts=rules)  # type: ignore[arg-type]
+        self.late, self.allow = late, allow
+        self.got = b""
+        self.asked: list[TextQuestion] = []
+        self.open: deque[object] = deque()
+
+    def says(self, *events: bytes) -> None:
+        for raw in events:
+            self.gate.feed(read_event(raw))
+            for question in self.gate.questions():
+                self.open.append(question)
+                if isinstance(question, TextQuestion):
+                    self.asked.append(question)
+            while self.open and not self.late:
+                self.decide()
+            self.got += b"".join(self.gate.take())
+
+    def decide(self) -> None:
+        question = self.open.popleft()
+        stops = isinstance(question, TextQuestion) and not self.allow and bool(question.found.hits)
+        self.gate.answer(question.ticket, Answer(SHUT, cut=True) if stops else Answer())  # type: ignore[attr-defined]
+        self.got += b"".join(self.gate.take())
+
+
+def test_without_hold_nothing_comes_after_the_event_that_completed_the_match() -> None:
+    events = stream(Say(text=f"The key is {SECRET}, and more of it."))
+    talk = Talk(late=True, text=Rule())
+    completes = next(i for i, e in enumerate(events) if b'"content":"11"' in e or b'"content":"4711"' in e)
+    talk.says(*events)
+    assert talk.got == b"".join(events[: completes + 1])
+    (question,) = talk.asked
+    assert question.found.left == question.found.size == len(f"The key is {SECRET}")
+    talk.decide()
+    read = read_stream(talk.got)[0]
+    assert read.text == f"The key is {SECRET}\n\n{SHUT}"
+    assert (read.finish, talk.got.endswith(b"data: [DONE]\n\n")) == ("stop", True)
+
+
+def test_an_allowed_hit_changes_nothing() -> None:
+    events = stream(Say("Thinking.", f"The key is {SECRET}, and more.", (LOOK,)), usage=True)
+    for hold in (0, 20, None):
+        talk = Talk(allow=True, text=Rule(hold), reasoning=Rule(hold))
+        talk.says(*events)
+        assert talk.got == b"".join(events)
+        assert len(talk.asked) == 1
+
+
+def test_a_tail_stays_behind_and_leaves_when_the_text_is_over() -> None:
+    events = stream(Say("Short.", "x " * 40, (LOOK,)), usage=False)
+    talk = Talk(late=True, text=Rule(10), reasoning=Rule(10))
+    call = next(i for i, e in enumerate(events) if b"tool_calls" in e)
+    talk.says(*events[:call])
+    assert 60 <= len(read_stream(talk.got)[0].text) <= 70
+    assert read_stream(talk.got)[0].reasoning == "Short."
+    talk.says(events[call])
+    assert read_stream(talk.got)[0].text == "x " * 40
+
+
+def test_text_that_waits_for_its_end_is_asked_about_once_and_whole() -> None:
+    events = stream(Say("", "One two three.", (LOOK,)), usage=True)
+    talk = Talk(late=True, text=Rule(None, None, at_end=True))
+    talk.says(*events)
+    assert read_stream(talk.got)[0].text == ""
+    assert [q.found.ended for q in talk.asked] == [True]
+    while talk.open:
+        talk.decide()
+    assert talk.got == b"".join(events)
+
+
+def test_text_that_is_too_long_to_wait_for_ends_the_answer() -> None:
+    talk = Talk(text=Rule(None))
+    talk.gate._limit = 20_000
+    talk.says(*stream(Say(text="word " * 2000)))
+    assert talk.gate.over
+    assert "longer than what may be held" in read_stream(talk.got)[0].text
+    assert "word" not in read_stream(talk.got)[0].text
+
+
+def test_the_other_choice_flows_on_while_one_waits_for_its_verdict() -> None:
+    events = stream(Say(text=f"{SECRET} and so on"), Say(text="one two three four five six seven eight"), usage=False)
+    talk = Talk(late=True, text=Rule())
+    talk.says(*events[:-1])
+    read = read_stream(talk.got)
+    assert (read[0].text, read[1].text) == (SECRET, "one two three four five six seven eight")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    before=st.text("ab \n☂é", max_size=30),
+    after=st.text("ab \n☂é", max_size=30),
+    surface=st.sampled_from(["text", "reasoning"]),
+    hold=st.sampled_from([0, len(SECRET), 40, None]),
+    interval=st.integers(1, 7),
+    logprobs=st.booleans(),
+    ids=st.booleans(),
+    calls=st.booleans(),
+    twice=st.booleans(),
+    late=st.booleans(),
+)
+def test_no_byte_of_a_match_leaves_under_a_hold(
+    before: str,
+    after: str,
+    surface: str,
+    hold: int | None,
+    interval: int,
+    logprobs: bool,
+    ids: bool,
+    calls: bool,
+    twice: bool,
+    late: bool,
+) -> None:
+    said = before + SECRET + after
+    say = Say(
+        reasoning=said if surface == "reasoning" else "",
+        text=said if surface == "text" else "Fine.",
+        calls=(LOOK,) if calls else (),
+    )
+    events = stream(
+        *([say, Say(text="other " * 5)] if twice else [say]), interval=interval, logprobs=logprobs, token_ids=ids
+    )
+    talk = Talk(late=late, **{surface: Rule(hold)})
+    talk.says(*events)
+    while talk.open:
+        talk.decide()
+    assert talk.gate.end()
+    read = read_stream(talk.got)[0]
+    given_text = read.text if surface == "text" else read.reasoning
+    assert read.text.endswith(SHUT)
+    if hold == 0:  # an event whose tokens say more than its text waits all the same, and goes with the cut
+        (question,) = talk.asked
+        assert question.found.left == len(given_text.removesuffix(SHUT).removesuffix("\n\n").encode())
+        assert len(given_text.partition(SECRET)[2].removesuffix(SHUT).strip()) <= 4 * interval
+    else:
+        shown = read.everything().replace(SHUT, "")
+        assert not any(SECRET[:n] in shown for n in range(3, len(SECRET) + 1))
