@@ -20,6 +20,7 @@ from proxy.runs import RunBook, Sighting
 from tests.support.chat import Call, Read, Say
 from tests.support.interlock import port_of, running
 from tests.support.messages import (
+    PROMPT_TOKENS,
     TOOLS,
     ask,
     block_start,
@@ -286,6 +287,45 @@ async def test_the_sdk_names_our_refusals_and_does_not_repeat_the_request(stage:
         assert caught.value.body["error"]["code"] == "budget_exhausted"
         assert caught.value.response.headers["x-should-retry"] == "false"
         assert len(stage.upstream.requests) == seen
+
+
+async def test_an_answer_beyond_its_budget_is_cut_and_the_sdk_s_accumulator_takes_it(
+    stage: Stage, tmp_path: Path
+) -> None:
+    say = Say(reasoning="Count.\n", text="one " * 800)
+    stage.script = streaming(stream(say))
+    async with running(stage.upstream.url, tmp_path, breakers={"run_tokens": 700}) as interlock:
+        url = f"http://127.0.0.1:{port_of(interlock)}"
+        async with (
+            anthropic.AsyncAnthropic(base_url=url, api_key="x", max_retries=0) as client,
+            client.messages.stream(
+                model="tiny", max_tokens=2000, messages=[{"role": "user", "content": "Count."}]
+            ) as helper,
+        ):
+            message = await helper.get_final_message()
+    text = message.content[-1]
+    assert text.type == "text"
+    assert text.text.startswith("one one")
+    assert "budget_exhausted" in text.text
+    assert message.stop_reason == "max_tokens"
+    assert 256 <= message.usage.output_tokens <= 700
+    assert message.usage.input_tokens == PROMPT_TOKENS
+
+
+async def test_an_agent_s_key_comes_as_anthropic_s_sdk_sends_it_and_goes_no_further(
+    stage: Stage, tmp_path: Path
+) -> None:
+    stage.script = answering(whole(Say(text="Hi.")))
+    agents = {"coder": {"keys": ["ilk-secret"]}}
+    async with running(stage.upstream.url, tmp_path, agents=agents) as interlock:
+        url = f"http://127.0.0.1:{port_of(interlock)}"
+        request: Any = {"model": "tiny", "max_tokens": 9, "messages": [{"role": "user", "content": "Hello!"}]}
+        async with anthropic.AsyncAnthropic(base_url=url, api_key="ilk-secret") as client:
+            await client.messages.create(**request)
+        assert b"ilk-secret" not in stage.upstream.requests[-1]
+        async with anthropic.AsyncAnthropic(base_url=url, api_key="other") as client:
+            with pytest.raises(anthropic.AuthenticationError):
+                await client.messages.create(**request)
 
 
 async def test_counting_tokens_is_plain(stage: Stage) -> None:
