@@ -106,7 +106,7 @@ class Gate:
         """The next event of the answer."""
         if self.over:
             return
-        if event.kind == "delta":
+        if event.kind == "delta" or event.choices:
             if event.count == 1:
                 self._template = event
             if len(event.choices) == 1:

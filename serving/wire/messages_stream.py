@@ -171,14 +171,14 @@ class MessagesStreamReader:
         """The next event, whole. Never raises: what is not understood has the kind "unknown"."""
         name, data = _parts(raw)
         if data is None:
-            return Event(raw, "comment" if name is None and _SILENT.fullmatch(raw) else "unknown")
+            return Event(raw, "comment") if name is None and _SILENT.fullmatch(raw) else _unknown(raw)
         try:
             wire = _decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return Event(raw, "unknown")
+            return _unknown(raw)
         kind = wire.type
         if name is None or name != kind.encode():
-            return Event(raw, "unknown")
+            return _unknown(raw)
         if kind == "content_block_delta":
             return self._delta(raw, wire)
         if kind == "content_block_start":
@@ -190,19 +190,19 @@ class MessagesStreamReader:
         if kind == "message_delta":
             return self._message_delta(raw, wire)
         if kind == "message_stop":
-            return Event(raw, "done") if self._begun and self._index < 0 else Event(raw, "unknown")
+            return Event(raw, "done") if self._begun and self._index < 0 else _unknown(raw)
         if kind == "error":
             return Event(raw, "error", error=bytes(wire.error))
         if kind == "ping":
             return Event(raw, "delta", _PLAIN)
-        return Event(raw, "unknown")
+        return _unknown(raw)
 
     # -- the message -------------------------------------------------------------------------------
 
     def _message_start(self, raw: bytes, wire: _Wire) -> Event:
         message = wire.message
         if self._begun or message is None or message.content:
-            return Event(raw, "unknown")
+            return _unknown(raw)
         self._begun = True
         self.counts.start = raw
         if message.usage is not None:
@@ -212,7 +212,7 @@ class MessagesStreamReader:
     def _message_delta(self, raw: bytes, wire: _Wire) -> Event:
         delta = wire.delta
         if not self._begun or self._index >= 0 or delta is None or _says(delta):
-            return Event(raw, "unknown")
+            return _unknown(raw)
         reason = delta.stop_reason
         self._ended = True
         finish = None if reason is None else FINISH.get(reason, reason)
@@ -224,12 +224,12 @@ class MessagesStreamReader:
     def _start(self, raw: bytes, wire: _Wire) -> Event:
         block, index = wire.content_block, wire.index
         if block is None or index is None or not self._begun or self._ended or self._index >= 0 or index != self._next:
-            return Event(raw, "unknown")
+            return _unknown(raw)
         self._index, self._next = index, index + 1
         frame = Frame("start", index, block.type)
         delta = self._began(block)
         self._block = block.type if delta is not None else ""
-        return Event(raw, "unknown" if delta is None else "delta", (delta,) if delta else (), own=frame)
+        return _unknown(raw, frame) if delta is None else Event(raw, "delta", (delta,), own=frame)
 
     def _began(self, block: _Block) -> ChoiceDelta | None:
         """What a block says with its start; None if it is not understood."""
@@ -255,7 +255,7 @@ class MessagesStreamReader:
     def _delta(self, raw: bytes, wire: _Wire) -> Event:
         delta, block = wire.delta, self._block
         if delta is None or wire.index != self._index or not block:
-            return Event(raw, "unknown")
+            return _unknown(raw)
         says, text, thought, piece = delta.type, delta.text, delta.thinking, delta.partial_json
         if says == "text_delta" and text is not None:
             if block == "text" and thought is None and piece is None:
@@ -272,22 +272,27 @@ class MessagesStreamReader:
                 return Event(raw, "delta", (ChoiceDelta(0, tools=(ToolDelta(self._calls, arguments=piece),)),))
         elif says == "signature_delta" and block == "thinking" and text is thought is piece is None:
             return Event(raw, "delta", _PLAIN, own=Frame("sign", self._index, block))
-        return Event(raw, "unknown")
+        return _unknown(raw)
 
     def _stop(self, raw: bytes, wire: _Wire) -> Event:
         if self._index < 0 or wire.index != self._index:
-            return Event(raw, "unknown")
+            return _unknown(raw)
         self._runs.forget()
         frame, block = Frame("stop", self._index, self._block), self._block
         self._index, self._block = -1, ""
         if not block:
-            return Event(raw, "unknown", own=frame)
+            return _unknown(raw, frame)
         if block != "tool_use":
             return Event(raw, "delta", _PLAIN, own=frame)
         text = "".join(self._arguments)
         tool = ToolDelta(self._calls, arguments="" if text else "{}", done=not text or is_over(text))
         self._calls, self._arguments = self._calls + 1, []
         return Event(raw, "delta", (ChoiceDelta(0, tools=(tool,)),), own=frame)
+
+
+def _unknown(raw: bytes, frame: Frame | None = None) -> Event:
+    """Should it pass all the same, then in its place: blocks must not overtake one another."""
+    return Event(raw, "unknown", _PLAIN, own=frame)
 
 
 def given(value: msgspec.Raw) -> bool:

@@ -17,7 +17,17 @@ from proxy.gated_choice import Answer, Question
 from serving.wire.messages import Messages
 from serving.wire.request import ChatRequest
 from tests.support.chat import Call, Say
-from tests.support.messages import PROMPT_TOKENS, block_delta, block_start, block_stop, end, read_stream, start, stream
+from tests.support.messages import (
+    PROMPT_TOKENS,
+    block_delta,
+    block_start,
+    block_stop,
+    end,
+    event,
+    read_stream,
+    start,
+    stream,
+)
 from tests.support.wire import captures
 
 CANARY = "canary-7f3a91"
@@ -43,11 +53,11 @@ class Conversation:
         self.sent += self.gate.take()
         return b"".join(self.sent)
 
-    def upstream_says(self, *data: bytes) -> None:
+    def upstream_says(self, *data: bytes, unknown: bool = False) -> None:
         for piece in data:
-            for event in self.reader.feed(piece):
-                assert event.kind != "unknown"
-                self.gate.feed(event)
+            for one in self.reader.feed(piece):
+                assert unknown or one.kind != "unknown"
+                self.gate.feed(one)
             for question in self.gate.questions():
                 self.asked.append(question)
                 self.open.append(question)
@@ -201,6 +211,25 @@ def test_by_setting_the_stop_reason_is_refusal() -> None:
     talk = Conversation(closing="content_filter")
     talk.upstream_says(*stream(Say(text="Hi", calls=(BAD,))))
     assert read_stream(talk.client_gets()).finish == "refusal"
+
+
+def test_what_is_not_understood_keeps_its_place_where_it_may_pass() -> None:
+    events = stream(Say(calls=(GOOD,)))
+    odd = [block_start(1, type="server_tool_use", id="x", name="y", input={}), block_stop(1)]
+    after = [block_start(2, type="text", text=""), block_delta(2, type="text_delta", text="Hi"), block_stop(2)]
+    body = [*events[:-2], *odd, event({"type": "ping"}), *after, *events[-2:]]
+    talk = Conversation(late=True)
+    talk.upstream_says(*body, unknown=True)
+    assert talk.client_gets() == events[0]
+    talk.decide()
+    assert talk.client_gets() == b"".join(body)
+
+
+def test_a_cut_closes_a_block_that_is_not_understood() -> None:
+    talk = Conversation()
+    talk.upstream_says(start(), block_start(0, type="server_tool_use", id="x", name="y", input={}), unknown=True)
+    talk.gate.cut("Stopped.")
+    assert read_stream(talk.client_gets()).text == "Stopped."
 
 
 def test_without_hold_everything_passes_at_once_and_is_asked_about_all_the_same() -> None:
