@@ -13,6 +13,7 @@ from proxy.breakers.admission import Admitted
 from proxy.runs import Sighting
 from proxy.trace_context import TraceContext
 from serving.wire.dialect import Dialect, WholeAnswer
+from serving.wire.injection import Uninjector
 from serving.wire.request import ChatRequest, SentMessage
 from serving.wire.token_alignment import TokenTrail
 from serving.wire.vocabulary import Event, ToolCall, Usage
@@ -171,9 +172,9 @@ class Kept:
 class Exchange:
     """One exchange. ``*_ns`` are nanoseconds since the epoch, but ``held_ns``, which is how long something was held by
     now; ``held_since`` is when the hold that lasts now began, by ``time.perf_counter_ns`` (0: nothing is held).
-    ``decided_seq`` is the journal's number of the newest decision. ``waiting`` is the task that waits for something
-    before the answer begins, which a kill ends.
-    ``kept`` is its answer, if the model server may keep that; ``fetched``: it is not made now but fetched, ``again`` if
+    ``undo`` takes what was asked for besides the client's request out of the answer. ``decided_seq`` is the journal's
+    number of the newest decision. ``waiting`` is the task that waits for something before the answer begins, which a
+    kill ends. ``kept`` is its answer, if the model server may keep that; ``fetched``: it is not made now but fetched, ``again`` if
     it was seen whole before."""
 
     id: str
@@ -207,6 +208,7 @@ class Exchange:
     killed: bool = False
     decided_seq: int = 0
     waiting: asyncio.Task[Any] | None = None
+    undo: Uninjector | None = None
     kept: Kept | None = None
     fetched: bool = False
     again: bool = False

@@ -28,6 +28,7 @@ from proxy.exchange import Exchange
 from proxy.gate import Gate
 from proxy.gated_choice import Answer, Question, TextQuestion
 from proxy.identity import Agent, Identifier
+from proxy.injecting import Injecting, resized
 from proxy.judge import Judge
 from proxy.random_ids import random_hex
 from proxy.recorder import Recorder
@@ -99,6 +100,7 @@ class Relay:
         self._answers = AnswerBook(settings.limits.kept_answers_bytes)
         self._clock_ns = clock_ns
         self._share = share or ShareMeter(time.monotonic)
+        self._injecting = Injecting(wants_logprobs=judge.wants_logprobs)
         self._traced = bool(settings.tracing.otlp or settings.tracing.mlflow)
         self._passes_unjudged = settings.unjudged == "allow"
         self._live: dict[str, Exchange] = {}
@@ -295,7 +297,7 @@ class Relay:
         x.share_mark = self._share.begin()
         self._metrics.added(max(0.0, (x.forwarded_ns - x.opened_ns) / 1e9 - delay))
         try:
-            answer = await self._open(sent.method, sent.target, sent.headers, sent.body)
+            answer = await self._ask(sent, x)
         except Refuse:
             x.ending = "upstream_failed"
             raise
@@ -306,6 +308,19 @@ class Relay:
         except BaseException:
             answer.close()
             raise
+
+    async def _ask(self, sent: _Sent, x: Exchange) -> aiohttp.ClientResponse:
+        """The model server's answer: to the request with more in it, if more is wanted and it takes that."""
+        injected = self._injecting.into(x, sent.body)
+        if injected is not None:
+            headers = resized(sent.headers, injected.body)
+            answer = await self._open(sent.method, sent.target, headers, injected.body)
+            if not 400 <= answer.status < 500:
+                x.undo = self._injecting.undo(x, injected)
+                return answer
+            answer.close()
+            self._injecting.refused(x, injected, answer.status)
+        return await self._open(sent.method, sent.target, sent.headers, sent.body)
 
     async def _open(
         self,
@@ -413,6 +428,8 @@ class Relay:
                 closing=self._judge.closing,
                 held_limit=self._settings.limits.held_bytes,
             )
+            if body is not None and x.undo is not None:
+                body = x.undo.whole(body)
         except Unspliceable:
             raise Refuse("unjudged_answer", "The model server's answer cannot be changed.") from None
         if body is None:

@@ -112,6 +112,9 @@ class StreamedAnswer:
                     await self._look_at_budget()
                 elif data is not None:
                     over = True
+                    if self._x.undo is not None:
+                        for event in self._x.undo.rest():
+                            gate.feed(event)
                     if self._stopped:
                         gate.abort(500, None, _STOPPED)
                     elif self._killed is not None:
@@ -155,7 +158,8 @@ class StreamedAnswer:
                 return
             x.seen.add(event)
             try:
-                gate.feed(event)
+                for given in (event,) if x.undo is None else x.undo.event(event):
+                    gate.feed(given)
             except Unspliceable:
                 self._give_up()
                 return

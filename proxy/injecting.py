@@ -1,0 +1,53 @@
+"""What Interlock asks the model server for beyond the client's own request: logprobs for policies that read them,
+usage for budgets that must be exact. Coverage says where that is not to be had."""
+
+from __future__ import annotations
+
+from aiohttp import hdrs
+from multidict import CIMultiDict
+
+from proxy.exchange import Exchange
+from serving.wire.injection import Fingerprint, Injected, Uninjector, can_show_logprobs, inject
+from serving.wire.splice import Unspliceable
+
+_NOT_SHOWN = "not to be had: answers to such a request show none for tool calls"
+
+
+class Injecting:
+    """For one model server. ``wants_logprobs``: an enforced policy reads the logprobs of tool calls."""
+
+    def __init__(self, *, wants_logprobs: bool) -> None:
+        self._wants_logprobs = wants_logprobs
+        self._fingerprint = Fingerprint()
+
+    def into(self, x: Exchange, body: bytes) -> Injected | None:
+        """The body to send in place of ``body``; None if nothing more is to be asked for."""
+        usage = x.admitted is not None and x.admitted.lease.binding
+        logprobs = self._wants_logprobs and x.request.calls_possible
+        if not usage and not logprobs:
+            return None
+        api = x.dialect.api
+        if logprobs and not x.request.logprobs and not can_show_logprobs(api, x.request):
+            x.coverage["logprobs"] = _NOT_SHOWN
+        try:
+            return inject(api, body, x.request, logprobs=logprobs, usage=usage)
+        except Unspliceable:  # vLLM takes more bodies than the splice does; such a one goes as it is
+            x.coverage["injection"] = "nothing was asked for: the body cannot be changed where it stands"
+            return None
+
+    def undo(self, x: Exchange, injected: Injected) -> Uninjector:
+        return Uninjector(injected, x.request, self._fingerprint)
+
+    @staticmethod
+    def refused(x: Exchange, injected: Injected, status: int) -> None:
+        """The model server does not take the injected request; the raw one is sent."""
+        asked = " and ".join(name for name, was in (("logprobs", injected.logprobs), ("usage", injected.usage)) if was)
+        x.coverage["injection"] = f"the request for {asked} was answered with {status}; the raw one was sent"
+
+
+def resized(headers: CIMultiDict[str], body: bytes) -> CIMultiDict[str]:
+    """The headers for ``body`` in place of the body that they came with."""
+    changed = headers.copy()
+    if hdrs.CONTENT_LENGTH in changed:
+        changed[hdrs.CONTENT_LENGTH] = str(len(body))
+    return changed
