@@ -241,7 +241,7 @@ def _parts(groups: list[_Group]) -> list[list[_Group]]:
 def _size(spans: list[ReadableSpan]) -> int:
     """About how many bytes the spans are."""
     return sum(
-        256 + sum(len(value) if isinstance(value, str) else 16 for value in (span.attributes or {}).values())
+        1024 + sum([len(value) for value in (span.attributes or {}).values() if value.__class__ is str])
         for span in spans
     )
 

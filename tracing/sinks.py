@@ -13,8 +13,9 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import aiohttp
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan
+
+from tracing.otlp import encode_spans
 
 _AWAY = frozenset((401, 403, 404, 408, 425, 429))
 TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
@@ -46,7 +47,7 @@ class SpanSink:
 
     async def send(self, spans: Sequence[ReadableSpan]) -> None:
         """Deliver a batch; :class:`SinkAway` or :class:`SinkRefused` if it was not taken."""
-        body = encode_spans(spans).SerializeToString()
+        body = encode_spans(spans)
         headers = {**self._headers, **await self._more_headers(), "Content-Type": "application/x-protobuf"}
         status, _ = await _request(self._session, "POST", self._endpoint, headers, data=body)
         if status in (200, 202, 204):
