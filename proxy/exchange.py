@@ -174,8 +174,8 @@ class Exchange:
     now; ``held_since`` is when the hold that lasts now began, by ``time.perf_counter_ns`` (0: nothing is held).
     ``undo`` takes what was asked for besides the client's request out of the answer. ``decided_seq`` is the journal's
     number of the newest decision. ``waiting`` is the task that waits for something before the answer begins, which a
-    kill ends. ``kept`` is its answer, if the model server may keep that; ``fetched``: it is not made now but fetched, ``again`` if
-    it was seen whole before."""
+    kill ends. ``kept`` is its answer, if the model server may keep that; ``fetched``: it is not made now but
+    fetched, ``again`` if it was seen whole before."""
 
     id: str
     agent: str
