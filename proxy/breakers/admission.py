@@ -83,7 +83,7 @@ class Admission:
         """Lets the exchange begin, or says why not."""
         run = sighting.run
         scopes = (ALL, agent_scope(agent), run_scope(run.id))
-        values = await self._store.read([_key(scope) for scope in scopes])
+        values = await self._store.read([circuit_key(scope) for scope in scopes])
         if not any(values) and not sighting.loop.counts:  # as nearly always: nothing was ever tripped or repeated
             admitted = await self._lease(agent, sighting, estimate, ())
             if isinstance(admitted, Admitted):
@@ -139,13 +139,12 @@ class Admission:
 
     async def is_killed(self, agent: str, run: str) -> bool:
         """Whether streams of this run are to be cut."""
-        scopes = (ALL, agent_scope(agent), run_scope(run))
-        values = await self._store.read([_key(scope) for scope in scopes])
+        values = await self._store.read(circuit_keys(agent, run))
         return any(breaker.decode(value).state is State.KILLED for value in values)
 
     async def circuit(self, scope: str) -> Circuit:
         """The state of a scope's breaker, with reason, evidence and who brought it there."""
-        (value,) = await self._store.read([_key(scope)])
+        (value,) = await self._store.read([circuit_key(scope)])
         return breaker.decode(value)
 
     async def kill(self, scope: str, *, by: str, reason: str) -> Alert:
@@ -276,17 +275,22 @@ class Admission:
     async def _change(self, scope: str, change: Callable[[Circuit], Circuit]) -> Circuit:
         """Changes a circuit where it is kept; if another changed it meanwhile, reads it and tries again."""
         while True:
-            (value,) = await self._store.read([_key(scope)])
+            (value,) = await self._store.read([circuit_key(scope)])
             old = breaker.decode(value)
             new = change(old)
             if new == old:
                 return old
             kept = None if new.state is State.KILLED else self._settings.open_seconds + KEPT_SECONDS
-            if await self._store.swap(_key(scope), value, breaker.encode(new), kept):
+            if await self._store.swap(circuit_key(scope), value, breaker.encode(new), kept):
                 return new
 
 
-def _key(scope: str) -> str:
+def circuit_keys(agent: str, run: str) -> list[str]:
+    """Where the circuits are kept that an exchange of this run asks first."""
+    return [circuit_key(scope) for scope in (ALL, agent_scope(agent), run_scope(run))]
+
+
+def circuit_key(scope: str) -> str:
     return f"circuit:{scope}"
 
 

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from policies.model import CheckFact
+from proxy.breakers.admission import circuit_keys
 from proxy.breakers.store import Charge
 from proxy.history import DIGEST_BYTES
 from proxy.recorder import Recorder
@@ -238,7 +239,8 @@ class Peer:
         found = self._state.runs.find(
             word.agent, Shape(chain, word.speakers), lambda at: word.calls.get(at, ()), word.named
         )
-        place = words.Place(_now(found.run), found.start, found.loop, found.new_from, found.evidence)
+        circuits = _at_once(self._state.store.read(circuit_keys(word.agent, found.run.id)))
+        place = words.Place(_now(found.run), found.start, found.loop, found.new_from, found.evidence, circuits)
         self.link.send(-number, place)
 
     def _told(self, run: Run, word: words.WentOn | words.Left | words.Spent | words.Noted | words.Tripped) -> None:

@@ -39,6 +39,7 @@ class Link:
         self._lost = lost
         self._frames = Frames()
         self._unsent = bytearray()
+        self._later = bytearray()
         self._loop = asyncio.get_running_loop()
         self.closed = False
         self._loop.add_reader(sock.fileno(), self._readable)
@@ -47,21 +48,15 @@ class Link:
         """Never waits; what the socket does not take goes as soon as it does. Nothing happens if it is closed."""
         if self.closed:
             return
-        data = frame(number, body)
-        if not self._unsent:
-            try:
-                data = data[self._sock.send(data) :]
-            except BlockingIOError:
-                pass
-            except OSError:
-                self.close()
-                return
-            if not data:
-                return
-            self._loop.add_writer(self._sock.fileno(), self._writable)
-        self._unsent += data
-        if len(self._unsent) > _UNSENT_MOST:
-            self.close()
+        data = bytes(self._later) + frame(number, body)
+        self._later.clear()
+        self._send(data)
+
+    def post(self, number: int, body: object) -> None:
+        """Before whatever is sent next, at the latest at the end of this loop turn."""
+        if not self._later:
+            self._loop.call_soon(self._send_later)
+        self._later += frame(number, body)
 
     def push(self, seconds: float) -> None:
         """Wait, and let the whole loop wait, until all is in the socket, but not longer than this. The other side is
@@ -76,12 +71,37 @@ class Link:
     def close(self) -> None:
         if self.closed:
             return
+        self._send_later()
+        if self.closed:  # by that
+            return
         self.closed = True
         self._loop.remove_reader(self._sock.fileno())
         if self._unsent:
             self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
         self._lost()
+
+    def _send_later(self) -> None:
+        if self._later and not self.closed:
+            data = bytes(self._later)
+            self._later.clear()
+            self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        if not self._unsent:
+            try:
+                data = data[self._sock.send(data) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.close()
+                return
+            if not data:
+                return
+            self._loop.add_writer(self._sock.fileno(), self._writable)
+        self._unsent += data
+        if len(self._unsent) > _UNSENT_MOST:
+            self.close()
 
     def _readable(self) -> None:
         for _ in range(_ROUNDS):

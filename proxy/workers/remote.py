@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from policies.model import BudgetFacts, CheckFact
-from proxy.breakers.admission import Admission, Admitted, Denied
+from proxy.breakers.admission import Admission, Admitted, Denied, circuit_keys
 from proxy.breakers.budgets import Estimate
 from proxy.breakers.store import Charge, Shortage
 from proxy.history import Step, canonical_arguments
@@ -37,6 +37,7 @@ _notices = msgspec.msgpack.Decoder(words.FromParent)
 DEADLINE = 10.0
 """Seconds that the parent may take for an answer; a parent that takes longer counts as gone."""
 _BEHIND_SECONDS = 0.25
+_JUST_READ_MOST = 1024
 _RETRY_SECONDS = 5
 
 
@@ -71,12 +72,12 @@ class Caller:
     def tell(self, word: words.FromWorker) -> None:
         """Without an answer. What is told to a parent that is gone is lost with it."""
         if self._link is not None:
-            self._link.send(0, word)
+            self._link.post(0, word)
 
     def tell_first(self, word: words.FromWorker) -> None:
         """Like ``tell``, and it is on its way before this returns, unless the parent is far behind."""
-        self.tell(word)
         if self._link is not None:
+            self._link.send(0, word)
             self._link.push(_BEHIND_SECONDS)
 
     def heard(self, number: int, body: msgspec.Raw) -> None:
@@ -109,8 +110,27 @@ class RemoteStore:
 
     def __init__(self, parent: Caller) -> None:
         self._parent = parent
+        self._just_read: dict[str, tuple[list[str], list[bytes | None]]] = {}
+        self.changes = 0
+
+    def just_read(self, keys: list[str], values: list[bytes | None], changes: int) -> None:
+        """These values came with the answer to something that was asked when ``changes`` was this; whoever reads these
+        very keys next has them."""
+        if changes != self.changes:
+            return
+        if len(self._just_read) >= _JUST_READ_MOST:
+            self._just_read.clear()
+        self._just_read[keys[-1]] = (keys, values)
+
+    def forget(self) -> None:
+        """An operator has changed something: what came before it may be out of date."""
+        self.changes += 1
+        self._just_read.clear()
 
     async def read(self, keys: Sequence[str]) -> list[bytes | None]:
+        known = self._just_read.pop(keys[-1], None) if keys else None
+        if known is not None and known[0] == keys:
+            return known[1]
         values: list[bytes | None] = await self._parent.ask(words.Read(list(keys)), list[bytes | None])
         return values
 
@@ -179,8 +199,9 @@ class RemoteRun(Run):
 class RemoteRuns:
     """``proxy.state.Runs``. Exchanges of one run that are under way here share one :class:`RemoteRun`."""
 
-    def __init__(self, parent: Caller, key: bytes) -> None:
+    def __init__(self, parent: Caller, key: bytes, store: RemoteStore) -> None:
         self._parent = parent
+        self._store = store
         self._key = key
         self._known: WeakValueDictionary[str, RemoteRun] = WeakValueDictionary()
 
@@ -191,6 +212,7 @@ class RemoteRuns:
         shape = Shape.of(seed, messages)
         calls = {at: keys for at, said in enumerate(messages) if said.calls and (keys := call_keys(seed, said))}
         name = named if named is not None and NAME.fullmatch(named) else None
+        changes = self._store.changes
         try:
             place: words.Place = await self._parent.ask(
                 words.Find(agent, b"".join(shape.chain), shape.speakers, calls, name), words.Place
@@ -198,6 +220,7 @@ class RemoteRuns:
         except ParentGone:
             raise gone() from None
         run = self._run(place.run)
+        self._store.just_read(circuit_keys(agent, run.id), place.circuits, changes)
         found = Found(run, place.start, place.loop, place.new_from, place.evidence)
         sighting = sight(messages, shape, found, self._key)
         run.went_on(sighting.loop, sighting.steps)
@@ -248,19 +271,25 @@ class RemoteAdmission(Admission):
     """Admission over a :class:`RemoteStore`, that admits nothing without the parent, and nothing that was killed
     while it asked."""
 
-    def __init__(self, settings: BreakerSettings, agents: Mapping[str, AgentSettings], parent: Caller) -> None:
-        super().__init__(settings, agents, RemoteStore(parent), time.monotonic)
+    def __init__(
+        self, settings: BreakerSettings, agents: Mapping[str, AgentSettings], parent: Caller, store: RemoteStore
+    ) -> None:
+        super().__init__(settings, agents, store, time.monotonic)
+        self._remote = store
         self._parent = parent
         self._asking: set[_Asking] = set()
 
     def cut(self, agent: str | None, run: str | None) -> None:
         """A run, an agent, or (both None) everything was killed."""
+        self._remote.forget()
         for asking in self._asking:
             if agent in (None, asking.agent) and run in (None, asking.run):
                 asking.killed = True
 
     async def admit(self, agent: str, sighting: Sighting, estimate: Estimate) -> Admitted | Denied:
         """``Refuse`` if the parent is gone."""
+        if self._parent.gone.is_set():
+            raise gone()
         run = sighting.run
         asking = _Asking(agent, run.id)
         self._asking.add(asking)

@@ -110,13 +110,15 @@ class RunNow(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """``proxy.runs.Found``."""
+    """``proxy.runs.Found``, and the circuits that an exchange of the run asks first, as they stand now
+    (``proxy.breakers.admission.circuit_keys``)."""
 
     run: RunNow
     start: int
     loop: LoopState
     new_from: int
     evidence: str
+    circuits: list[bytes | None]
 
 
 class WentOn(msgspec.Struct, frozen=True, tag="went_on"):

@@ -20,7 +20,7 @@ from proxy.plane import DataPlane
 from proxy.workers import words
 from proxy.workers.link import Link, connect
 from proxy.workers.order import Order, read_order
-from proxy.workers.remote import Caller, RemoteAdmission, RemoteAlerts, RemoteRuns, RemoteShare
+from proxy.workers.remote import Caller, RemoteAdmission, RemoteAlerts, RemoteRuns, RemoteShare, RemoteStore
 from serving.settings import Settings
 from tracing.prices import PriceBook
 
@@ -66,8 +66,9 @@ class Worker:
 
     async def _start(self, key: bytes) -> DataPlane:
         settings, parent = self._settings, self._parent
-        self._runs = RemoteRuns(parent, key)
-        self._admission = RemoteAdmission(settings.breakers, settings.agents, parent)
+        store = RemoteStore(parent)
+        self._runs = RemoteRuns(parent, key, store)
+        self._admission = RemoteAdmission(settings.breakers, settings.agents, parent, store)
         if PriceBook.load(settings.tracing.prices).by_time:
             self._share = RemoteShare(parent, time.monotonic)
         plane = DataPlane(

@@ -44,8 +44,8 @@ class Side:
         self.notices: list[words.FromParent] = []
         self.caller = Caller(self._noticed)
         self.store = RemoteStore(self.caller)
-        self.runs = RemoteRuns(self.caller, KEY)
-        self.admission = RemoteAdmission(settings.breakers, settings.agents, self.caller)
+        self.runs = RemoteRuns(self.caller, KEY, self.store)
+        self.admission = RemoteAdmission(settings.breakers, settings.agents, self.caller, self.store)
         self.alerts = RemoteAlerts(self.caller)
 
     async def join(self, path: Path, number: int, token: str) -> Any:

@@ -101,6 +101,7 @@ async def test_holds_of_workers_are_one_sum_and_return_when_a_worker_is_gone(tmp
         assert await one.store.hold([CHARGE]) is None
         assert isinstance(await two.store.hold([CHARGE]), Shortage)
         await one.store.settle([msgspec.structs.replace(CHARGE, amount=20.0)], [5.0])
+        await one.told()
         assert await two.store.used([CHARGE]) == [45.0]
         one.link.close()
         await settled()
@@ -142,6 +143,27 @@ async def test_a_kill_that_comes_while_a_worker_asks_refuses_the_exchange(tmp_pa
         await one.told()
         assert await store.used([Charge("budget:agent:tokens:alice", 0, 1000, 3600)]) == [0.0]
         assert seen.run.tripped == desk.state.runs.get(seen.run.id).tripped == "killed"  # type: ignore[union-attr]
+
+
+async def test_a_kill_right_behind_the_answer_that_finds_the_run_refuses_the_exchange(tmp_path: Path) -> None:
+    """Both arrive in one read, before the exchange goes on with what it was told."""
+    async with shared(tmp_path) as desk:
+        one = await desk.side(1)
+        link = desk.desk._peers[1].link
+        send = link.send
+
+        def sent(number: int, body: object) -> None:
+            send(number, body)
+            if isinstance(body, words.Place):
+                with pytest.raises(StopIteration):  # in process, it never suspends
+                    desk.state.admission.kill("all", by="ann", reason="enough").send(None)
+                desk.desk.cut(None, None)
+
+        link.send = sent  # type: ignore[method-assign]
+        seen = await one.runs.identify("alice", request(said("user", "Go.")), None)
+        assert one.notices == [words.Cut(None, None)]
+        answer = await one.admission.admit("alice", seen, SMALL)
+        assert isinstance(answer, Denied) and answer.code == "run_killed"
 
 
 async def test_without_the_parent_nothing_is_admitted_and_what_is_under_way_ends(tmp_path: Path) -> None:
