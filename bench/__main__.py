@@ -16,8 +16,10 @@ from pathlib import Path
 import msgspec
 
 from bench import machine
-from bench.measure import Options, Tools, measure
-from bench.report import Report, render
+from bench.measure import Measurer, Options, Tools, measure
+from bench.report import Header, Report, render
+from bench.report_scale import ScaleReport, render_scale
+from bench.scale import Plan, Scale, scale
 from bench.targets import Stage, StartError
 
 _FULL = Options(
@@ -32,6 +34,11 @@ def _parser() -> argparse.ArgumentParser:
         description="What Interlock costs, beside nothing, a bare aiohttp pass-through and nginx. No thresholds.",
     )
     parser.add_argument("--quick", action="store_true", help="about a minute: one short round, without NeMo")
+    parser.add_argument(
+        "--scale",
+        action="store_true",
+        help="how costs grow with connections, lengths and open streams, in place of the usual tables (ten minutes)",
+    )
     parser.add_argument("--json", action="store_true", help="print everything that was seen as JSON")
     parser.add_argument("--rounds", type=int, help=f"rounds ({_FULL.rounds})")
     parser.add_argument("--seconds", type=float, help=f"seconds of one load ({_FULL.seconds:g})")
@@ -72,13 +79,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="interlock-bench-", dir=arguments.folder) as folder:
         try:
             with Stage(Path(folder), name=name, events=options.events) as stage:
-                result = measure(stage, options, name, tools, _tell)
+                result = None if arguments.scale else measure(stage, options, name, tools, _tell)
+                scaled = _scaled(stage, options, name, tools) if arguments.scale else None
         except StartError as error:
             _tell(f"bench: {error}")
             return 2
         where = machine.describe(Path(folder))
     ended = machine.moment()
-    report = Report(
+    head = Header(
         command=machine.command(),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         machine=where,
@@ -87,10 +95,27 @@ def main() -> int:
         others=machine.others(began, ended),
         seconds=time.monotonic() - began.at,
         options=options,
-        result=result,
     )
-    print(msgspec.json.encode(report).decode() if arguments.json else render(report))
-    return 1 if any(cell.wrong for cell in [*result.cells, *result.call_cells, *result.nemo_cells]) else 0
+    report: Report | ScaleReport
+    if scaled is not None:
+        report = ScaleReport(**msgspec.structs.asdict(head), scale=scaled)
+        text, cells = render_scale(report), [*scaled.connections, *scaled.lengths]
+    else:
+        assert result is not None
+        report = Report(**msgspec.structs.asdict(head), result=result)
+        text, cells = render(report), [*result.cells, *result.call_cells, *result.nemo_cells]
+    print(msgspec.json.encode(report).decode() if arguments.json else text)
+    return 1 if any(cell.wrong for cell in cells) else 0
+
+
+def _scaled(stage: Stage, options: Options, name: str, tools: Tools) -> Scale:
+    measurer = Measurer(options, name, _tell)
+    targets = [stage.direct(), stage.aiohttp()]
+    if tools.nginx is not None:
+        targets.append(stage.nginx(tools.nginx))
+    targets.append(stage.interlock())
+    measurer.warm(targets, ("whole", "stream"))
+    return scale(measurer, targets, Plan(), _tell)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import msgspec
 import uvloop
 
 from bench.stats import percentile
-from bench.wire import BodyReader, Kind, Numbered, request
+from bench.wire import BodyReader, Kind, Numbered, Shape, request
 
 
 class Task(msgspec.Struct):
@@ -37,6 +37,8 @@ class Task(msgspec.Struct):
     requests: int
     first: int
     body_bytes: tuple[int, int]
+    history: int = 0
+    events: int = 0
 
 
 class Times(msgspec.Struct):
@@ -97,6 +99,7 @@ class _Client(asyncio.Protocol):
 class _Load:
     def __init__(self, task: Task) -> None:
         self._task = task
+        self._shape = Shape(task.history, task.events)
         self._numbers = itertools.count(task.first)
         self._answers = 0
         self._counted = 0
@@ -125,12 +128,13 @@ class _Load:
         )
 
     async def _connection(self, port: int) -> None:
-        client, sent = await _connect(port), request(self._task.kind, f"127.0.0.1:{port}")
+        client, sent = await _connect(port), request(self._task.kind, f"127.0.0.1:{port}", self._shape)
         while self._goes_on():
             await self._ask(client, sent, 0)
 
     async def _turns(self) -> None:
-        clients = [(await _connect(port), request(self._task.kind, f"127.0.0.1:{port}")) for port in self._task.ports]
+        ports = self._task.ports
+        clients = [(await _connect(port), request(self._task.kind, f"127.0.0.1:{port}", self._shape)) for port in ports]
         while self._goes_on():
             for place, (client, sent) in enumerate(clients):
                 await self._ask(client, sent, place)

@@ -20,7 +20,7 @@ import msgspec
 from bench.load import Seen, Task
 from bench.stats import median
 from bench.targets import ROOT, Stage, Target, total
-from bench.wire import KINDS, Answers, Kind
+from bench.wire import KINDS, PLAIN, Answers, Kind, Shape
 
 _QUIET_SECONDS = 0.4
 _QUIET_SHARE = 0.05  # of one core
@@ -68,6 +68,9 @@ class Cell(msgspec.Struct):
     checks: float = 0.0
     checks_dropped: float = 0.0
     late: bool = False
+    connections: int = 0
+    history: int = 0
+    events: int = 0
 
 
 class Latency(msgspec.Struct):
@@ -126,7 +129,7 @@ class Measurer:
         for kind in kinds:
             self._load("turns", targets, kind, min(1.0, self._options.seconds))
         for target in targets:
-            self._until_quiet(target)
+            self.until_quiet(target)
 
     def rounds(self, targets: Sequence[Target], kinds: Sequence[Kind]) -> list[Cell]:
         cells = []
@@ -137,11 +140,11 @@ class Measurer:
                     cells.append(self.cell(target, kind))
         return cells
 
-    def cell(self, target: Target, kind: Kind) -> Cell:
-        """Load one target with the connections of the options."""
+    def cell(self, target: Target, kind: Kind, connections: int | None = None, shape: Shape = PLAIN) -> Cell:
+        """Load one target, with the connections of the options if no other number is given."""
         began, counted = target.usage(), target.metrics()
-        seen = self._load("rate", [target], kind, self._options.seconds)
-        quiet = self._until_quiet(target)
+        seen = self._load("rate", [target], kind, self._options.seconds, connections, shape)
+        quiet = self.until_quiet(target)
         ended, now = target.usage(), target.metrics()
 
         def counter(name: str, *labels: str) -> float:
@@ -161,7 +164,15 @@ class Measurer:
             checks=counter("interlock_checks_total"),
             checks_dropped=counter("interlock_checks_dropped_total"),
             late=not quiet,
+            connections=connections or self._options.connections,
+            history=shape.history,
+            events=shape.events or self._options.events,
         )
+
+    def numbers(self, count: int) -> int:
+        """The first of so many numbers that no request has had."""
+        first, self._first = self._first, self._first + count
+        return first
 
     def latencies(self, targets: Sequence[Target], kind: Kind) -> list[Latency]:
         """Ask ``targets``, the first of which is the direct way, in turn."""
@@ -169,23 +180,34 @@ class Measurer:
         seen = self._load("turns", targets, kind, self._options.seconds * 2)
         direct = seen.first_byte[0]
         for target in targets:
-            self._until_quiet(target)
+            self.until_quiet(target)
         return [
             Latency(target.name, kind, at.p50, at.p99, at.p50 - direct.p50, at.p99 - direct.p99, at.count)
             for target, at in zip(targets, seen.first_byte, strict=True)
         ]
 
-    def _load(self, mode: str, targets: Sequence[Target], kind: Kind, seconds: float) -> Seen:
+    def _load(
+        self,
+        mode: str,
+        targets: Sequence[Target],
+        kind: Kind,
+        seconds: float,
+        connections: int | None = None,
+        shape: Shape = PLAIN,
+    ) -> Seen:
+        connections = connections or self._options.connections
         task = Task(
             mode="turns" if mode == "turns" else "rate",
             ports=[target.port for target in targets],
             kind=kind,
-            connections=self._options.connections,
+            connections=connections,
             seconds=seconds,
             warm_seconds=self._options.warm_seconds,
             requests=_TURNS_AT_MOST if mode == "turns" else self._options.requests,
             first=self._first,
-            body_bytes=self._body_bytes(kind),
+            body_bytes=self._body_bytes(kind, shape),
+            history=shape.history,
+            events=shape.events,
         )
         done = subprocess.run(
             [sys.executable, "-m", "bench.load"],
@@ -196,10 +218,10 @@ class Measurer:
             timeout=seconds + self._options.warm_seconds + 60.0,
         )
         seen = msgspec.json.decode(done.stdout, type=Seen)
-        self._first += seen.answers + self._options.connections
+        self._first += seen.answers + connections
         return seen
 
-    def _body_bytes(self, kind: Kind) -> tuple[int, int]:
+    def _body_bytes(self, kind: Kind, shape: Shape) -> tuple[int, int]:
         """Whole: exactly. Streams: what the events have, and the framing of as many chunks as there may be."""
         if kind == "whole":
             return len(self._answers.whole), len(self._answers.whole)
@@ -207,10 +229,12 @@ class Measurer:
             size = len(self._answers.whole_call.number(0))
             return size, size
         events = self._answers.stream if kind == "stream" else self._answers.call_events(0)
+        if shape.events:
+            events = self._answers.long_stream(shape.events)
         size = sum(map(len, events))
         return size, size + 32 * (len(events) + 1)
 
-    def _until_quiet(self, target: Target) -> bool:
+    def until_quiet(self, target: Target) -> bool:
         """Whether the target's processes came to rest in time."""
         if target.pid is None:
             return True

@@ -14,8 +14,8 @@ from bench.wire import Kind
 _REFERENCE = "aiohttp"
 
 
-class Report(msgspec.Struct):
-    """A run: where, with what, and what was seen. ``others``: cores that other programs kept busy."""
+class Header(msgspec.Struct):
+    """A run: where and with what. ``others``: cores that other programs kept busy."""
 
     command: str
     date: str
@@ -25,6 +25,11 @@ class Report(msgspec.Struct):
     others: float
     seconds: float
     options: Options
+
+
+class Report(Header):
+    """A run and what was seen."""
+
     result: Result
 
 
@@ -37,19 +42,20 @@ def rows_of(cells: Sequence[Cell], kind: Kind) -> list[Row]:
 def render(report: Report) -> str:
     """The whole report."""
     result, options = report.result, report.options
-    parts = [_preface(report)]
+    parts = [preface(report)]
     for kind, title in (("whole", "Whole answers"), ("stream", "Streams")):
         rows = rows_of(result.cells, kind)  # type: ignore[arg-type]
         checked = rows_of(result.nemo_cells, kind)  # type: ignore[arg-type]
-        parts.append(_heading(f"{title}, {options.connections} connections") + _rates(rows, checked, options))
-    parts.append(_heading("One request at a time: ms to the first byte of the body") + _latencies(result.latencies))
+        parts.append(heading(f"{title}, {options.connections} connections") + _rates(rows, checked, options))
+    parts.append(heading("One request at a time: ms to the first byte of the body") + _latencies(result.latencies))
     call_rows = [*rows_of(result.call_cells, "whole-call"), *rows_of(result.call_cells, "stream-call")]
-    parts.append(_heading("A tool call in every answer, each with a decision of its own") + _calls(call_rows))
+    parts.append(heading("A tool call in every answer, each with a decision of its own") + _calls(call_rows))
     parts.append("\n".join(f"- {note}" for note in _notes(report)))
     return "\n\n".join(parts) + "\n"
 
 
-def _preface(report: Report) -> str:
+def preface(report: Header) -> str:
+    """What every report begins with."""
     options = report.options
     return "\n".join(
         [
@@ -65,7 +71,8 @@ def _preface(report: Report) -> str:
     )
 
 
-def _heading(text: str) -> str:
+def heading(text: str) -> str:
+    """A title, as part of a document."""
     return f"### {text}\n\n"
 
 
@@ -79,25 +86,25 @@ def _rates(rows: Sequence[Row], checked: Sequence[Row], options: Options) -> str
     head += ["CPU µs/stream" if streams else "CPU µs/request", "×", "RSS MB"]
     lines = []
     for row in every:
-        extremes = f" ({_number(row.low)}–{_number(row.high)})" if options.rounds > 1 else ""
-        line = [row.target, _number(row.rate) + extremes]
-        line.append(_times(row.rate, reference.rate if reference else math.nan))
+        extremes = f" ({number(row.low)}–{number(row.high)})" if options.rounds > 1 else ""
+        line = [row.target, number(row.rate) + extremes]
+        line.append(times(row.rate, reference.rate if reference else math.nan))
         if streams:
-            line.append(_number(row.rate * (options.events + 4)))
+            line.append(number(row.rate * (options.events + 4)))
         if row.cpu_us:
             line.append(_cpu(row))
-            line.append(_times(row.cpu_us, reference.cpu_us if reference else math.nan))
+            line.append(times(row.cpu_us, reference.cpu_us if reference else math.nan))
             line.append(f"{row.rss_mb:.0f}")
         else:
             line += ["–", "–", "–"]
         lines.append(line)
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _cpu(row: Row) -> str:
     if row.root_cpu_us > row.cpu_us * 0.98 or row.root_cpu_us < row.cpu_us * 0.02:  # one process, or a mere parent
-        return _number(row.cpu_us)
-    return f"{_number(row.cpu_us)} ({_number(row.root_cpu_us)})"
+        return number(row.cpu_us)
+    return f"{number(row.cpu_us)} ({number(row.root_cpu_us)})"
 
 
 def _latencies(rows: Sequence[Latency]) -> str:
@@ -109,9 +116,9 @@ def _latencies(rows: Sequence[Latency]) -> str:
         for kind in ("whole", "stream"):
             found = next((row for row in rows if row.target == name and row.kind == kind), None)
             values = [found.p50, found.p99, found.added_p50, found.added_p99] if found else [math.nan] * 4
-            line += [_ms(value) for value in values]
+            line += [ms(value) for value in values]
         lines.append(line)
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _calls(rows: Sequence[Row]) -> str:
@@ -120,11 +127,11 @@ def _calls(rows: Sequence[Row]) -> str:
     for row in rows:
         reference = next((r for r in rows if r.target == _REFERENCE and r.kind == row.kind), None)
         rate, cpu = (reference.rate, reference.cpu_us) if reference else (math.nan, math.nan)
-        spent = [_cpu(row), _times(row.cpu_us, cpu)] if row.cpu_us else ["–", "–"]
+        spent = [_cpu(row), times(row.cpu_us, cpu)] if row.cpu_us else ["–", "–"]
         what = "whole" if row.kind == "whole-call" else "streamed"
         decided = f"{row.decisions:.2f}" if row.decisions else "–"
-        lines.append([row.target, what, _number(row.rate), _times(row.rate, rate), *spent, decided])
-    return _table(head, lines)
+        lines.append([row.target, what, number(row.rate), times(row.rate, rate), *spent, decided])
+    return table(head, lines)
 
 
 def _notes(report: Report) -> Iterable[str]:
@@ -153,7 +160,9 @@ def _notes(report: Report) -> Iterable[str]:
         )
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+
     widths = [max(len(row[place]) for row in [head, *lines]) for place in range(len(head))]
 
     def text(cells: Sequence[str]) -> str:
@@ -165,14 +174,19 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([text(head), rule, *map(text, lines)])
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Whole, with thin groups; NaN is a dash."""
+    if math.isnan(value):
+        return "–"
     return f"{value:,.0f}".replace(",", " ")
 
 
-def _times(value: float, reference: float) -> str:
+def times(value: float, reference: float) -> str:
+    """``value`` in units of ``reference``."""
     by = ratio(value, reference)
     return "–" if math.isnan(by) else f"{by:.2f}"
 
 
-def _ms(value: float) -> str:
+def ms(value: float) -> str:
+    """Two decimals; NaN is a dash."""
     return "–" if math.isnan(value) else f"{value:.2f}"

@@ -39,7 +39,7 @@ http {{
   fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
   upstream model {{ server 127.0.0.1:{upstream}; keepalive 1024; keepalive_requests 1000000000; }}
   server {{
-    listen 127.0.0.1:{port} backlog=2048; client_max_body_size 64m;
+    listen 127.0.0.1:{port} backlog=2048; client_max_body_size 64m; client_body_buffer_size 2m;
     location / {{
       proxy_pass http://model; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
     }}

@@ -14,7 +14,7 @@ from typing import cast
 
 import uvloop
 
-from bench.wire import LAST_CHUNK, Answers, chunked, kind_of
+from bench.wire import LAST_CHUNK, Answers, Shape, chunked, kind_of, shape_of
 
 _WHOLE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
 _STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -28,15 +28,25 @@ class _Upstream:
         self.whole = _WHOLE % (len(answers.whole), answers.whole)
         self.stream = [chunked(event) for event in answers.stream]
         self.numbers = itertools.count()
+        self._long: dict[int, list[bytes]] = {}
+
+    def long(self, events: int) -> list[bytes]:
+        """The chunks of a stream of so many pieces of text."""
+        if events not in self._long:
+            self._long[events] = [chunked(event) for event in self.answers.long_stream(events)]
+        return self._long[events]
 
 
 class _Connection(asyncio.Protocol):
     def __init__(self, upstream: _Upstream) -> None:
         self._upstream = upstream
         self._loop = asyncio.get_running_loop()
-        self._buffer = b""
+        self._buffer = bytearray()
+        self._needs = 0  # bytes without which the next request is not whole
         self._events: list[bytes] = []
         self._next = 0
+        self._left = 0
+        self._due = self._loop.time()
         self._paused = False
         self._gone = False
 
@@ -56,6 +66,8 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
+        if len(self._buffer) < self._needs:
+            return
         while (body := self._request()) is not None:
             self._answer(body)
 
@@ -64,7 +76,7 @@ class _Connection(asyncio.Protocol):
         end = self._buffer.find(b"\r\n\r\n")
         if end < 0:
             return None
-        head, start = self._buffer[:end].lower(), end + 4
+        head, start = bytes(self._buffer[:end]).lower(), end + 4
         if b"transfer-encoding: chunked" in head:
             stop = self._buffer.find(LAST_CHUNK, start)
             if stop < 0:
@@ -74,13 +86,20 @@ class _Connection(asyncio.Protocol):
             at = head.find(b"content-length:")
             stop = start + (int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0)
             if len(self._buffer) < stop:
+                self._needs = stop
                 return None
-        body, self._buffer = self._buffer[start:stop], self._buffer[stop:]
+        body = bytes(self._buffer[start:stop])
+        del self._buffer[:stop]
+        self._needs = 0
         return body
 
     def _answer(self, body: bytes) -> None:
-        upstream, kind = self._upstream, kind_of(body)
-        if kind == "whole":
+        upstream, kind, shape = self._upstream, kind_of(body), shape_of(body)
+        if shape.pace_ms:
+            self._transport.write(_STREAM)
+            self._left = shape.events
+            self._pace(shape)
+        elif kind == "whole":
             self._transport.write(upstream.whole)
         elif kind == "whole-call":
             answer = upstream.answers.whole_call.number(next(upstream.numbers))
@@ -89,9 +108,24 @@ class _Connection(asyncio.Protocol):
             self._events = upstream.stream
             if kind == "stream-call":
                 self._events = [chunked(event) for event in upstream.answers.call_events(next(upstream.numbers))]
+            elif shape.events:
+                self._events = upstream.long(shape.events)
             self._next = 0
             self._transport.write(_STREAM)
             self._loop.call_soon(self._step)
+
+    def _pace(self, shape: Shape) -> None:
+        """One event now and one in every ``pace_ms`` from now, by the clock."""
+        if self._gone:
+            return
+        if not self._left:
+            self._transport.write(chunked(b"data: [DONE]\n\n") + LAST_CHUNK)
+            return
+        self._left -= 1
+        if not self._paused:
+            self._transport.write(chunked(self._upstream.answers.stamped()))
+        self._due = max(self._due, self._loop.time() - 1.0) + shape.pace_ms / 1000
+        self._loop.call_at(self._due, self._pace, shape)
 
     def _step(self) -> None:
         if self._gone or self._paused:

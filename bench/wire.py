@@ -9,6 +9,8 @@ decision of its own.
 from __future__ import annotations
 
 import json
+import re
+import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,15 +53,39 @@ class Numbered:
         return b"%s%0*d%s" % (self.before, _DIGITS, number % 10**_DIGITS, self.after)
 
 
-def request(kind: Kind, host: str) -> Numbered:
-    """A whole HTTP request, about 2.4 KB."""
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What is out of the ordinary about an exchange. ``history``: bytes of earlier messages in the request.
+    ``events``: pieces of text in the stream (0: as many as the run's streams have). ``pace_ms``: the upstream sends one
+    event in so many milliseconds (0: as fast as it can), and each says when it was sent."""
+
+    history: int = 0
+    events: int = 0
+    pace_ms: int = 0
+
+
+PLAIN = Shape()
+_MARK = re.compile(rb'"user":"shape:(\d+):(\d+)"')
+
+
+def shape_of(body: bytes) -> Shape:
+    """What a request asks of the upstream."""
+    found = _MARK.search(body[:200])
+    return Shape(events=int(found[1]), pace_ms=int(found[2])) if found else PLAIN
+
+
+def request(kind: Kind, host: str, shape: Shape = PLAIN) -> Numbered:
+    """A whole HTTP request, about 2.4 KB and the history."""
     body: dict[str, Any] = {"model": "tiny", "stream": kind.startswith("stream")}
+    if shape.events or shape.pace_ms:
+        body["user"] = f"shape:{shape.events}:{shape.pace_ms}"
     if kind.startswith("stream"):
         body["stream_options"] = {"include_usage": True}
     if kind.endswith("call"):
         body["tool_choice"] = "required"
     body["messages"] = [
         {"role": "system", "content": _SYSTEM},
+        *_history(shape.history),
         {"role": "user", "content": f"Look into case {_SLOT} and say what you find."},
     ]
     body["tools"] = [_TOOL]
@@ -69,6 +95,17 @@ def request(kind: Kind, host: str) -> Numbered:
         f"Content-Length: {len(payload)}\r\n\r\n"
     )
     return Numbered.around(head.encode() + payload)
+
+
+def _history(size: int) -> list[dict[str, Any]]:
+    """Turns of about 2 KB each. Their texts differ, and the run's first one has a number of its own."""
+    turns: list[dict[str, Any]] = []
+    for place in range(size // 2048):
+        role = "assistant" if place % 2 else "user"
+        turns.append(
+            {"role": role, "content": f"Turn {place}: " + f"line {place} of the log says that all is well. " * 43}
+        )
+    return turns
 
 
 def kind_of(body: bytes) -> Kind:
@@ -98,6 +135,14 @@ class Answers:
         place = next(n for n, event in enumerate(self._call_events) if _SLOT.encode() in event)
         self._call_place, self._numbered_event = place, Numbered.around(self._call_events[place])
 
+    def long_stream(self, events: int) -> list[bytes]:
+        """A stream with ``events`` pieces of text."""
+        return self._stream([{"content": f" token{n % 1000}"} for n in range(events)], "stop")
+
+    def stamped(self) -> bytes:
+        """One event that says when it was made, by the machine's monotonic clock."""
+        return STAMP_BEFORE + b"%020d" % time.monotonic_ns() + _STAMP_AFTER
+
     def call_events(self, number: int) -> list[bytes]:
         """The events of a streamed tool call."""
         events = list(self._call_events)
@@ -120,6 +165,16 @@ class Answers:
         events.append(_event({**base, "choices": [], "usage": self._usage}))
         events.append(b"data: [DONE]\n\n")
         return events
+
+
+STAMP_BEFORE = b'data: {"id":"chatcmpl-paced","object":"chat.completion.chunk","created":1763600000,"model":"tiny",'
+STAMP_BEFORE += b'"choices":[{"index":0,"delta":{"content":" sent at '
+_STAMP_AFTER = b'"},"logprobs":null,"finish_reason":null,"token_ids":null}]}\n\n'
+
+
+def stamps_in(data: bytes) -> list[int]:
+    """When the stamped events that stand whole in ``data`` were made."""
+    return [int(found) for found in re.findall(rb" sent at (\d{20})", data)]
 
 
 def _piece(arguments: str) -> dict[str, Any]:
