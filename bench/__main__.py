@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,6 +40,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="how costs grow with connections, lengths and open streams, in place of the usual tables (ten minutes)",
     )
+    parser.add_argument(
+        "--rival",
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="another proxy to measure: what starts it, with {upstream}, {port} and {folder} to be filled in",
+    )
     parser.add_argument("--json", action="store_true", help="print everything that was seen as JSON")
     parser.add_argument("--rounds", type=int, help=f"rounds ({_FULL.rounds})")
     parser.add_argument("--seconds", type=float, help=f"seconds of one load ({_FULL.seconds:g})")
@@ -50,7 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _tools(quick: bool) -> Tools:
+def _tools(quick: bool, rivals: dict[str, str]) -> Tools:
+    return replace(_installed(quick), opa=os.environ.get("INTERLOCK_OPA") or shutil.which("opa"), rivals=rivals)
+
+
+def _installed(quick: bool) -> Tools:
     nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if quick:
         return Tools(nginx, None, "Interlock with NeMo Guardrails is not in a quick run")
@@ -74,7 +86,11 @@ def main() -> int:
         if (value := getattr(arguments, name)) is not None
     }
     options = msgspec.structs.replace(_QUICK if arguments.quick else _FULL, **given)
-    tools, name = _tools(arguments.quick), secrets.token_hex(6)
+    rivals = dict(rival.partition("=")[::2] for rival in arguments.rival)
+    if not all(rivals.values()):
+        _tell("bench: --rival takes NAME=COMMAND")
+        return 2
+    tools, name = _tools(arguments.quick, rivals), secrets.token_hex(6)
     load, began = os.getloadavg()[0], machine.moment()
     with tempfile.TemporaryDirectory(prefix="interlock-bench-", dir=arguments.folder) as folder:
         try:
@@ -113,6 +129,7 @@ def _scaled(stage: Stage, options: Options, name: str, tools: Tools) -> Scale:
     targets = [stage.direct(), stage.aiohttp()]
     if tools.nginx is not None:
         targets.append(stage.nginx(tools.nginx))
+    targets += [stage.rival(rival, command) for rival, command in tools.rivals.items()]
     targets.append(stage.interlock())
     measurer.warm(targets, ("whole", "stream"))
     return scale(measurer, targets, Plan(), _tell)

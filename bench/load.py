@@ -42,7 +42,7 @@ class Task(msgspec.Struct):
 
 
 class Times(msgspec.Struct):
-    """Milliseconds from the request's last byte to the answer's first body byte."""
+    """Milliseconds from the request's last byte to the answer's first body byte; zeros of none."""
 
     p50: float
     p99: float
@@ -50,6 +50,8 @@ class Times(msgspec.Struct):
 
     @classmethod
     def of(cls, seconds: list[float]) -> Times:
+        if not seconds:
+            return cls(0.0, 0.0, 0)
         return cls(percentile(seconds, 0.5) * 1e3, percentile(seconds, 0.99) * 1e3, len(seconds))
 
 

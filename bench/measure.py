@@ -11,8 +11,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -25,17 +25,20 @@ from bench.wire import KINDS, PLAIN, Answers, Kind, Shape
 _QUIET_SECONDS = 0.4
 _QUIET_SHARE = 0.05  # of one core
 _TURNS_AT_MOST = 20_000
+_ANY_SIZE = (1, 1 << 40)
 _LATENCY_KINDS: tuple[Kind, ...] = ("whole", "stream")
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What is installed beside Interlock: the ``nginx`` command, an interpreter that has NeMo Guardrails;
-    ``no_nemo`` says why there is none."""
+    """What is installed beside Interlock: the ``nginx`` command, an interpreter that has NeMo Guardrails (``no_nemo``
+    says why there is none), the ``opa`` command, and the commands that start other proxies, by name."""
 
     nginx: str | None
     nemo: Path | None
     no_nemo: str = ""
+    opa: str | None = None
+    rivals: Mapping[str, str] = field(default_factory=dict)
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -205,7 +208,7 @@ class Measurer:
             warm_seconds=self._options.warm_seconds,
             requests=_TURNS_AT_MOST if mode == "turns" else self._options.requests,
             first=self._first,
-            body_bytes=self._body_bytes(kind, shape),
+            body_bytes=self._body_bytes(kind, shape) if all(t.exact for t in targets) else _ANY_SIZE,
             history=shape.history,
             events=shape.events,
         )
@@ -272,12 +275,19 @@ def measure(stage: Stage, options: Options, name: str, tools: Tools, tell: Calla
         targets.append(stage.nginx(tools.nginx))
     else:
         notes.append("nginx is not installed (`make bench-tools`)")
+    targets += [stage.rival(rival, command) for rival, command in tools.rivals.items()]
     targets.append(interlock)
     measurer.warm(targets, KINDS)
     before = stage.sink_seen()
     cells = measurer.rounds(targets, ["whole", "stream"])
     latencies = [row for kind in _LATENCY_KINDS for row in measurer.latencies(targets, kind)]
-    call_cells = measurer.rounds([direct, bare, interlock], ["whole-call", "stream-call"])
+    deciding = [direct, bare, interlock]
+    if tools.opa is not None:
+        deciding.append(stage.interlock("interlock+opa", opa=tools.opa))
+        measurer.warm(deciding[-1:], ("whole-call", "stream-call"))
+    else:
+        notes.append("no `opa` command, so the decisions of an OPA server are not in the table of tool calls")
+    call_cells = measurer.rounds(deciding, ["whole-call", "stream-call"])
     after = stage.sink_seen()
     notes.append(
         f"the collector took {after['posts'] - before['posts']} exports, "

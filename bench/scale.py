@@ -92,14 +92,14 @@ def _open(measurer: Measurer, target: Target, plan: Plan, streams: int, history:
         usage = target.usage()
         marks[name] = (time.monotonic(), usage.cpu, usage.rss)
 
-    paced = _paced(task, mark)
+    flow = paced(task, mark)
     measurer.until_quiet(target)
     (began, spent, _), (ended, spent_then, rss) = marks["open"], marks["over"]
     return Open(
         target=target.name,
         streams=streams,
         history=history,
-        paced=paced,
+        paced=flow,
         idle_mb=before.rss / 1e6,
         kb=(rss - before.rss) / 1e3 / streams,
         cores=(spent_then - spent) / (ended - began),
@@ -119,12 +119,12 @@ def _slow_reader(measurer: Measurer, target: Target, tell: Callable[[str], None]
     def mark(name: str) -> None:
         sizes.append(target.usage().rss)
 
-    _paced(task, mark)
+    paced(task, mark)
     measurer.until_quiet(target)
     return (sizes[-1] - before) / 1e3 / clients
 
 
-def _paced(task: Task, mark: Callable[[str], None]) -> Paced:
+def paced(task: Task, mark: Callable[[str], None]) -> Paced:
     """Run the load; ``mark`` is called when it says a word."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.paced"],

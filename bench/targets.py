@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench import proc
 from bench.wire import KINDS, BodyReader, request, unchunked
@@ -27,6 +29,7 @@ from bench.wire import KINDS, BodyReader, request, unchunked
 ROOT = Path(__file__).parents[1]
 _START_SECONDS = 60.0
 _NEMO_SECONDS = 120.0
+_RIVAL_SECONDS = 180.0
 _READY = re.compile(r"(?:ready|listening) on http://127\.0\.0\.1:(\d+)")
 _ADMIN = re.compile(r"admin on (http://127\.0\.0\.1:\d+)")
 
@@ -94,13 +97,14 @@ def _session(pid: int) -> int:
 @dataclass
 class Target:
     """``port`` answers for it; ``pid`` is the root of its processes (None: there is nothing between).
-    ``notes`` are for the report."""
+    ``notes`` are for the report. ``exact``: it gives the upstream's bytes, and is held to that."""
 
     name: str
     port: int
     pid: int | None
     admin: str | None = None
     notes: list[str] = field(default_factory=list)
+    exact: bool = True
 
     def usage(self) -> proc.Usage:
         return proc.usage(self.pid) if self.pid is not None else proc.Usage(0.0, 0.0, 0)
@@ -179,11 +183,26 @@ class Stage:
         _wait_listening(running, port)
         return self._proved(Target("nginx", port, running.process.pid))
 
-    def interlock(self, name: str = "interlock", *, nemo: Path | None = None) -> Target:
-        """``nemo``: the interpreter of a NeMo Guardrails environment, for a server of its own."""
+    def rival(self, name: str, command: str) -> Target:
+        """A proxy of somebody else's. ``command`` starts it, with ``{upstream}`` (a URL), ``{port}`` (where it must
+        listen) and ``{folder}`` (its own) filled in. It may write answers anew: only status and ending are checked."""
+        folder = self._folder / name
+        folder.mkdir()
+        port = _free_port()
+        filled = command.format(upstream=f"http://127.0.0.1:{self.upstream}", port=port, folder=folder)
+        running = self._start(name, shlex.split(filled))
+        _wait_listening(running, port, _RIVAL_SECONDS)
+        target = Target(name, port, running.process.pid, exact=False)
+        for place in range(2):
+            _exchange(target, place)
+        return target
+
+    def interlock(self, name: str = "interlock", *, nemo: Path | None = None, opa: str | None = None) -> Target:
+        """``nemo``: the interpreter of a NeMo Guardrails environment, for a server of its own; ``opa``: the command of
+        an OPA server that decides."""
         folder = self._folder / name.replace(" ", "-")
         folder.mkdir()
-        settings = {
+        settings: dict[str, Any] = {
             "upstream": {"url": f"http://127.0.0.1:{self.upstream}"},
             "listen": {"port": 0, "admin_port": 0},
             "state_dir": str(folder / "state"),
@@ -191,6 +210,8 @@ class Stage:
         }
         if nemo is not None:
             settings["checks"] = {"nemo": {"launch": True, "python": str(nemo)}}
+        if opa is not None:
+            settings["policies"] = {"engine": "opa", "opa": opa}
         config = folder / "interlock.yaml"
         config.write_text(json.dumps(settings))  # JSON is YAML
         running = self._start(name, [sys.executable, "-m", "proxy.cli", "serve", "--config", str(config)])
@@ -277,8 +298,8 @@ def _free_port() -> int:
         return port
 
 
-def _wait_listening(running: Running, port: int) -> None:
-    deadline = time.monotonic() + _START_SECONDS
+def _wait_listening(running: Running, port: int, seconds: float = _START_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
     while True:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
             return
