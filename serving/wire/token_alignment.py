@@ -92,7 +92,7 @@ class TokenTrail:
         self._read = 0
         self._found: dict[tuple[str, str], list[ShadowCall]] = {}
         self._counts: dict[tuple[str, str], int] = {}
-        self._answered: dict[int, CallSureness | None] = {}
+        self._answered: dict[tuple[int, str, str], CallSureness | None] = {}
         self._least = 1.0
         self._sum = 0.0
 
@@ -119,9 +119,10 @@ class TokenTrail:
     ) -> CallSureness | None:
         """The call ``index`` of the answer. ``known`` gives all its calls, to tell one from another that says the same;
         ``final``: no more tokens come. None if the answer has no tokens."""
-        if index not in self._answered:
-            self._answered[index] = self._call(index, name, arguments, known, complete, final)
-        return self._answered[index]
+        asked = (index, name, arguments)  # a call that stands in the text has an index of its own kind
+        if asked not in self._answered:
+            self._answered[asked] = self._call(index, name, arguments, known, complete, final)
+        return self._answered[asked]
 
     def _call(
         self, index: int, name: str, arguments: str, known: Calls, complete: bool, final: bool

@@ -92,6 +92,9 @@ _PARTIAL = re.compile(
 LONGEST_PARTIAL = 64
 _FIRST = re.compile(rb"[<\[=]|(?<!`)`")
 
+MAY_OPEN = re.compile(rb"[<\[=`]")
+"""Without any of these no opener begins."""
+
 TRIGGER = re.compile(r"[<\[`{=]")
 """No opener and no call without one begins in a text that has none of these."""
 

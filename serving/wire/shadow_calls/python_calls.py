@@ -141,10 +141,10 @@ class FlowingCalls:
 
     def advance(self, data: bytearray, base: int, to: int) -> list[tuple[int, int]]:
         """The calls that the text up to ``to`` completes, each ``(start, end)``."""
-        if not self._names:
-            self._at = to
-            return []
         found: list[tuple[int, int]] = []
+        if not self._names or (not self._readings and data.find(b"[", self._at - base) < 0):
+            self._at = to
+            return found
         while True:
             match = _LISTED.search(data, self._at - base, to - base)
             if match is None:

@@ -16,7 +16,7 @@ import msgspec
 
 from serving.wire.shadow_calls import forms, markers
 from serving.wire.shadow_calls.block import LONGEST_CALL, SHOWN_OF_LONGEST, Block, ShadowCall, call_of, cut_off
-from serving.wire.shadow_calls.json_objects import FlowingObjects
+from serving.wire.shadow_calls.json_objects import FlowingObjects, FoundObject
 from serving.wire.shadow_calls.python_calls import FlowingCalls
 
 
@@ -74,29 +74,43 @@ class ShadowReader:
         end = base + len(data)
         calls: list[ShadowCall] = []
         opened_at = self._blocks(end, final, calls)
+        objects = self._objects.advance(data, base, end)
+        lists = self._lists.advance(data, base, end)
+        if objects or lists:
+            self._bare(objects, lists, calls)
+        if final:
+            self._cut_off(end, calls)
+        else:
+            if len(data) > LONGEST_CALL:
+                self._bound(end, calls)
+            self._forget(end)
+        if not calls:
+            return _QUIET if opened_at is None else ShadowState(opened_at)
+        calls.sort(key=lambda call: (call.end, call.start))
+        return ShadowState(opened_at, tuple(calls))
+
+    def _bare(self, objects: list[FoundObject], lists: list[tuple[int, int]], calls: list[ShadowCall]) -> None:
+        """Calls without an opener, but for those that a block has read."""
+        data, base = self._data, self._base
         seen = {call.at for call in calls}
-        for found in self._objects.advance(data, base, end):
+        for found in objects:
             call = call_of(found, data, base, self._offered, False)
             if call is not None and found.start not in seen:
                 name, said, at = call
                 calls.append(ShadowCall(name, said, found.start, found.end, found.start, False, said_at=at))
-        for start, stop in self._lists.advance(data, base, end):
+        for start, stop in lists:
             listed = forms.literal_call(data[start - base : stop - base].decode("utf-8", "surrogatepass"))
             if listed is not None and start not in seen:
                 calls.append(ShadowCall(*listed, start, stop, start, explicit=False))
-        if final:
-            self._cut_off(end, calls)
-        else:
-            self._bound(end, calls)
-            self._forget(end, opened_at)
-        calls.sort(key=lambda call: (call.end, call.start))
-        return ShadowState(opened_at, tuple(calls)) if calls or opened_at is not None else _QUIET
 
     def _blocks(self, end: int, final: bool, calls: list[ShadowCall]) -> int | None:
         """Reads what openers announce; returns what must be held."""
         data, base = self._data, self._base
         while True:
             if self._block is None:
+                if markers.MAY_OPEN.search(data, self._scanned - base) is None:
+                    self._scanned = end
+                    return None
                 opener = markers.OPENER.search(data, self._scanned - base)
                 if opener is None:
                     partial = None if final else markers.partial_opener(data, self._scanned - base)
@@ -141,7 +155,7 @@ class ShadowReader:
         if live is not None and end - live > LONGEST_CALL:
             self._lists.give_up()
 
-    def _forget(self, end: int, opened_at: int | None) -> None:
+    def _forget(self, end: int) -> None:
         """Drops the text that nothing needs any longer."""
         needed = min(end, self._scanned, self._lists.needed)
         if (live := self._objects.live) is not None:

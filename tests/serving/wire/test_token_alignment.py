@@ -191,6 +191,18 @@ def test_what_is_not_sure_is_not_guessed() -> None:
     assert TokenTrail(OFFERED).call(0, "run", "{}", lambda: []) is None
 
 
+def test_a_call_in_the_text_takes_nothing_from_one_of_the_answer() -> None:
+    """Both are asked for, under the same index, in either order."""
+    text = '{"name": "run", "arguments": {"cmd": "pwd"}}'
+    call = '<tool_call>{"name": "run", "arguments": {"cmd": "ls"}}</tool_call>'
+    for first, other in (("pwd", "ls"), ("ls", "pwd")):
+        made = trail((text, 0.5), (call, 0.25))
+        asked = [json.dumps({"cmd": cmd}) for cmd in (first, other)]
+        found = [made.call(0, "run", said, lambda: [(0, "run", '{"cmd": "ls"}')]) for said in asked]
+        chances = {"pwd": 0.5, "ls": 0.25}
+        assert [least(one)["/cmd"] for one in found if one] == [chances[first], chances[other]]
+
+
 def test_an_answer_once_given_stays() -> None:
     made = spelled('<tool_call>{"name": "run", "arguments": {}}</tool_call>')
     first = ask(made, "run", {})
