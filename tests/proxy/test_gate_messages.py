@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.gate import Gate
-from proxy.gated_choice import Answer, Question
+from proxy.gated_choice import Answer, Question, TextQuestion
 from serving.wire.messages import Messages
 from serving.wire.request import ChatRequest
+from tests.proxy.test_gate_text import SECRET, Rule
 from tests.support.chat import Call, Say
 from tests.support.messages import (
     PROMPT_TOKENS,
@@ -35,6 +36,7 @@ BAD = Call("run_shell", f'{{"command": "rm -rf /srv/{CANARY}"}}')
 GOOD = Call("get_weather", '{"city": "Oslo ☂"}')
 ALSO = Call("read_file", '{"path": "notes.md"}')
 NONE = Call("look_around", "")
+SHUT = "Stopped by rule test/text."
 REFUSED = "[run_shell] Blocked by rule test/deny. Ask for something else."
 
 
@@ -46,8 +48,8 @@ class Conversation:
         self.gate = Gate(writer, **options)
         self.late = late
         self.sent: list[bytes] = []
-        self.asked: list[Question] = []
-        self.open: deque[Question] = deque()
+        self.asked: list[Question | TextQuestion] = []
+        self.open: deque[Question | TextQuestion] = deque()
 
     def client_gets(self) -> bytes:
         self.sent += self.gate.take()
@@ -67,6 +69,9 @@ class Conversation:
 
     def decide(self) -> None:
         question = self.open.popleft()
+        if isinstance(question, TextQuestion):
+            self.gate.answer(question.ticket, Answer(SHUT, cut=True) if question.found.hits else Answer())
+            return
         bad = CANARY in question.call.arguments or question.problem is not None
         self.gate.answer(question.ticket, Answer(REFUSED) if bad else Answer())
 
@@ -281,3 +286,42 @@ def test_a_refused_call_never_arrives(say: Say, interval: int, sizes: list[int],
     assert read.text.count(REFUSED) == say.calls.count(BAD)
     assert [(c["name"], c["arguments"]) for _, c in sorted(read.calls.items())] == [(c.name, c.arguments) for c in kept]
     assert read.finish == ("tool_use" if kept else "end_turn")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.builds(
+        Say,
+        reasoning=st.sampled_from(["", "I look.\n", f"It is {SECRET}."]),
+        text=st.sampled_from(["", "\n\n", "All is well.\n", f"The key is {SECRET}, and more.", SECRET]),
+        calls=st.lists(st.sampled_from([BAD, GOOD]), max_size=2).map(tuple),
+    ),
+    st.sampled_from([len(SECRET), 40, None]),
+    st.integers(1, 5),
+    st.lists(st.integers(1, 400), max_size=40),
+    st.lists(st.booleans(), max_size=40),
+)
+def test_no_byte_of_a_match_leaves_under_a_hold_and_the_message_is_whole(
+    say: Say, hold: int | None, interval: int, sizes: list[int], timing: list[bool]
+) -> None:
+    body = b"".join(stream(say, interval=interval))
+    talk = Conversation(late=True, texts={"text": Rule(hold), "reasoning": Rule(hold)})
+    at = 0
+    for place, size in enumerate([*sizes, len(body)]):
+        talk.upstream_says(body[at : at + size])
+        at += size
+        if place < len(timing) and timing[place] and talk.open:
+            talk.decide()
+    while talk.open:
+        talk.decide()
+    got = talk.client_gets()
+    read = read_stream(got)
+    said = say.reasoning + say.text
+    if SECRET not in said:
+        assert BAD in say.calls or got == body
+        return
+    assert read.text.endswith(SHUT)
+    assert read.finish == "end_turn"
+    assert read.calls == {}
+    given = read.reasoning + read.text.removesuffix(SHUT)
+    assert not any(SECRET[:n] in given for n in range(2, len(SECRET)))
