@@ -206,6 +206,15 @@ async def test_a_call_cut_off_by_length_is_judged_on_what_there_is(stage: Stage,
         assert answer.body == b"".join(stream(say))
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_call_that_is_left_in_the_text_is_no_way_round(stage: Stage, streamed: bool) -> None:
+    written = f'<tool_call>\n{{"name": "run_shell", "arguments": {BAD.arguments}}}\n</tool_call>'
+    answer, read = await stage.asks(Say("Hm.\n", f"Let me see. {written} Done."), streamed=streamed)
+    assert CANARY.encode() not in answer.body
+    assert "interlock.shell" in read.text
+    assert (read.calls, read.finish) == ({}, "end_turn")
+
+
 UNKNOWN = {
     "a block that the server runs": block_start(
         0, type="server_tool_use", id="x", name="bash", input={"command": "ls"}
