@@ -133,16 +133,19 @@ class ChatStreamReader:
     def feed(self, data: bytes) -> list[Event]:
         if not self.runs:
             return [read_event(raw) for raw in self._framer.feed(data)]
-        run = None if self._framer.pending else self._runs.take(data)
-        if run is not None:
-            if len(run.raw) == len(data):
-                return [run]
-            data = data[len(run.raw) :]
-        events = [read_event(raw) for raw in self._framer.feed(data)]
-        if run is not None:
-            return [run, *events]
-        if events:
-            self._runs.learn(events[-1])
+        events: list[Event] = []
+        while data:
+            run = None if self._framer.pending else self._runs.take(data)
+            if run is not None:
+                events.append(run)
+                data = data[len(run.raw) :]
+                continue
+            end = self._runs.first(data)
+            read = [read_event(raw) for raw in self._framer.feed(data[:end])]
+            if read:
+                self._runs.learn(read[-1])
+                events += read
+            data = data[end:]
         return events
 
     @property

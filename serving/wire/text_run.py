@@ -19,14 +19,16 @@ from serving.wire.vocabulary import ChoiceDelta, Event
 
 _MARKS = (b'"content":"', b'"reasoning":"')
 _TRIES = 8
-"""How often a stream's frame is learnt anew: it changes where the reasoning ends. Choices that take turns have none."""
+_FIRSTS = 32
+"""How often a stream's frame is learnt anew: it changes where the reasoning ends; choices that take turns have none.
+And how often an event is read by itself, to see whether it is the first of a run."""
 
 
 class TextRuns:
     """The frame of one stream's plain events. ``read`` reads one whole event; ``marks`` are what stands before a text
     and before reasoning."""
 
-    __slots__ = ("_after", "_before", "_event", "_join", "_marks", "_reasoning", "_tries", "read")
+    __slots__ = ("_after", "_before", "_event", "_firsts", "_join", "_marks", "_reasoning", "_tries", "read")
 
     def __init__(self, read: Callable[[bytes], Event], marks: tuple[bytes, bytes] = _MARKS) -> None:
         self.read = read
@@ -37,6 +39,7 @@ class TextRuns:
         self._event: Event | None = None
         self._reasoning = False
         self._tries = _TRIES
+        self._firsts = _FIRSTS
 
     def take(self, data: bytes) -> Event | None:
         """The run of plain events that ``data`` begins with, if it begins with one."""
@@ -65,6 +68,15 @@ class TextRuns:
     def forget(self) -> None:
         """The same bytes would mean something else from now on."""
         self._event = None
+
+    def first(self, data: bytes) -> int:
+        """How many bytes to read the long way, before it is seen whether a run follows: one event, mostly; all of it
+        where looking has not paid."""
+        end = data.find(b"\n\n") if self._tries and self._firsts else -1
+        if end < 0:
+            return len(data)
+        self._firsts -= 1
+        return end + 2
 
     def learn(self, event: Event) -> None:
         """An event that was read the long way, and is not like the ones before."""

@@ -51,6 +51,14 @@ def test_texts_that_come_together_come_as_one_event() -> None:
     assert rest == b""
 
 
+def test_a_run_begins_in_the_very_bytes_that_show_its_frame() -> None:
+    events, _ = read(
+        [event({"role": "assistant", "content": ""}) + texts("a", "b", "c") + b"data: [DONE]\n\n"], runs=True
+    )
+
+    assert [(one.kind, one.count) for one in events] == [("delta", 1), ("delta", 1), ("delta", 2), ("done", 1)]
+
+
 def test_reasoning_that_comes_together_comes_as_one_event_and_text_after_it_too() -> None:
     thought = [event({"reasoning": part}) for part in ("x", "y", "z")]
 
