@@ -136,10 +136,11 @@ class Desk:
             except OSError:
                 return
             pid, uid = peer(sock)
-            if uid != os.geteuid():
+            if uid == os.geteuid() and any(self._own_pid(number, pid) for number in self._tokens):
+                Peer(self, sock, pid)
+            else:
+                _log.warning("process %d, which is no worker of ours, was not listened to", pid)
                 sock.close()
-                continue
-            Peer(self, sock, pid)
 
 
 class Peer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
@@ -75,7 +76,8 @@ class Shared:
         self.state = MadeUpState(settings, self.clock)
         self.recorder = make_recorder(settings, journal, Metrics())
         self.journal = journal
-        self.desk = Desk(self.state, self.recorder, {1: "one", 2: "two"}, lambda number, pid: True)
+        self.pids = {os.getpid()}
+        self.desk = Desk(self.state, self.recorder, {1: "one", 2: "two"}, lambda number, pid: pid in self.pids)
         self.sides: list[Side] = []
 
     async def side(self, number: int) -> Side:

@@ -225,3 +225,10 @@ async def test_whoever_does_not_show_the_token_is_told_nothing(tmp_path: Path, h
         with pytest.raises(ParentGone):
             await side.ask(hello, msgspec.Raw)
         assert desk.path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_process_that_is_no_worker_is_told_nothing_even_with_the_token(tmp_path: Path) -> None:
+    async with shared(tmp_path) as desk:
+        desk.pids.clear()
+        with pytest.raises(ParentGone):
+            await desk.side(1)
