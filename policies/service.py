@@ -64,6 +64,8 @@ class PolicySet:
             for stage in Stage
         }
         self._reads = {stage: reads_of((entry.stages for entry in entries), stage) for stage in Stage}
+        self._parts = {s: frozenset(name.partition(".")[0] for name in self._reads[s]) for s in Stage}
+        self._quiet: dict[tuple[Stage, frozenset[str]], Decision] = {}
         self._include: dict[Stage, Include | None] = {s: include_of(self._reads[s]) for s in Stage}
         self._entries = {entry.name: entry for entry in entries}
         self._text_rules = {stage: text_rule(stage, entries, self.modes, self._patterns) for stage in TEXT_STAGES}
@@ -120,6 +122,12 @@ class PolicySet:
     def reads_field(self, stage: Stage, field: str) -> bool:
         """Whether ``field`` (dotted), a part of it or a whole that it is part of is read at this stage."""
         return reads_field(self.reads(stage), field)
+
+    def shown(self, stage: Stage, part: str) -> bool:
+        """Whether a policy at this stage is shown anything of a part of the input (``request``, ``run``). What none is
+        shown need not be made."""
+        parts = self._parts[stage]
+        return part in parts or "*" in parts
 
     def text_rule(self, stage: Stage) -> TextRule | None:
         """What the policies in force want of text that is still being written; None if none has this stage."""
@@ -179,7 +187,7 @@ class PolicySet:
         for name in sorted(asked, key=lambda name: (self.modes[name] is not Mode.ENFORCE, name)):
             try:
                 if name in together:
-                    answers[name] = findings_of(together[name])
+                    answers[name] = findings_of(together[name]) if together[name] != [] else []
                 else:
                     answers[name] = findings_of(await self._engine.ask_one(name, stage, document, ends - self._clock()))
             except EngineError as error:
@@ -187,7 +195,13 @@ class PolicySet:
         return answers
 
     def _composed(self, stage: Stage, answers: Answers) -> Decision:
-        return compose(stage, self.modes, answers, self._on_error)
+        if any(answers.values()):
+            return compose(stage, self.modes, answers, self._on_error)
+        silent = (stage, frozenset(answers))  # nobody found anything: always the same decision
+        known = self._quiet.get(silent)
+        if known is None:
+            known = self._quiet[silent] = compose(stage, self.modes, answers, self._on_error)
+        return known
 
     def _signed(self, decision: Decision, began: float) -> Decision:
         return decision.model_copy(

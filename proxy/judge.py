@@ -25,6 +25,7 @@ from policies.model import (
     OfferedTool,
     RequestFacts,
     ResponseFacts,
+    RunFacts,
     Severity,
     Signal,
     Stage,
@@ -63,6 +64,7 @@ _UNRECORDED = (
     "written. Nothing is wrong with the call; it may be tried again later."
 )
 _TEXT_STAGES: dict[Surface, Stage] = {"reasoning": Stage.REASONING, "text": Stage.OUTPUT}
+_NO_RUN, _NO_REQUEST = RunFacts(id=""), RequestFacts()  # where no policy in force would be shown them
 _CANNOT_CHANGE = frozenset({Action.REDACT, Action.QUARANTINE})
 
 
@@ -296,14 +298,18 @@ class Judge:
         signals: list[Signal] | None = None,
         exposed: int = 0,
     ) -> Decision:
-        checks, budgets = await self._facts(x)
+        shown = self._policies.shown
+        checks: list[CheckFact] = []
+        budgets: list[BudgetFacts] = []
+        if shown(stage, "checks") or shown(stage, "budgets"):
+            checks, budgets = await self._facts(x)
         question = DecisionInput(
             stage=stage,
-            time=datetime.fromtimestamp(x.opened_ns / 1e9, UTC).isoformat(),
+            time=datetime.fromtimestamp(x.opened_ns / 1e9, UTC).isoformat() if shown(stage, "time") else "",
             exchange=x.id,
             identity=Identity(agent=x.agent, owner=x.owner, team=x.team),
-            run=x.sighting.run.facts(),
-            request=request_facts(x),
+            run=x.sighting.run.facts() if shown(stage, "run") else _NO_RUN,
+            request=request_facts(x) if shown(stage, "request") else _NO_REQUEST,
             call=call,
             response=response,
             surface=text,

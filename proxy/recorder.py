@@ -325,14 +325,14 @@ def _choice(x: Exchange, number: int, capture: Capture) -> dict[str, Any]:
 def _name(capture: Capture, name: str | None) -> str | None:
     """A model's name, which is whatever the caller or the model server says: kept in every mode, one bounded
     line, never a secret."""
-    return None if name is None else printable(capture.mask(printable(name, 4096)), _NAME_CHARACTERS)
+    return None if name is None else printable(capture.mask_word(printable(name, 4096)), _NAME_CHARACTERS)
 
 
 def _masked(capture: Capture, value: Any) -> Any:
     """Our own words (constants of policies, names, numbers), which are kept in every mode, but never with a
     secret."""
     if isinstance(value, str):
-        return capture.mask(value)
+        return capture.mask_word(value)
     if isinstance(value, dict):
         return {key: _masked(capture, inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -28,6 +28,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -40,6 +41,7 @@ Mode = Literal["full", "redacted", "hashes", "none"]
 
 _MARGIN = 64 * 1024
 _MASK = "[redacted]"
+_WORD = 200
 # In mode ``hashes`` the shape of a message stays readable: the wire's own field names and enumerations.
 _KEYS = (
     "role content type text name function arguments tool_calls id index tool_call_id reasoning "
@@ -75,6 +77,7 @@ class Capture:
         self._key = key
         self._limit = limit
         self._memory = _Memory()
+        self._masked = lru_cache(maxsize=4096)(self.mask)
 
     def text(self, text: str | None, run: str) -> str | None:
         """One text; None in mode ``none``."""
@@ -157,6 +160,10 @@ class Capture:
             if found != plain:
                 return self._redact(found)
         return masked
+
+    def mask_word(self, text: str) -> str:
+        """:meth:`mask` for what comes again and again: names, rules, digests."""
+        return self._masked(text) if len(text) <= _WORD else self.mask(text)
 
     def mask_pair(self, key: str, value: str) -> str:
         """``value`` masked, also if only the key before it gives it away."""

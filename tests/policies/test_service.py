@@ -236,3 +236,30 @@ async def test_a_policy_that_contradicts_itself_leaves_the_others_standing(opa_b
     assert (await shadowed.decide(shell("ls"))).action is Action.ALLOW
     await policies.close()
     await shadowed.close()
+
+
+def test_what_no_policy_reads_is_shown_to_none() -> None:
+    policies = policy_set(ScriptedEngine({}), {"a.a": ["call.name", "run.step"], "b.b": ["signals"]})
+
+    assert [
+        part for part in ("call", "run", "signals", "request", "time") if policies.shown(Stage.TOOL_CALL, part)
+    ] == [
+        "call",
+        "run",
+        "signals",
+    ]
+    assert policy_set(ScriptedEngine({}), {"a.a": ["*"]}).shown(Stage.TOOL_CALL, "request")
+
+
+async def test_policies_that_find_nothing_again_are_still_asked_each_time() -> None:
+    engine = ScriptedEngine({"a.a": []})
+    policies = policy_set(engine, {"a.a": ["call.arguments"]})
+    first = await policies.decide(shell("ls"))
+    engine.together = {"a.a": [DENY]}
+    second = await policies.decide(shell("pwd"))
+    engine.together = {"a.a": []}
+    third = await policies.decide(shell("id"))
+
+    assert [one.action for one in (first, second, third)] == [Action.ALLOW, Action.DENY, Action.ALLOW]
+    assert third.model_dump(exclude={"duration_us"}) == first.model_dump(exclude={"duration_us"})
+    assert len(engine.documents) == 3
