@@ -130,7 +130,7 @@ TAG = re.compile(rb"<[^<>{}]{1,200}>")
 FUNCTION_TAG = re.compile(
     (
         rf"<\s{{0,2}}(?:[a-z]{{2,9}}:|{_BAR}\s?dsml\s?{_BAR}\s{{0,2}})?"
-        r"(?:function|invoke)\s{0,4}(?:=|\s?name\s{0,2}=)\s{0,2}"
+        rf"(?:function|invoke|tool{_JOINT}call)\s{{0,4}}(?:=|\s?name\s{{0,2}}=)\s{{0,2}}"
         r"[\"']?\s{0,2}([^\"'<>]{1,256}?)\s{0,2}[\"']?\s{0,2}(?:[a-z]+=[^<>]{0,64})?/?>"
     ).encode("latin-1"),
     _FLAGS,

@@ -96,6 +96,7 @@ FORMS = {
         "</minimax:tool_call>",
         [("get_weather", OSLO)],
     ),
+    "a name in the tag": Case('<tool_call name="get_weather">{"city": "Oslo"}</tool_call>', [("get_weather", OSLO)]),
     "olmo": Case(
         '<function_calls>get_weather(city="Oslo")\nx(n=1)</function_calls>', [("get_weather", OSLO), ("x", {"n": 1})]
     ),
