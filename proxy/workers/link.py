@@ -8,6 +8,7 @@ next request, on whichever worker, find what the run was given.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import select
 import socket
@@ -19,6 +20,7 @@ import msgspec
 
 from proxy.workers.frames import BadFrame, Frames, frame
 
+_log = logging.getLogger("interlock.workers")
 _CHUNK = 256 * 1024
 _ROUNDS = 16
 _UNSENT_MOST = 256 * 1024 * 1024
@@ -120,6 +122,10 @@ class Link:
                     if self.closed:
                         return
             except (BadFrame, msgspec.MsgspecError):
+                self.close()
+                return
+            except Exception:  # the connection's edge: a fault of ours must not leave it half read
+                _log.exception("a word of the other side could not be dealt with")
                 self.close()
                 return
             if len(data) < _CHUNK:

@@ -200,6 +200,16 @@ async def test_a_parent_that_does_not_answer_counts_as_gone(tmp_path: Path, monk
         assert one.caller.gone.is_set()
 
 
+async def test_a_word_that_makes_no_sense_ends_the_connection_and_gives_back_what_was_held(tmp_path: Path) -> None:
+    async with shared(tmp_path) as desk:
+        one, two = await desk.side(1), await desk.side(2)
+        run = (await one.runs.identify("alice", request(said("user", "Go.")), None)).run
+        assert await one.store.hold([CHARGE]) is None
+        one.caller.tell(words.Noted(run.id, check={"no": "check"}))
+        await asyncio.wait_for(one.caller.gone.wait(), 10)
+        assert await two.store.used([CHARGE]) == [0.0]
+
+
 async def test_alerts_of_all_workers_are_one_and_stand_in_the_parents_chain(tmp_path: Path) -> None:
     async with shared(tmp_path) as desk:
         one, two = await desk.side(1), await desk.side(2)
