@@ -130,7 +130,7 @@ MESSAGES: dict[str, dict[str, Any]] = {
 }
 
 _TYPES = (None, True, 1, 0, 2.0, 2.5, "1", "yes", "x", "", [], ["x"], {}, {"a": 1})
-_FIELDS = (
+FIELD_NAMES = (
     *("model", "max_tokens", "messages", "metadata", "output_config", "thinking", "stop_sequences", "stream", "system"),
     *("temperature", "tool_choice", "tools", "top_k", "top_p", "cache_salt", "watermarking", "kv_transfer_params"),
     *("ec_transfer_params", "vllm_xargs", "chat_template_kwargs"),
@@ -168,7 +168,7 @@ _CHOICES: dict[str, list[Any]] = {
     "vllm_xargs": [{"a": [1]}],
 }
 FIELDS = {
-    f"{name}: {value!r}": {**BASE, name: value} for name in _FIELDS for value in (*_TYPES, *_CHOICES.get(name, ()))
+    f"{name}: {value!r}": {**BASE, name: value} for name in FIELD_NAMES for value in (*_TYPES, *_CHOICES.get(name, ()))
 }
 BLOCKS = {
     f"{kind}.{name}: {value!r}": said(ASKED, {"role": role, "content": [{"type": kind, name: value}]}, ASKED)

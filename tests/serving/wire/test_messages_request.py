@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from serving.request_fields import field_problem
+from serving.request_fields import field_problem, hidden
 from serving.wire.dialect import Coerced, UpstreamRefuses
 from serving.wire.messages import Messages
 from serving.wire.messages_request import read_messages_request
@@ -22,6 +24,7 @@ from tests.serving.wire.messages_corpus import (
     ASKED,
     BASE,
     CORPUS,
+    FIELD_NAMES,
     FIELDS,
     IMAGE,
     MESSAGES,
@@ -151,6 +154,48 @@ def test_fields_that_hide_nothing_pass(more: dict[str, Any]) -> None:
     assert (
         field_problem({**BASE, **more}, {"request", "tool_result", "tool_call", "reasoning"}, Messages.fields) is None
     )
+
+
+_ANY = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3000) | st.floats(allow_nan=False) | st.sampled_from(["", "1", "yes"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "name", "text", "x"]), inner),
+    max_leaves=6,
+)
+_KINDS = ["text", "image", "tool_use", "tool_result", "thinking", "tool_addition", "tool_removal", "tool_reference"]
+_BLOCK = st.fixed_dictionaries(
+    {"type": st.sampled_from(_KINDS) | _ANY},
+    optional={
+        name: _ANY | st.lists(st.fixed_dictionaries({"type": st.sampled_from(_KINDS)}, optional={"text": _ANY}))
+        for name in ("text", "thinking", "input", "content", "source", "tool", "id", "name", "tool_use_id", "is_error")
+    },
+)
+_MESSAGE = st.fixed_dictionaries(
+    {
+        "role": st.sampled_from(["user", "assistant", "system"]) | _ANY,
+        "content": st.text(max_size=3) | st.lists(_BLOCK, max_size=3) | _ANY,
+    }
+)
+_BODY = st.fixed_dictionaries(
+    {
+        "model": st.just("m") | _ANY,
+        "max_tokens": st.just(2000) | _ANY,
+        "messages": st.lists(_MESSAGE, max_size=3) | _ANY,
+    },
+    optional={
+        **dict.fromkeys((name for name in FIELD_NAMES if name not in BASE), _ANY),
+        "system": st.lists(_BLOCK, max_size=2) | _ANY,
+    },
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_BODY | _ANY)
+def test_a_body_of_any_shape_has_one_of_the_three_outcomes(body: Any) -> None:
+    outcome = read_messages_request(body)
+    assert isinstance(outcome, ChatRequest | Coerced | UpstreamRefuses)
+    if isinstance(outcome, ChatRequest):
+        assert all(problem.message for problem in hidden(body, Messages.fields))
+        json.dumps([outcome.tool_choice, outcome.sampling, outcome.limit, [m.text for m in outcome.messages]])
 
 
 # -- against vLLM's own code ---------------------------------------------------------------------------
