@@ -33,7 +33,8 @@ AUTOMATON_BYTES = 64 * 1024 * 1024
 """Room for each automaton's states. Far more than the shipped sets need: an automaton without room to begin
 finds nothing at all."""
 
-_DISGUISE = re.compile("%([2-7][0-9a-fA-F])|[\u200b-\u200d\u2060\ufeff\u00ad]")
+_WITHOUT_WIDTH = "\u200b\u200c\u200d\u2060\ufeff\u00ad"
+_DISGUISE = re.compile(f"%([2-7][0-9a-fA-F])|[{_WITHOUT_WIDTH}]")
 """What hides a secret from an expression and not from who receives it: URL encoding, characters without width."""
 
 MOST_WEIGHED = 4000
@@ -140,7 +141,7 @@ class PatternSet:
         if not text or not self.patterns:
             return []
         hits = self._scan(text, most, without)
-        if _DISGUISE.search(text):
+        if _may_be_disguised(text) and _DISGUISE.search(text):
             plain = _DISGUISE.sub(lambda found: chr(int(found[1], 16)) if found[1] else "", text)
             found_plain = self._scan(plain, most, without)
             shifts = _shifts(text) if found_plain else []
@@ -227,6 +228,11 @@ def _hits(pattern: Pattern, expression: Any, group: int, text: str, weighed: int
             yield Hit(pattern.id, start, end, pattern.severity)
         else:
             refused.add(found)
+
+
+def _may_be_disguised(text: str) -> bool:
+    """The cheap question before an expression that looks at every character."""
+    return "%" in text or (not text.isascii() and any(character in text for character in _WITHOUT_WIDTH))
 
 
 def _shifts(text: str) -> list[tuple[int, int]]:
