@@ -9,8 +9,9 @@ surface had come) and asks :meth:`TextWatch.may_go`.
 Calls that the model left in plain text, which a harness may still execute, are looked for in both surfaces too: text
 waits from where an opener stands or may stand, and a call that becomes known is asked about.
 
-An event with text leaves when ``hold`` more bytes of its surface have come, or when its surface is over: the other
-one, or a tool call, has begun, or the choice has finished. Searching goes on over such a seam, so a match that was
+An event with text leaves when ``hold`` more bytes of its surface have come (more where the text hides what it says,
+which the scanner knows), or when its surface is over: the other one, or a tool call, has begun, or the choice has
+finished. Searching goes on over such a seam, so a match that was
 interrupted still cuts; what had left by then is exposed and recorded. While a question is open nothing leaves.
 """
 
@@ -37,6 +38,9 @@ class Scanner(Protocol):
 
     def end(self) -> Sequence[Any]:
         """What only the end makes certain."""
+
+    def free(self, hold: int) -> int:
+        """How many bytes of the surface no later match can begin in, if none is longer than ``hold``."""
 
 
 class TextRule(Protocol):
@@ -65,7 +69,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class _State:
-    __slots__ = ("at_end", "hold", "left", "opened", "over", "scanner", "shadow", "size")
+    __slots__ = ("at_end", "free", "hold", "left", "opened", "over", "scanner", "shadow", "size")
 
     def __init__(self, rule: TextRule | None, offered: frozenset[str] | None) -> None:
         self.hold = rule.hold if rule is not None else 0
@@ -74,6 +78,7 @@ class _State:
         self.shadow = ShadowReader(offered) if offered is not None else None
         self.opened: int | None = None  # a call in plain text begins here, or may begin
         self.size = 0
+        self.free = 0  # bytes that need not wait for more text
         self.left = 0
         self.over = False
 
@@ -116,6 +121,8 @@ class TextWatch:
         state.size += len(said) if said.isascii() else len(said.encode("utf-8", "surrogatepass"))
         place.append((surface, state.size))
         hits: Sequence[Any] = state.scanner.feed(said) if state.scanner is not None else ()
+        if state.hold is not None:
+            state.free = state.scanner.free(state.hold) if state.scanner is not None else state.size - state.hold
         calls: tuple[ShadowCall, ...] = ()
         if state.shadow is not None:
             shadow = state.shadow.feed(said)
@@ -171,7 +178,7 @@ class TextWatch:
                 continue
             if state.opened is not None and end > state.opened:
                 return False
-            if state.hold is None or not (state.over or state.size - end >= state.hold):
+            if state.hold is None or (state.hold and end > state.free and not state.over):
                 return False
         return True
 

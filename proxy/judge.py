@@ -26,12 +26,12 @@ from policies.model import (
     RequestFacts,
     ResponseFacts,
     RunFacts,
-    Severity,
     Signal,
     Stage,
     SurfaceFacts,
 )
 from policies.service import PolicySet
+from policies.signals import signals_of_hits
 from proxy.call_logprobs import call_logprobs
 from proxy.exchange import Exchange, Outcome
 from proxy.gated_choice import Answer, Question, TextQuestion
@@ -39,7 +39,6 @@ from proxy.gated_text import Found, Surface, TextRule
 from proxy.recorder import Recorder
 from proxy.refusals import Refuse
 from serving.settings import PolicySettings
-from serving.stream_patterns import StreamHit
 from serving.wire.strict import NotStrict, read_arguments
 from serving.wire.vocabulary import ToolCall
 from tracing.journal import JournalError
@@ -192,7 +191,7 @@ class Judge:
                 text=said,
                 complete=found.ended,
             ),
-            signals=[_signal(hit) for hit in found.hits],
+            signals=signals_of_hits(found.hits),
             exposed=exposed,
         )
         if not decision.refuses and decision.action not in _CANNOT_CHANGE:
@@ -354,10 +353,6 @@ def request_facts(x: Exchange) -> RequestFacts:
         message_count=len(request.messages),
         sampling=request.sampling,
     )
-
-
-def _signal(hit: StreamHit) -> Signal:
-    return Signal(set=hit.set, id=hit.id, severity=Severity(hit.severity), start=hit.start, end=hit.end)
 
 
 def _object(arguments: str, depth: int) -> dict[str, Any] | None:
