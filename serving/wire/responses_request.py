@@ -181,7 +181,7 @@ def _item(sent: Any) -> SentMessage:
             return _called(SentCall(_string(sent, "call_id"), _string(sent, "name"), written))
         case "function_call_output" | "custom_tool_call_output":
             text, media = _content(sent.get("output"), ".output")
-            return SentMessage("tool", text, tool_call_id=_string(sent, "call_id"), media=media)
+            return SentMessage("tool", text, tool_call_id=_optional(sent, "call_id"), media=media)
         case "reasoning":
             return SentMessage("assistant", "", reasoning=_reasoning(sent))
     raise coercion.Refused(".type", "a kind of item that the model server does not take")
@@ -197,7 +197,10 @@ def _message(sent: Mapping[str, Any]) -> SentMessage:
         raise coercion.Refused(".role", "not one of user, assistant, system, developer")
     if foreign := _FOREIGN_KEYS.intersection(sent):
         raise coercion.Coerced(f".{min(foreign)}", "is no field of a message")
-    text, media = _content(sent.get("content"), ".content")
+    content = sent.get("content")
+    text, media = _content(content, ".content")
+    if role == "assistant" and content.__class__ is list and content and (said := content[0].get("text")) is not None:
+        return SentMessage(role, said)  # the model server reads no further
     return SentMessage(role, text, media=media)
 
 
@@ -239,7 +242,7 @@ def _reasoning(sent: Mapping[str, Any]) -> str:
             raise coercion.Refused(f".{field}", "not a list")
         texts = each(f".{field}", parts, _thought)
         if texts:
-            return "".join(texts)
+            return texts[0]  # the model server reads no further
     return ""
 
 
