@@ -30,6 +30,7 @@ from fastapi.exceptions import RequestValidationError  # noqa: E402
 from fastapi.responses import JSONResponse  # noqa: E402
 from vllm.config import ModelConfig, VllmConfig  # noqa: E402
 from vllm.entrypoints.generate.api_router import register_generate_api_routers  # noqa: E402
+from vllm.entrypoints.openai.responses.utils import construct_tool_dicts  # noqa: E402
 from vllm.renderers import renderer_from_config  # noqa: E402
 from vllm.renderers.chat_utils import parse_chat_messages  # noqa: E402
 from vllm.renderers.online_renderer import OnlineRenderer  # noqa: E402
@@ -55,6 +56,7 @@ class Reader:
         self.app = FastAPI()
         register_generate_api_routers(self.app)
         self.app.state.openai_serving_chat = _Handler(self, "create_chat_completion", self.chat)
+        self.app.state.openai_serving_responses = _Handler(self, "create_responses", self.responses)
         self.app.exception_handler(RequestValidationError)(_invalid)
         self.app.exception_handler(Exception)(_invalid)
 
@@ -114,6 +116,29 @@ class Reader:
         seen["prompt"] = self.renderer.renderer.get_tokenizer().decode(ids)
         seen["ids"] = ids
         return {"verdict": "read", "api": "chat", "fields": fields, "seen": seen}
+
+    async def responses(self, request: Any) -> dict[str, Any]:
+        fields = request.model_dump(exclude={"input", "tools"})
+        rendered = await self.renderer.render_responses(request)
+        if not hasattr(rendered, "messages"):
+            return _refused(str(rendered))
+        request.to_sampling_params(16, {})
+        tools = construct_tool_dicts(request.tools, request.tool_choice) or []
+        ids = rendered.engine_input.get("prompt_token_ids") or []
+        seen = {"string": [_plain(message) for message in rendered.messages], "tools": tools}
+        seen["prompt"] = self.renderer.renderer.get_tokenizer().decode(ids)
+        return {"verdict": "read", "api": "responses", "fields": fields, "seen": seen}
+
+
+def _plain(value: Any) -> Any:
+    """A message without pydantic's objects in it."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if hasattr(value, "model_dump"):
+        return value.model_dump()
+    if isinstance(value, str | int | float | None):
+        return value
+    return [_plain(inner) for inner in value]
 
 
 class _Kept(Exception):
