@@ -31,8 +31,8 @@ _UNKNOWN = (
     "by another worker of it, or is forgotten by now. A policy in force must see what is behind the id."
 )
 _UNFINISHED = (
-    "The answer that {what} names was not seen whole. A policy in force must see it: fetch it first "
-    "(GET /v1/responses/{{id}}), or send the conversation in `input`."
+    "The answer that {what} names was not given whole: it was cut, or is not fetched yet (GET /v1/responses/{{id}}). A "
+    "policy in force must see what the model would read. Fetch it first, or send the conversation in `input`."
 )
 
 
@@ -102,9 +102,9 @@ class AnswerBook:
         self._put(x.kept)
 
     def given(self, x: Exchange, text: str, calls: Iterable[tuple[str | None, str, str]]) -> None:
-        """The answer is as its client has it."""
+        """The answer is as its client has it. Of one that was cut, the model server may keep what nobody was given."""
         self.begun(x)
-        if x.kept is not None:
+        if x.kept is not None and x.cut_text is None:
             x.kept.given = SentMessage("assistant", text, calls=tuple([SentCall(*call) for call in calls]))
             self._put(x.kept)
 

@@ -146,7 +146,7 @@ class Outcome:
 @dataclass(slots=True, eq=False)
 class Kept:
     """An answer that the model server may keep under ``id``: ``request`` as it was asked, with all that came before,
-    what the client was ``given`` (None: not seen whole), and what became of its calls, by their index."""
+    what the client was ``given`` (None: not seen whole, or cut), and what became of its calls, by their index."""
 
     id: str
     agent: str

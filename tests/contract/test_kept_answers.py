@@ -117,6 +117,16 @@ AGENTS = {"ann": {"keys": ["key-of-ann"]}, "bob": {"keys": ["key-of-bob"]}}
 POLICY = """\
 package interlock.policies.tests.words
 
+tool_call contains {
+	"id": "call",
+	"severity": "high",
+	"action": "terminate",
+	"message": "No such call here.",
+	"tags": [],
+} if {
+	contains(input.call.raw, "rm -rf")
+}
+
 request contains {
 	"id": "word",
 	"severity": "high",
@@ -272,7 +282,7 @@ async def test_the_judge_sees_what_a_request_goes_on_from(strict_stage: Stage) -
 async def test_an_id_that_is_not_known_is_refused_where_the_judge_must_see_it(strict_stage: Stage) -> None:
     stage = strict_stage
     stage.store.kept["resp_elsewhere"] = (CALLS, True)
-    stage.store.says = CALLS
+    stage.store.says = Say("", "Fine.", (GOOD,))
     queued = json.loads((await stage.post(ask(background=True))).body)["id"]
     seen = len(stage.store.asked)
     for answer_id in ("resp_elsewhere", queued):
@@ -284,6 +294,20 @@ async def test_an_id_that_is_not_known_is_refused_where_the_judge_must_see_it(st
     assert len(stage.store.asked) == seen
     await stage.get(queued)
     assert (await stage.post(ask(previous_response_id=queued))).start == "HTTP/1.1 200 OK"
+
+
+async def test_nobody_goes_on_from_an_answer_that_was_cut(strict_stage: Stage) -> None:
+    """The model server keeps what nobody was given, and would put it before the model."""
+    stage = strict_stage
+    written = f'<tool_call>\n{{"name": "run_shell", "arguments": {BAD.arguments}}}\n</tool_call>'
+    stage.store.says = Say("", f"Let me see. {written} Done.")
+    first = await stage.post(ask())
+    assert CANARY.encode() not in first.body
+    again = await stage.get(id_of(first))
+    assert CANARY.encode() not in again.body
+    assert read_whole(again.body).output == read_whole(first.body).output
+    answer = await stage.post(ask(previous_response_id=id_of(first)))
+    assert json.loads(answer.body)["error"]["code"] == "unknown_response"
 
 
 async def test_a_conversation_by_ids_is_one_run(strict_stage: Stage) -> None:

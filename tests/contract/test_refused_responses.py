@@ -235,6 +235,18 @@ async def test_what_hides_calls_is_refused(stage: Stage, fields: dict[str, Any])
     assert len(stage.upstream.requests) == seen
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_call_that_is_left_in_the_text_is_no_way_round(stage: Stage, streamed: bool) -> None:
+    written = f'<tool_call>\n{{"name": "run_shell", "arguments": {BAD.arguments}}}\n</tool_call>'
+    say = Say("Hm.\n", f"Let me see. {written} Done.")
+    stage.script = streaming(stream(say)) if streamed else answering(whole(say))
+    answer = await stage.post(ask(stream=streamed))
+    read = (read_stream if streamed else read_whole)(answer.body)
+    assert CANARY.encode() not in answer.body
+    assert "interlock.shell" in read.text
+    assert (read.calls, read.status) == ([], "completed")
+
+
 @pytest.mark.parametrize("kind", ["custom_tool_call", "mcp_call", "local_shell_call", "computer_call", "shell_call"])
 async def test_another_kind_of_call_does_not_arrive(stage: Stage, kind: str) -> None:
     say = Say("Hm.", "", (GOOD,))

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.gate import Gate
-from proxy.gated_choice import Answer, Question
+from proxy.gated_choice import Answer, Question, TextQuestion
 from serving.wire.request import ChatRequest
 from serving.wire.responses import Responses
+from tests.proxy.test_gate_text import SECRET, Rule
 from tests.support.chat import Call, Say
 from tests.support.responses import Read, read_stream, stream
 from tests.support.wire import captures
@@ -23,6 +24,7 @@ CANARY = "canary-7f3a91"
 BAD = Call("run_shell", f'{{"command": "rm -rf /srv/{CANARY}"}}')
 GOOD = Call("get_weather", '{"city": "Oslo ☂"}')
 ALSO = Call("read_file", '{"path": "notes.md"}')
+SHUT = "Stopped by rule test/text."
 REFUSED = "[run_shell] Blocked by rule test/deny. Ask for something else."
 
 
@@ -34,8 +36,8 @@ class Conversation:
         self.gate = Gate(writer, **options)
         self.late = late
         self.sent: list[bytes] = []
-        self.asked: list[Question] = []
-        self.open: deque[Question] = deque()
+        self.asked: list[Question | TextQuestion] = []
+        self.open: deque[Question | TextQuestion] = deque()
 
     def client_gets(self) -> bytes:
         self.sent += self.gate.take()
@@ -55,6 +57,9 @@ class Conversation:
 
     def decide(self) -> None:
         question = self.open.popleft()
+        if isinstance(question, TextQuestion):
+            self.gate.answer(question.ticket, Answer(SHUT, cut=True) if question.found.hits else Answer())
+            return
         bad = CANARY in question.call.arguments or question.problem is not None
         self.gate.answer(question.ticket, Answer(REFUSED) if bad else Answer())
 
@@ -288,3 +293,44 @@ def _check(read: Read, say: Say) -> None:
     if BAD in say.calls:
         assert "rm -" not in read.logprob_text
         assert "run_shell" not in read.logprob_text.replace(" ", "")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.builds(
+        Say,
+        reasoning=st.sampled_from(["", "I look.\n", f"It is {SECRET}."]),
+        text=st.sampled_from(["", "\n\n", "All is well.\n", f"The key is {SECRET}, and more.", SECRET]),
+        calls=st.lists(st.sampled_from([BAD, GOOD]), max_size=2).map(tuple),
+    ),
+    st.sampled_from([len(SECRET), 40, None]),
+    st.integers(1, 5),
+    st.booleans(),
+    st.lists(st.integers(1, 400), max_size=40),
+    st.lists(st.booleans(), max_size=40),
+)
+def test_no_byte_of_a_match_leaves_under_a_hold_and_the_answer_is_whole(
+    say: Say, hold: int | None, interval: int, logprobs: bool, sizes: list[int], timing: list[bool]
+) -> None:
+    """Neither in the pieces nor in any of their copies."""
+    body = b"".join(stream(say, interval=interval, logprobs=logprobs))
+    talk = Conversation(late=True, watch_tokens=logprobs, texts={"text": Rule(hold), "reasoning": Rule(hold)})
+    at = 0
+    for place, size in enumerate([*sizes, len(body)]):
+        talk.upstream_says(body[at : at + size])
+        at += size
+        if place < len(timing) and timing[place] and talk.open:
+            talk.decide()
+    while talk.open:
+        talk.decide()
+    got = talk.client_gets()
+    read = read_stream(got)
+    if SECRET not in say.reasoning + say.text:
+        assert BAD in say.calls or got == body
+        return
+    assert read.text.endswith(SHUT)
+    assert (read.status, read.calls) == ("completed", [])
+    given = read.reasoning + read.text.removesuffix(SHUT)
+    assert not any(SECRET[:n] in given for n in range(2, len(SECRET)))
+    assert "SEC" not in read.raw
+    assert "SECR" not in read.logprob_text
