@@ -67,7 +67,11 @@ def _view(value: dict[str, Any], messages: tuple[SentMessage, ...], tools: tuple
         model=value["model"],
         messages=messages,
         tools=tools,
-        tool_choice=_choice(choice) if choice is not None else "none" if value.get("tools") is None else "auto",
+        tool_choice=_choice(choice)
+        if choice is not None
+        else "auto"
+        if tools or value.get("tools") is not None
+        else "none",
         stream=bool(value.get("stream")),
         limit=int(value["max_tokens"]),
         sampling=_sampling(value),

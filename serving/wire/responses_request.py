@@ -138,6 +138,8 @@ def _input(value: dict[str, Any]) -> tuple[SentMessage, ...]:
     sent = value["input"]
     if sent.__class__ is str:
         return (SentMessage("user", sent),)
+    if sent == {}:
+        raise coercion.Coerced("input", "must be a text or a list of items")  # vLLM lists its keys
     if sent.__class__ is not list:
         raise coercion.Refused("input", "not a text or a list of items")
     return joined(each("input", sent, _item))

@@ -118,7 +118,7 @@ def test_both_read_the_same_or_one_refuses(request_body: dict[str, Any], oracle:
     if any(found.hides & {"request"} for found in hidden(request_body, FIELDS)):
         return
     fields, seen = theirs["fields"], theirs["seen"]
-    assert _canonical(ours.messages) == joined(tuple(_message(message) for message in seen["string"]))
+    assert _canonical(ours.messages) == joined(tuple(_message(message) for message in seen["messages"]))
     assert (ours.stream, ours.limit, ours.model) == (
         bool(fields["stream"]),
         fields["max_output_tokens"],

@@ -31,6 +31,20 @@ CHAT = "/v1/chat/completions"
 SURFACES = frozenset({"request", "reasoning", "text", "tool_call", "tool_result", "logprobs"})
 SOUND: dict[str, dict[str, Any]] = {
     CHAT: {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1, "temperature": 0},
+    "/v1/completions": {"model": "tiny", "prompt": "Hello", "max_tokens": 1, "temperature": 0},
+    "/v1/chat/completions/batch": {
+        "model": "tiny",
+        "messages": [[{"role": "user", "content": "Hello"}], [{"role": "user", "content": "Good night"}]],
+        "max_tokens": 1,
+        "temperature": 0,
+    },
+    "/v1/responses": {"model": "tiny", "input": "Hello", "max_output_tokens": 1, "temperature": 0},
+    "/v1/messages": {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "Hello"}],
+        "max_tokens": 1,
+        "temperature": 0,
+    },
 }
 """By endpoint: the request that a case's fields are put over."""
 

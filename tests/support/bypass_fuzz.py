@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.support.bypass import BODIES, SOUND
+from tests.support.bypass import BODIES, CHAT, SOUND
 
 MEMBERS = [
     *(b'"x":1,', b'"stream":true,', b'"stream":false,', b'"n":2,', b'"role":"system",', b'"content":"zqdup",'),
@@ -159,34 +159,130 @@ tool = st.one_of(
 )
 
 
-def _names() -> list[str]:
+def _names(path: str) -> list[str]:
+    """The fields that the corpus knows of an API."""
     found: set[str] = set()
     for case in BODIES:
+        if case.path != path:
+            continue
         try:
             value = json.loads(case.body or b"")
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
             found |= {name for name in value if isinstance(name, str) and name.isidentifier()}
-    return sorted(found - {"messages", "tools", "model"})
+    return sorted(found - {"messages", "tools", "model", "system", "input"})
+
+
+blocks = st.one_of(
+    st.fixed_dictionaries({"type": st.just("text"), "text": marked}),
+    st.fixed_dictionaries(
+        {
+            "type": st.sampled_from(
+                ["text", "tool_use", "tool_result", "tool_reference", "thinking", "redacted_thinking", "tool_addition"]
+            )
+        },
+        optional={
+            "text": seldom,
+            "id": marked,
+            "tool_use_id": seldom,
+            "name": seldom,
+            "tool_name": marked,
+            "thinking": seldom,
+            "signature": marked,
+            "data": marked,
+            "input": st.dictionaries(marked, seldom, max_size=2) | odd,
+            "is_error": st.booleans() | odd,
+            "content": seldom
+            | st.lists(
+                st.fixed_dictionaries(
+                    {"type": st.sampled_from(["text", "tool_reference", "zqblock"]), "text": seldom},
+                    optional={"name": marked, "tool_name": seldom},
+                ),
+                max_size=2,
+            ),
+            "cache_control": st.just({"type": "ephemeral"}) | odd,
+            "zqkey": marked,
+            "tool": st.fixed_dictionaries(
+                {
+                    "type": st.just("tool_definition"),
+                    "definition": st.fixed_dictionaries({"name": marked, "input_schema": st.just({})}),
+                }
+            ),
+        },
+    ),
+)
+turn = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system"]), "content": seldom | st.lists(blocks, max_size=3)},
+    optional={"zqmessage": marked, "name": marked},
+)
+declared = st.fixed_dictionaries(
+    {"name": marked, "input_schema": st.dictionaries(marked, seldom, max_size=2)},
+    optional={"description": seldom, "strict": odd, "type": st.just("custom") | odd, "zqtool": marked},
+)
+piece = st.fixed_dictionaries(
+    {"type": st.sampled_from(["input_text", "output_text", "refusal", "summary_text", "reasoning_text", "zqpiece"])},
+    optional={"text": seldom, "refusal": seldom, "annotations": st.just([]), "zqkey": marked},
+)
+item = st.one_of(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "assistant", "system", "developer", "tool"]), "content": seldom},
+        optional={"type": st.just("message"), "name": marked, "zqitem": marked, "status": st.just("completed")},
+    ),
+    st.fixed_dictionaries(
+        {
+            "type": st.sampled_from(
+                ["message", "function_call", "function_call_output", "reasoning", "custom_tool_call", "zqkind"]
+            )
+        },
+        optional={
+            "role": st.sampled_from(["user", "assistant", "system"]),
+            "content": seldom | st.lists(piece, max_size=3),
+            "summary": st.lists(piece, max_size=2),
+            "id": marked,
+            "call_id": seldom,
+            "name": seldom,
+            "namespace": seldom,
+            "arguments": arguments,
+            "output": seldom | st.lists(piece, max_size=2),
+            "input": marked,
+            "status": st.sampled_from(["completed", "in_progress"]) | odd,
+            "encrypted_content": odd,
+            "zqitem": marked,
+        },
+    ),
+)
+function = st.fixed_dictionaries(
+    {"type": st.just("function"), "name": marked},
+    optional={
+        "description": seldom,
+        "parameters": st.dictionaries(marked, seldom, max_size=2) | odd,
+        "strict": odd,
+        "zqtool": marked,
+    },
+)
+OVER: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    CHAT: {"messages": st.lists(message, min_size=1, max_size=3), "tools": st.lists(tool, max_size=2)},
+    "/v1/responses": {
+        "input": seldom | st.lists(item, min_size=1, max_size=3),
+        "tools": st.lists(function, max_size=2),
+        "instructions": seldom,
+    },
+    "/v1/messages": {
+        "messages": st.lists(turn, min_size=1, max_size=3),
+        "tools": st.lists(declared, max_size=2),
+        "system": seldom | st.lists(blocks, max_size=2),
+    },
+}
+switches = st.sampled_from(["enable_thinking", "tools", "documents", "add_generation_prompt", "zqswitch"])
 
 
 def shaped(path: str) -> st.SearchStrategy[bytes]:
     """A sound request with messages, tools and fields of any shape put over it."""
     over = st.fixed_dictionaries(
-        {},
-        optional={
-            "messages": st.lists(message, min_size=1, max_size=3),
-            "tools": st.lists(tool, max_size=2),
-            "chat_template_kwargs": st.dictionaries(
-                st.sampled_from(["enable_thinking", "tools", "documents", "add_generation_prompt", "zqswitch"])
-                | marked,
-                odd,
-                max_size=2,
-            ),
-        },
+        {}, optional={**OVER[path], "chat_template_kwargs": st.dictionaries(switches | marked, odd, max_size=2)}
     )
-    fields = st.just({}) | st.dictionaries(st.sampled_from(_names()), odd, max_size=2)
+    fields = st.just({}) | st.dictionaries(st.sampled_from(_names(path)), odd, max_size=2)
 
     def join(drawn: tuple[dict[str, Any], dict[str, Any]]) -> bytes:
         return json.dumps(SOUND[path] | drawn[1] | drawn[0]).encode()

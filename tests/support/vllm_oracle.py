@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,29 +76,49 @@ def differences(view: ChatRequest, read: dict[str, Any]) -> list[str]:
     """In which points the two readings differ; none if the judge sees all that the model sees."""
     fields, seen = read["fields"], read["seen"]
     limit = fields.get("max_completion_tokens")
-    choice = fields.get("tool_choice")
     pairs: list[tuple[str, Any, Any]] = [
         ("model", view.model, fields.get("model")),
         ("stream", view.stream, bool(fields.get("stream"))),
-        ("include_usage", view.include_usage, bool((fields.get("stream_options") or {}).get("include_usage"))),
-        ("n", view.n, 1 if fields.get("n") is None else fields["n"]),
+        ("n", view.n, (1 if fields.get("n") is None else fields["n"]) * read.get("prompts", 1)),
         ("limit", view.limit, fields.get("max_tokens") if limit is None else limit),
         ("logprobs", view.logprobs, bool(fields.get("logprobs"))),
         ("top_logprobs", view.top_logprobs, fields.get("top_logprobs") or 0),
         ("token_ids", view.token_ids, bool(fields.get("return_token_ids"))),
-        ("tool_choice", _choice(view.tool_choice), _choice(choice)),
-        ("messages", len(view.messages), len(seen["string"])),
-        ("tools", [_offered(tool) for tool in _tools_here(view)], [_offered(tool) for tool in seen["tools"] or []]),
+        ("tool_choice", _choice(view.tool_choice, view.tools), _choice(fields.get("tool_choice"), seen["tools"])),
+        ("tools", [_offered(tool) for tool in _tools_here(view)], [_offered(tool) for tool in seen["tools"]]),
         *((f"sampling.{name}", value, fields.get(name)) for name, value in view.sampling.items()),
     ]
     found = [f"{name}: we read {ours!r}, vLLM {theirs!r}" for name, ours, theirs in pairs if ours != theirs]
-    for number, (ours, theirs) in enumerate(zip(view.messages, seen["string"], strict=False)):
-        found += [f"messages[{number}]{what}" for what in _message(ours, theirs)]
+    if read["api"] == "chat":
+        usage = bool((fields.get("stream_options") or {}).get("include_usage"))
+        found += [] if view.include_usage is usage else ["include_usage"]
+        found += [] if len(view.messages) == len(seen["string"]) else ["messages: not as many"]
+        for number, (ours, theirs) in enumerate(zip(view.messages, seen["string"], strict=False)):
+            found += [f"messages[{number}]{what}" for what in _message(ours, theirs)]
+    else:
+        for theirs in seen["string"]:
+            if not any(_holds(ours, theirs) for ours in view.messages):
+                found.append(f"no message of the judge's has all of {theirs!r}")
     known = "\n".join(words_of(view))
-    shown = [seen["string"], seen["openai"], seen["tools"], list(seen["arguments"].values())]
-    leaves = set(strings_in(shown))
+    shown = [seen["string"], seen["openai"], seen["tools"], [list(one.values()) for one in seen["arguments"]]]
+    leaves = {leaf for leaf in strings_in(shown) if not _MADE_ID.fullmatch(leaf)}
     found += [f"the judge does not see {leaf!r}" for leaf in sorted(leaves - STRUCTURE) if leaf not in known]
     return found
+
+
+def _holds(ours: SentMessage, theirs: dict[str, Any]) -> bool:
+    """Whether all that the model sees of a message is in this one of the judge's. A call that came without an id gets
+    one of vLLM's."""
+    text, reasoning = theirs.get("content") or "", theirs.get("reasoning") or ""
+    if isinstance(text, list):
+        text = "\n".join(strings_in([[part.get("text"), part.get("name")] for part in text]))
+    mine = [(call.id, call.name, json.dumps(_as_vllm_reads(call.arguments))) for call in ours.calls]
+    return (
+        (ours.role, ours.tool_call_id) == (theirs["role"], theirs.get("tool_call_id"))
+        and text in ours.text
+        and reasoning in (ours.reasoning or "")
+        and all(call in mine or (None, *call[1:]) in mine for call in _calls(theirs))
+    )
 
 
 _WORDS = """
@@ -106,12 +127,15 @@ reasoning_content strict defer_loading index tools task closed add_generation_pr
 enable_thinking cache_control ephemeral ttl 5m 1h reasoning_effort tool_reference none minimal low medium high
 xhigh max
 """
+_MADE_ID = re.compile(r"call_\d+")  # vLLM's, for a call that came without one
 STRUCTURE = frozenset(_WORDS.split())
 """Words of the API itself, that a template sees in every request, and switches' values."""
 
 
-def _choice(choice: Any) -> Any:
-    return (choice.get("type", "function"), choice["function"]["name"]) if isinstance(choice, dict) else choice
+def _choice(choice: Any, tools: Any) -> Any:
+    if isinstance(choice, dict):
+        return (choice.get("type", "function"), choice.get("function", choice)["name"])
+    return choice if tools else None
 
 
 def _tools_here(view: ChatRequest) -> list[dict[str, Any]]:
@@ -138,13 +162,17 @@ def _message(ours: SentMessage, theirs: dict[str, Any]) -> Iterator[str]:
             yield f".{name}: we read {getattr(ours, name)!r}, vLLM {theirs[name]!r}"
     if "reasoning" in theirs and theirs["reasoning"] != ours.reasoning:
         yield f".reasoning: we read {ours.reasoning!r}, vLLM {theirs['reasoning']!r}"
-    calls = [
-        (call.get("id"), call["function"].get("name"), json.dumps(call["function"]["arguments"]))
-        for call in theirs.get("tool_calls") or []
-    ]
+    calls = _calls(theirs)
     mine = [(call.id, call.name, json.dumps(_as_vllm_reads(call.arguments))) for call in ours.calls]
     if calls and calls != mine:
         yield f".tool_calls: we read {mine!r}, vLLM {calls!r}"
+
+
+def _calls(theirs: dict[str, Any]) -> list[tuple[Any, ...]]:
+    return [
+        (call.get("id"), call["function"].get("name"), json.dumps(call["function"]["arguments"]))
+        for call in theirs.get("tool_calls") or []
+    ]
 
 
 def _as_vllm_reads(arguments: str) -> Any:

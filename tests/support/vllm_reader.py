@@ -5,6 +5,8 @@ process, with handlers in place of the engine's that keep the parsed request, an
 see: the conversation in both of vLLM's content formats, the tools, the template's arguments, and the prompt by
 the tiny model's own template and tokenizer.
 
+Every other API of vLLM's that is here becomes a conversation there, so all are shown as one.
+
 One JSON object per line in, one out. In: ``path``, ``headers`` (pairs), ``body`` (base64). Out: ``verdict`` is
 ``read`` or ``refused``; ``status`` where vLLM answered by itself; and of what it read ``api``, ``fields`` (the
 request model as vLLM holds it) and ``seen`` (all that reaches the prompt, or could with some template).
@@ -17,6 +19,7 @@ import base64
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -29,11 +32,18 @@ from fastapi import FastAPI  # noqa: E402
 from fastapi.exceptions import RequestValidationError  # noqa: E402
 from fastapi.responses import JSONResponse  # noqa: E402
 from vllm.config import ModelConfig, VllmConfig  # noqa: E402
+from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest  # noqa: E402
+from vllm.entrypoints.anthropic.serving import AnthropicServingMessages  # noqa: E402
 from vllm.entrypoints.generate.api_router import register_generate_api_routers  # noqa: E402
-from vllm.entrypoints.openai.responses.utils import construct_tool_dicts  # noqa: E402
+from vllm.entrypoints.openai.chat_completion.protocol import (  # noqa: E402
+    BatchChatCompletionRequest,
+    ChatCompletionRequest,
+)
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest  # noqa: E402
+from vllm.entrypoints.openai.responses.utils import construct_input_messages, construct_tool_dicts  # noqa: E402
 from vllm.renderers import renderer_from_config  # noqa: E402
 from vllm.renderers.chat_utils import parse_chat_messages  # noqa: E402
-from vllm.renderers.online_renderer import OnlineRenderer  # noqa: E402
+from vllm.renderers.online_renderer import OnlineRenderer, ResponsesRenderResult  # noqa: E402
 
 
 class Reader:
@@ -55,8 +65,12 @@ class Reader:
         self.body = b""
         self.app = FastAPI()
         register_generate_api_routers(self.app)
-        self.app.state.openai_serving_chat = _Handler(self, "create_chat_completion", self.chat)
-        self.app.state.openai_serving_responses = _Handler(self, "create_responses", self.responses)
+        state = self.app.state
+        state.openai_serving_chat = _Handler(self, "create_chat_completion", self.chat)
+        state.openai_serving_chat_batch = _Handler(self, "create_batch_chat_completion", self.batch)
+        state.anthropic_serving_messages = _Handler(self, "create_messages", self.messages)
+        state.openai_serving_completion = _Handler(self, "create_completion", self.completions)
+        state.openai_serving_responses = _Handler(self, "create_responses", self.responses)
         self.app.exception_handler(RequestValidationError)(_invalid)
         self.app.exception_handler(Exception)(_invalid)
 
@@ -99,34 +113,76 @@ class Reader:
         said = b"".join(message.get("body", b"") for message in sent)
         return {"verdict": "refused", "status": status, "why": said.decode("utf-8", "replace")[:300]}
 
-    async def chat(self, request: Any) -> dict[str, Any]:
-        tools = None if request.tools is None else [tool.model_dump() for tool in request.tools]
-        seen: dict[str, Any] = {"tools": tools}
-        for form in ("string", "openai"):
-            again = type(request).model_validate(json.loads(self.body))  # pydantic's iterators can be read once
-            seen[form] = parse_chat_messages(again.messages, self.model_config, form)[0]
-        seen["arguments"] = request.build_chat_params(None, "auto").chat_template_kwargs
-        fields = request.model_dump(exclude={"messages"})
-        conversation = await self.renderer.render_chat(request)
-        if not isinstance(conversation, tuple):
-            return _refused(str(conversation))
-        request.to_sampling_params(16, {})
-        engine_input = conversation[1][0]
-        ids = engine_input.get("prompt_token_ids") or []
-        seen["prompt"] = self.renderer.renderer.get_tokenizer().decode(ids)
-        seen["ids"] = ids
-        return {"verdict": "read", "api": "chat", "fields": fields, "seen": seen}
+    async def chat(self, _request: Any) -> dict[str, Any]:
+        return await self.chats("chat", lambda: [ChatCompletionRequest.model_validate(self.value())])
 
-    async def responses(self, request: Any) -> dict[str, Any]:
-        fields = request.model_dump(exclude={"input", "tools"})
-        rendered = await self.renderer.render_responses(request)
-        if not hasattr(rendered, "messages"):
+    async def batch(self, _request: Any) -> dict[str, Any]:
+        def make() -> list[ChatCompletionRequest]:
+            whole = BatchChatCompletionRequest.model_validate(self.value())
+            return [whole.to_chat_completion_request(one) for one in whole.messages]
+
+        return await self.chats("batch", make)
+
+    async def messages(self, _request: Any) -> dict[str, Any]:
+        def make() -> list[ChatCompletionRequest]:
+            request = AnthropicMessagesRequest.model_validate(self.value())
+            return [AnthropicServingMessages.to_chat_completion_request(request)]
+
+        return await self.chats("messages", make)
+
+    def value(self) -> Any:
+        """The body once more: what pydantic makes of it holds iterators that can be read once."""
+        return json.loads(self.body)
+
+    async def chats(self, api: str, make: Callable[[], list[ChatCompletionRequest]]) -> dict[str, Any]:
+        """``make`` gives the conversations as chat requests, afresh each time."""
+        requests = make()
+        seen: dict[str, Any] = {"string": [], "openai": [], "tools": [], "arguments": [], "ids": []}
+        for form in ("string", "openai"):
+            for again in make():
+                seen[form] += parse_chat_messages(again.messages, self.model_config, form)[0]
+        for request in requests:
+            seen["tools"] += [tool.model_dump() for tool in request.tools or ()]
+            seen["arguments"].append(request.build_chat_params(None, "auto").chat_template_kwargs)
+            fields = request.model_dump(exclude={"messages"})
+            rendered = await self.renderer.render_chat(request)
+            if not isinstance(rendered, tuple):
+                return _refused(str(rendered))
+            request.to_sampling_params(16, {})
+            seen["ids"] += rendered[1][0].get("prompt_token_ids") or []
+        return {"verdict": "read", "api": api, "fields": fields, "seen": seen, "prompts": len(requests)}
+
+    async def completions(self, request: Any) -> dict[str, Any]:
+        fields = request.model_dump()
+        rendered = await self.renderer.render_completion(request)
+        if not isinstance(rendered, list):
             return _refused(str(rendered))
         request.to_sampling_params(16, {})
-        tools = construct_tool_dicts(request.tools, request.tool_choice) or []
-        ids = rendered.engine_input.get("prompt_token_ids") or []
-        seen = {"string": [_plain(message) for message in rendered.messages], "tools": tools}
-        seen["prompt"] = self.renderer.renderer.get_tokenizer().decode(ids)
+        prompts = [one.get("prompt") for one in rendered]
+        ids = [number for one in rendered for number in one.get("prompt_token_ids") or ()]
+        messages = [{"role": "user", "content": prompt} for prompt in prompts]
+        seen = {"string": messages, "openai": [], "tools": [], "arguments": [], "ids": ids}
+        return {"verdict": "read", "api": "completions", "fields": fields, "seen": seen, "prompts": len(prompts)}
+
+    async def responses(self, request: Any) -> dict[str, Any]:
+        kept = set(ResponsesRequest.model_fields) - {"input", "previous_input_messages"}
+        fields = request.model_dump(include=kept, warnings=False)
+        fields["max_tokens"] = fields["max_output_tokens"]
+        fields["logprobs"] = "message.output_text.logprobs" in (request.include or ())
+        fields["reasoning_effort"] = (fields["reasoning"] or {}).get("effort")
+        seen: dict[str, Any] = {}
+        for form in ("string", "openai"):
+            again = ResponsesRequest.model_validate(self.value())
+            messages = construct_input_messages(request_instructions=again.instructions, request_input=again.input)
+            seen[form] = parse_chat_messages(messages, self.model_config, form)[0]
+        seen["tools"] = construct_tool_dicts(request.tools, request.tool_choice) or []
+        seen["arguments"] = [request.build_chat_params(None, "auto").chat_template_kwargs]
+        rendered = await self.renderer.render_responses(request)
+        if not isinstance(rendered, ResponsesRenderResult):
+            return _refused(str(rendered))
+        request.to_sampling_params(16, {})
+        seen["messages"] = [_plain(message) for message in rendered.messages]
+        seen["ids"] = rendered.engine_input.get("prompt_token_ids") or []
         return {"verdict": "read", "api": "responses", "fields": fields, "seen": seen}
 
 
@@ -141,7 +197,7 @@ def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value]
 
 
-class _Kept(Exception):
+class _Kept(BaseException):
     """The request has been read; there is no engine to answer it."""
 
 
