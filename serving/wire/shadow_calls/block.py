@@ -100,7 +100,7 @@ class Block:
             return self._go(self._object)
         if item["named"] is not None:
             self._name = forms.plain_name(_decoded(item["name"]))
-            self._gemma = item["named"].lower().startswith(b"call:")
+            self._gemma = item["prefix"] is not None
             self.at = item.end() + base
             self._json = ObjectReading(self.at)
             return self._go(self._arguments)
@@ -123,7 +123,13 @@ class Block:
         """Either more is needed to tell, or this is no call."""
         at = self.at - base
         waits = markers.UNFINISHED_ITEM.match(data, at) or (self._code and markers.UNFINISHED_CODE.match(data, at))
-        self.over = not waits or end - self.at > markers.LONGEST_HEAD
+        if waits and end - self.at <= markers.LONGEST_HEAD:
+            return False
+        begins = markers.BEGINS_WITH_NAME.match(data, at)
+        if begins and (name := forms.plain_name(_decoded(begins[1]))) in self._names:
+            self._name = name  # an offered tool, right behind its opener: some readers ask for no more
+            return self._go(self._malformed)
+        self.over = True
         return False
 
     def _tag(self, data: bytearray, base: int, end: int) -> bool:
@@ -165,6 +171,8 @@ class Block:
         self, reading: ObjectReading, data: bytearray, base: int, end: int, calls: list[ShadowCall]
     ) -> None:
         cut = cut_off(reading, data, base, end)
+        if cut is None and (only := markers.ONLY_KEY.match(data, reading.start - base)):
+            cut = forms.plain_name(_decoded(only[1])), _text(data, base, only.end() + base - 1, end)
         if cut is not None:
             self._give(calls, *cut, end, complete=False)
 
@@ -261,7 +269,7 @@ class Block:
         stop = match.start() + base if match else end
         text = bytes(data[self._item_at - base : stop - base])
         name = self._name
-        if not name and (loose := markers.LOOSE_NAME.search(text)):
+        if not name and (loose := markers.LOOSE_NAME.search(text) or markers.ONLY_KEY.match(text)):
             name = forms.plain_name(_decoded(loose[1]))
         said = text.decode("utf-8", "surrogatepass").strip()
         if name:
