@@ -43,7 +43,10 @@ _TAGS = [
     "|action_start",
     "|start_action",
     "|plamo:begin_tool",
-    "|dsml|",
+    "|dsml| function_call",
+    "|dsml| tool_call",
+    "|dsml| calls",
+    "|dsml| invoke~name",
 ]
 _CODE_TAGS = ["tool_code", "|python_tag", "|python_start"]
 
