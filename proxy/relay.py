@@ -329,11 +329,12 @@ class Relay:
         if injected is not None:
             headers = resized(sent.headers, injected.body)
             answer = await self._open(sent.method, sent.target, headers, injected.body)
-            if not 400 <= answer.status < 500:
+            status = await self._injecting.status_of(x, answer)
+            if not 400 <= status < 500:
                 x.undo = self._injecting.undo(x, injected)
                 return answer
             answer.close()
-            self._injecting.refused(x, injected, answer.status)
+            self._injecting.refused(x, injected, status)
         return await self._open(sent.method, sent.target, sent.headers, sent.body)
 
     async def _open(
