@@ -95,15 +95,17 @@ class ResponsesReader:
         """What one whole event says. Never raises: what is not understood has the kind "unknown"."""
         name, data = _lines(raw)
         if data is None:
-            return Event(raw, "comment" if SILENT.fullmatch(raw) else "unknown")
+            return Event(raw, "comment") if SILENT.fullmatch(raw) else Event(raw, "unknown", _NOTHING)
         try:
             said = _decode(data)
             if name is not None and name != said.type.encode("utf-8", "replace"):
-                return Event(raw, "unknown")  # clients go by the one or by the other
+                return Event(raw, "unknown", _NOTHING)  # clients go by the one or by the other
             event = self._read(raw, said)
         except (msgspec.DecodeError, RecursionError):
-            return Event(raw, "unknown")
-        return Event(raw, "unknown", own=Said(Stage.FRAME, said.sequence_number)) if event is None else event
+            return Event(raw, "unknown", _NOTHING)
+        if event is None:  # where it may pass, it keeps its place
+            return Event(raw, "unknown", _NOTHING, own=Said(Stage.FRAME, said.sequence_number))
+        return event
 
     def _read(self, raw: bytes, said: _Event) -> Event | None:
         kind = said.type
@@ -149,9 +151,13 @@ class ResponsesReader:
 
     def _added(self, raw: bytes, said: _Event) -> Event | None:
         sent = read_item(said.item)
-        if sent.type not in KINDS or said.output_index <= self._last:
-            self._foreign.add(sent.id)
+        if said.output_index <= self._last:
             return None
+        if sent.type not in KINDS:
+            self._foreign.add(sent.id)
+            self._last = said.output_index
+            item = self.items[said.output_index] = Item(said.output_index, sent, -1)
+            return Event(raw, "unknown", _NOTHING, own=Said(Stage.ADDED, said.sequence_number, item))
         if sent.said() != "" or sent.shown:
             return None
         self._last = said.output_index
@@ -165,6 +171,9 @@ class ResponsesReader:
     def _done(self, raw: bytes, said: _Event) -> Event | None:
         sent = read_item(said.item)
         item = self.items.get(said.output_index)
+        if item is not None and item.type not in KINDS:
+            item.raw = bytes(said.item)
+            return Event(raw, "unknown", _NOTHING, own=Said(Stage.DONE, said.sequence_number, item))
         if item is None or item.raw is not None or not item.is_same(sent):
             return None
         item.raw = bytes(said.item)
