@@ -187,7 +187,9 @@ def by_choice(body: bytes, lanes: bool) -> bytes:
     if not lanes or not body.startswith(b"data: "):
         return body
     events = body.split(b"\n\n")[:-1]
-    return b"\n\n".join(sorted(events, key=lambda one: (b"[DONE]" in one, b'"choices":[]' in one, b'"index":1' in one)))
+    return b"\n\n".join(
+        sorted(events, key=lambda one: (b"[DONE]" in one, b'"choices":[]' in one, b'"choices":[{"index":1' in one))
+    )
 
 
 def read(asked: dict[str, Any], path: str = CHAT) -> ChatRequest:
