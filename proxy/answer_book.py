@@ -109,8 +109,8 @@ class AnswerBook:
             self._put(x.kept)
 
     def forget(self, x: Exchange) -> None:
-        """The model server did not make it."""
-        if x.kept is not None and not x.fetched:
+        """The model server did not make it, or not to its end."""
+        if x.kept is not None and not x.fetched and x.kept.given is None:
             self._drop(x.kept.id)
 
     def _put(self, kept: Kept) -> None:
