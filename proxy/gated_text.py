@@ -11,8 +11,9 @@ waits from where an opener stands or may stand, and a call that becomes known is
 
 An event with text leaves when ``hold`` more bytes of its surface have come (more where the text hides what it says,
 which the scanner knows), or when its surface is over: the other one, or a tool call, has begun, or the choice has
-finished. Searching goes on over such a seam, so a match that was
-interrupted still cuts; what had left by then is exposed and recorded. While a question is open nothing leaves.
+finished. At such a seam the text is asked about as if it ended there, as a client will read it. Searching goes on over
+the seam, so a match that was interrupted still cuts; what had left by then is exposed and recorded. While a question
+is open nothing leaves.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ class Scanner(Protocol):
 
     def end(self) -> Sequence[Any]:
         """What only the end makes certain."""
+
+    def pause(self) -> Sequence[Any]:
+        """What the end would make certain if it were here; the text may go on."""
 
     def free(self, hold: int) -> int:
         """How many bytes of the surface no later match can begin in, if none is longer than ``hold``."""
@@ -99,10 +103,10 @@ class TextWatch:
 
     def take(self, delta: ChoiceDelta) -> tuple[Place, list[Found]]:
         """What the next event says: its place, and what was found."""
-        if delta.tools:
-            self._turn(None)
         place: list[tuple[Surface, int]] = []
         found: list[Found] = []
+        if delta.tools:
+            self._turn(None, found)
         if delta.reasoning:
             self._grow("reasoning", delta.reasoning, place, found)
         if delta.text:
@@ -110,7 +114,7 @@ class TextWatch:
         return tuple(place), found
 
     def _grow(self, surface: Surface, said: str, place: list[tuple[Surface, int]], found: list[Found]) -> None:
-        self._turn(surface)
+        self._turn(surface, found)
         state = self._states.get(surface)
         if state is None:
             rule = self._rules.get(surface)
@@ -137,11 +141,14 @@ class TextWatch:
             msgspec.structs.replace(one, size=states[one.surface].size, left=states[one.surface].left) for one in found
         ]
 
-    def _turn(self, surface: Surface | None) -> None:
+    def _turn(self, surface: Surface | None, found: list[Found]) -> None:
+        """Text goes on in ``surface``, so the other one may be over: whoever reads it takes it as it is now."""
         if surface is self._now:
             return
         if self._now is not None and (before := self._states.get(self._now)) is not None:
             before.over = True
+            if before.scanner is not None and (hits := before.scanner.pause()):
+                found.append(Found(self._now, tuple(hits)))
         self._now = surface
 
     def finish(self) -> list[Found]:

@@ -209,6 +209,7 @@ class _Track:
         other.window = self.window[: len(self.window) - leave]
         other._spans = {index: [*spans] for index, spans in self._spans.items()}
         other.pending = {index: ends for index, ends in self.pending.items() if ends[1] <= other.total}
+        other.shifts, other._shifted = self.shifts[:], self._shifted[:]
         other._automaton.scan(other.window)
         for ends in other._automaton.ends:
             ends.clear()  # the track that this comes from has seen to them
@@ -361,6 +362,17 @@ class StreamScanner:
             self._uncover(text, self._raw)
         self._raw.feed(data, self._state)
         return self._hits() if len(self._state.found) != len(self._state.said) else []
+
+    def pause(self) -> list[StreamHit]:
+        """The hits that would be certain if the text ended here, as a reader may take it though it goes on later."""
+        if self._raw is not None:
+            self._raw.fork(0).end(self._state)
+        if self._plain is not None:
+            plain = self._plain.fork(0)
+            if self._carry:
+                plain.feed(self._carry.encode(), self._state)
+            plain.end(self._state)
+        return self._hits()
 
     def end(self) -> list[StreamHit]:
         """The hits that only the end makes certain. Nothing may be fed after it."""

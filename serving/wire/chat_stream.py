@@ -140,7 +140,7 @@ class ChatStreamReader:
                 events.append(run)
                 data = data[len(run.raw) :]
                 continue
-            end = self._runs.first(data, self._framer.pending)
+            end = self._runs.first(data)
             read = [read_event(raw) for raw in self._framer.feed(data[:end])]
             if read:
                 self._runs.learn(read[-1])

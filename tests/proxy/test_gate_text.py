@@ -38,6 +38,9 @@ class Searches:
     def end(self) -> list[tuple[int, int]]:
         return []
 
+    def pause(self) -> list[tuple[int, int]]:
+        return []
+
     def free(self, hold: int) -> int:
         return max(0, len(self.text.encode()) - hold)
 

@@ -95,6 +95,22 @@ def test_no_hit_begins_in_what_was_let_go(text: str, sizes: list[int], padding: 
     assert all(free <= hit.start for hit in scanner.end())
 
 
+@settings(max_examples=300, deadline=None)
+@given(TEXTS, SIZES, st.data())
+def test_a_pause_shows_what_the_end_would_show_and_the_text_may_go_on(
+    text: str, sizes: list[int], data: st.DataObject
+) -> None:
+    parts = list(chunks(text, sizes))
+    paused = data.draw(st.integers(0, len(parts)))
+    scanner, found = SHIPPED.scanner(), set[tuple[str, str]]()
+    for place, part in enumerate([*parts, None]):
+        if place == paused:
+            found |= {(hit.set, hit.id) for hit in scanner.pause()}
+            assert whole("".join(parts[:place])) <= found
+        found |= {(hit.set, hit.id) for hit in (scanner.end() if part is None else scanner.feed(part))}
+    assert whole(text) <= found
+
+
 def let_go(text: str, sizes: Sequence[int]) -> bytes:
     """What leaves of ``text`` if the last ``HOLD`` bytes wait and the first hit ends it."""
     scanner = SHIPPED.scanner()

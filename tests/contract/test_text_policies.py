@@ -1,0 +1,232 @@
+"""Policies about text, on every API: under a hold no byte of a match leaves, by whatever channel; without one nothing
+comes after the event that completed the match, and the record says what had left.
+
+Scripted answers in vLLM's wire form, through a whole Interlock; the policy and its patterns are real ones. The starter
+policies are in force beside it, so calls are held too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.policies.support import built
+from tests.support.apis import APIS, STREAMED, Api, heard
+from tests.support.chat import Call, Say
+from tests.support.interlock import port_of, running
+from tests.support.raw import Script, scripted, send
+from tests.support.serving import answering, post, streaming
+from tests.support.wire import parse
+from tracing.records import Decided
+from tracing.segments import read
+
+pytestmark = [pytest.mark.opa, pytest.mark.asyncio(loop_scope="module")]
+
+KEY = "AKIA" + "Z7FAKE2DEMO3KEY5"
+SHUT = "It named a key."
+LATER = "xyzzy"
+LOOK = Call("get_weather", '{"city":"Oslo"}')
+HOLDS = {"none": "none", "tail": "tail(24)", "all": "all"}
+POLICY = """\
+# METADATA
+# title: No keys in what the model says and thinks
+# custom:
+#   severity: high
+#   hold: {hold}
+#   patterns: [secrets/aws_access_key_id]
+package interlock.policies.team.{name}
+
+finding := {{"id": "key", "severity": "high", "action": "deny", "message": "It named a key.", "tags": []}}
+
+output contains finding if some signal in input.signals
+
+reasoning contains finding if some signal in input.signals
+"""
+SURFACES = [(name, surface) for name, api in APIS.items() for surface in api.says]
+STREAMED_SURFACES = [(name, surface) for name, surface in SURFACES if name in STREAMED]
+
+
+class Stage:
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.script: Script
+        self.port = 0
+
+    async def play(self, request: bytes, writer: asyncio.StreamWriter) -> None:
+        await self.script(request, writer)
+
+    async def asks(self, api: Api, *, stream: bool) -> bytes:
+        answer = parse(await send(self.port, post(api.ask(stream=stream), path=api.path)))
+        assert answer.start == "HTTP/1.1 200 OK", answer.body
+        assert answer.whole
+        return answer.body
+
+    def decided(self) -> list[Decided]:
+        """The decisions about text of the last exchange that had one."""
+        found = [entry.record for entry in read(self.state) if isinstance(entry.record, Decided)]
+        found = [record for record in found if record.stage in ("output", "reasoning")]
+        return [record for record in found if record.exchange == found[-1].exchange]
+
+
+@asynccontextmanager
+async def staged(bundle: Path, state: Path, hold: str) -> AsyncIterator[Stage]:
+    stage = Stage(state)
+    policies = {"bundle": bundle, "modes": {f"team.hold_{hold}": "enforce"}}
+    async with scripted(stage.play) as upstream, running(upstream.url, stage.state, policies=policies) as interlock:
+        stage.port = port_of(interlock)
+        yield stage
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def stages(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, Stage]]:
+    """One Interlock for each hold: it enforces the policy with that hold, and the others are in shadow."""
+    folder = tmp_path_factory.mktemp("text")
+    sources = {
+        f"team/hold_{name}/policy.rego": POLICY.format(name=f"hold_{name}", hold=hold) for name, hold in HOLDS.items()
+    }
+    bundle = folder / "bundle"
+    built(opa_binary, folder / "sources", sources, with_library=True).write(bundle)
+    async with (
+        staged(bundle, folder / "none", "none") as none,
+        staged(bundle, folder / "tail", "tail") as tail,
+        staged(bundle, folder / "all", "all") as every,
+    ):
+        yield {"none": none, "tail": tail, "all": every}
+
+
+def says(surface: str, text: str, calls: tuple[Call, ...] = ()) -> Say:
+    return Say(text, "So be it.", calls) if surface == "reasoning" else Say("Hm, well.", text, calls)
+
+
+def leaks(told: dict[str, str]) -> dict[str, str]:
+    """The kinds of field with a part of the key that is more than its first letter."""
+    return {path: text for path, text in told.items() if any(KEY[at : at + 3] in text for at in range(len(KEY) - 2))}
+
+
+def pieces(events: list[bytes], cuts: list[int]) -> list[bytes]:
+    """The bytes of the events in pieces of the sizes in ``cuts``, over and over."""
+    body = b"".join(events)
+    out: list[bytes] = []
+    sizes = iter(cuts * (len(body) + 1)) if cuts else iter([len(body)])
+    while body:
+        size = next(sizes)
+        out.append(body[:size])
+        body = body[size:]
+    return out
+
+
+def prefix_only(api: Api, told: dict[str, str], surface: str, before: str, *, stream: bool) -> None:
+    """Of the surface with the match the client has some beginning of what came before it."""
+    for said in api.said(told, surface, stream=stream):
+        given_text = said.partition(SHUT)[0].rpartition("\n\n")[0] if SHUT in said else said
+        given_text = given_text.partition("Blocked")[0]
+        assert before.startswith(given_text) or before.startswith(given_text.removesuffix("\n\n")), (said, before)
+
+
+@pytest.mark.parametrize(("name", "surface"), STREAMED_SURFACES)
+@pytest.mark.parametrize("hold", ["tail", "all"])
+@settings(max_examples=25)
+@given(
+    before=st.text("ab \n☂é", max_size=60),
+    after=st.one_of(st.just(""), st.text("ab \n☂é", max_size=40).map(lambda text: f" {LATER} {text}")),
+    interval=st.integers(1, 6),
+    calls=st.booleans(),
+    cuts=st.lists(st.integers(1, 900), min_size=1, max_size=8).filter(lambda cuts: sum(cuts) > 40),
+)
+async def test_no_byte_of_a_match_leaves_a_stream_under_a_hold(
+    stages: dict[str, Stage],
+    name: str,
+    surface: str,
+    hold: str,
+    before: str,
+    after: str,
+    interval: int,
+    calls: bool,
+    cuts: list[int],
+) -> None:
+    api, stage = APIS[name], stages[hold]
+    said = f"{before} {KEY}{after}"
+    events = api.events(says(surface, said, (LOOK,) if calls else ()), interval)
+    assert leaks(heard(b"".join(events)))
+    stage.script = streaming(pieces(events, cuts))
+    body = await stage.asks(api, stream=True)
+    told = heard(body)
+    assert leaks(told) == {}
+    assert LATER not in str(told)
+    assert SHUT in str(api.said(told, "text", stream=True))
+    prefix_only(api, told, surface, before + " ", stream=True)
+
+
+@pytest.mark.parametrize(("name", "surface"), SURFACES)
+@pytest.mark.parametrize("hold", HOLDS)
+@pytest.mark.parametrize("after", ["", f" {LATER} and so on."])
+@pytest.mark.parametrize("calls", [(), (LOOK,)])
+async def test_no_byte_of_a_match_leaves_in_a_whole_answer(
+    stages: dict[str, Stage], name: str, surface: str, hold: str, after: str, calls: tuple[Call, ...]
+) -> None:
+    api, stage = APIS[name], stages[hold]
+    body = api.body(
+        says(surface, f"The key is {KEY}{after}", calls if api.path != "/v1/chat/completions/batch" else ())
+    )
+    assert leaks(heard(body))
+    stage.script = answering(body)
+    told = heard(await stage.asks(api, stream=False))
+    assert leaks(told) == {}
+    assert LATER not in str(told)
+    assert all(SHUT in said for said in api.said(told, "text", stream=False))
+    assert {record.exposed for record in stage.decided()} == {0}
+
+
+def completing(api: Api, events: list[bytes], surface: str) -> int:
+    """The place of the event with the first character behind the key, at which the match is certain."""
+    for place in range(len(events)):
+        (said,) = api.said(heard(b"".join(events[: place + 1])), surface, stream=True)
+        if KEY in said and not said.endswith(KEY):
+            return place
+    raise AssertionError("the key is not there, or nothing follows it")
+
+
+@pytest.mark.parametrize(("name", "surface"), STREAMED_SURFACES)
+@pytest.mark.parametrize("interval", [1, 4])
+async def test_without_a_hold_nothing_comes_after_the_event_that_completed_the_match(
+    stages: dict[str, Stage], name: str, surface: str, interval: int
+) -> None:
+    api, stage = APIS[name], stages["none"]
+    events = api.events(says(surface, f"The key is {KEY} . {LATER} and much more. " + "word " * 200), interval)
+    stage.script = streaming(events)
+    body = await stage.asks(api, stream=True)
+    told = heard(body)
+    if api.choices == 1:
+        last = completing(api, events, surface)
+        assert body.startswith(b"".join(events[: last + 1]))
+        added = body.removeprefix(b"".join(events[: last + 1])).decode()
+        assert LATER not in added
+        assert SHUT in added
+    assert f"{LATER} and" not in str(told)
+    assert "word word" not in str(told)
+    assert SHUT in str(api.said(told, "text", stream=True))
+    (decided,) = {record.exposed for record in stage.decided()}
+    assert decided == len(KEY)
+
+
+@pytest.mark.parametrize(("name", "surface"), STREAMED_SURFACES)
+@pytest.mark.parametrize("hold", HOLDS)
+async def test_what_is_let_by_is_what_the_model_server_sent(
+    stages: dict[str, Stage], name: str, surface: str, hold: str
+) -> None:
+    api, stage = APIS[name], stages[hold]
+    for calls in ((), (LOOK,)):
+        events = api.events(says(surface, "The key is AKIA and no more. " + "word " * 40, calls), 3)
+        stage.script = streaming(events)
+        body = await stage.asks(api, stream=True)
+        if api.choices == 1:
+            assert body == b"".join(events)
+        else:  # between choices the order may shift
+            assert sorted(body.split(b"\n\n")) == sorted(b"".join(events).split(b"\n\n"))
