@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence, Set
-from urllib.parse import unquote_plus
+from urllib.parse import quote, unquote_plus
 
 import msgspec
 
@@ -109,8 +109,8 @@ class AnswerBook:
             self._put(x.kept)
 
     def forget(self, x: Exchange) -> None:
-        """The model server did not make it."""
-        if x.kept is not None and not x.fetched:
+        """The model server did not make it, or not to its end."""
+        if x.kept is not None and not x.fetched and x.kept.given is None:
             self._drop(x.kept.id)
 
     def _put(self, kept: Kept) -> None:
@@ -152,6 +152,10 @@ def read_fetch(target: str) -> Fetch:
         raise Refuse("ambiguous_field", "`starting_after` must be one plain number.", param="starting_after")
     left = "&".join(field for field in fields if field is not named[0])
     return Fetch(answer_id, f"{path}?{left}" if left else path, int(number))
+
+
+def cancel_path(answer_id: str) -> str:
+    return f"/v1/responses/{quote(answer_id, safe='')}/cancel"
 
 
 def _continued(kept: Kept, messages: Sequence[SentMessage]) -> tuple[SentMessage, ...]:

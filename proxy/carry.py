@@ -91,6 +91,38 @@ class _Request(aiohttp.ClientRequest):
             self.headers.popall(hdrs.CONTENT_LENGTH, None)
 
 
+class _Content(aiohttp.StreamReader):
+    """An answer's body as Interlock reads it: all that has come, in one piece.
+
+    aiohttp notes where each HTTP chunk ended, and takes what has come apart again chunk by chunk, with a look at flow
+    control for each. A model server sends every token as a chunk, and nobody asks for their places.
+    """
+
+    __slots__ = ()
+
+    def begin_http_chunk_receiving(self) -> None:
+        """Nothing is noted."""
+
+    def end_http_chunk_receiving(self) -> None:
+        if len(self._buffer) > self._high_water_chunks:
+            self._protocol.pause_reading()
+
+    async def readany(self) -> bytes:
+        if self._exception is not None:
+            raise self._exception
+        while not self._buffer and not self._eof:
+            await self._wait("readany")
+        self._timer.assert_timeout()
+        data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
+        self._buffer.clear()
+        self._size = 0
+        self._cursor += len(data)
+        self._http_chunk_splits = None
+        if self._protocol._reading_paused:
+            self._protocol.resume_reading()
+        return data
+
+
 class Upstream:
     """Connections to the model server."""
 
@@ -119,7 +151,7 @@ class Upstream:
         """Send the request once and return when the answer's head is there. ``target`` is the raw path and
         query. Raises :class:`UpstreamUnreachable`, or ``aiohttp.ClientError`` when it broke later."""
         try:
-            return await self._session.request(
+            answer = await self._session.request(
                 method,
                 URL(self._base + target, encoded=True),
                 headers=headers,
@@ -128,6 +160,9 @@ class Upstream:
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise UpstreamUnreachable(type(error).__name__) from error
+        if answer.content.__class__ is aiohttp.StreamReader:
+            answer.content.__class__ = _Content
+        return answer
 
     async def close(self) -> None:
         await self._session.close()

@@ -172,7 +172,8 @@ class Kept:
 class Exchange:
     """One exchange. ``*_ns`` are nanoseconds since the epoch, but ``held_ns``, which is how long something was held by
     now; ``held_since`` is when the hold that lasts now began, by ``time.perf_counter_ns`` (0: nothing is held).
-    ``undo`` takes what was asked for besides the client's request out of the answer. ``decided_seq`` is the journal's
+    ``undo`` takes what was asked for besides the client's request out of the answer; ``ahead`` are bytes of the answer
+    that were read to see whether that was taken. ``decided_seq`` is the journal's
     number of the newest decision. ``waiting`` is the task that waits for something before the answer begins, which a
     kill ends. ``kept`` is its answer, if the model server may keep that; ``fetched``: it is not made now but
     fetched, ``again`` if it was seen whole before."""
@@ -209,6 +210,7 @@ class Exchange:
     decided_seq: int = 0
     waiting: asyncio.Task[Any] | None = None
     undo: Uninjector | None = None
+    ahead: bytes = b""
     kept: Kept | None = None
     fetched: bool = False
     again: bool = False

@@ -19,7 +19,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from proxy.accept import read_body, read_request
-from proxy.answer_book import AnswerBook, read_fetch, unknown
+from proxy.answer_book import AnswerBook, cancel_path, read_fetch, unknown
 from proxy.beside import Beside
 from proxy.breakers.admission import Admission, Denied
 from proxy.breakers.budgets import FIRST_TOKENS, Estimate, estimate
@@ -228,6 +228,22 @@ class Relay:
             raise
         finally:
             self._settle(x)
+            if x.ending in ("refused", "client_gone", "upstream_failed") and not (x.request.background and x.status):
+                self._answers.forget(x)
+            if x.ending == "cut" and x.request.background and x.kept is not None:
+                self._later(self._cancel(sent, x.kept.id))
+
+    async def _cancel(self, sent: _Sent, answer_id: str) -> None:
+        """End an answer that the model server would make on without a listener."""
+        headers = sent.headers.copy()
+        for name in (hdrs.CONTENT_LENGTH, hdrs.CONTENT_TYPE, hdrs.TRANSFER_ENCODING):
+            headers.popall(name, None)
+        try:
+            answer = await self._open("POST", cancel_path(answer_id), headers, None)
+        except Refuse:
+            _log.warning("an answer in the background could not be ended: the model server does not answer")
+        else:
+            answer.close()
 
     async def _unread(self, request: web.BaseRequest, sent: _Sent) -> web.StreamResponse:
         """A body that no strict reader takes: the model server refuses it in its own words. Should it not,
@@ -315,11 +331,12 @@ class Relay:
         if injected is not None:
             headers = resized(sent.headers, injected.body)
             answer = await self._open(sent.method, sent.target, headers, injected.body)
-            if not 400 <= answer.status < 500:
+            status = await self._injecting.status_of(x, answer)
+            if not 400 <= status < 500:
                 x.undo = self._injecting.undo(x, injected)
                 return answer
             answer.close()
-            self._injecting.refused(x, injected, answer.status)
+            self._injecting.refused(x, injected, status)
         return await self._open(sent.method, sent.target, sent.headers, sent.body)
 
     async def _open(

@@ -138,6 +138,9 @@ class StreamedAnswer:
 
     async def _read(self, content: aiohttp.StreamReader) -> bytes:
         """The next bytes; nothing when there are no more, for whatever reason."""
+        if self._x.ahead:
+            ahead, self._x.ahead = self._x.ahead, b""
+            return ahead
         try:
             return await content.readany()
         except aiohttp.ClientError:

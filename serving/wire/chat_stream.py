@@ -140,7 +140,7 @@ class ChatStreamReader:
                 events.append(run)
                 data = data[len(run.raw) :]
                 continue
-            end = self._runs.first(data)
+            end = self._runs.first(data, self._framer.pending)
             read = [read_event(raw) for raw in self._framer.feed(data[:end])]
             if read:
                 self._runs.learn(read[-1])

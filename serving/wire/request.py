@@ -55,7 +55,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
     forbidden.
 
     ``previous`` names an answer that the model server is to put before the messages; ``stored``: it may keep this one,
-    under ``answer_id`` if that is given. ``after``: the client has had the answer's events up to this number before.
+    under ``answer_id`` if that is given; ``background``: it makes it whether anybody listens or not. ``after``: the
+    client has had the answer's events up to this number before.
     """
 
     model: str | None
@@ -74,6 +75,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     previous: str | None = None
     answer_id: str | None = None
     stored: bool = False
+    background: bool = False
     after: int | None = None
 
     @property

@@ -7,7 +7,7 @@ import msgspec
 from serving.wire import strict
 from serving.wire.chat_stream import given
 from serving.wire.dialect import AnswerChoice, WholeAnswer
-from serving.wire.responses_items import CALL, KINDS, MESSAGE, read_item, read_response
+from serving.wire.responses_items import CALL, KINDS, MESSAGE, read_item, read_response, tokens_shown
 from serving.wire.vocabulary import ToolCall
 
 
@@ -39,5 +39,6 @@ def read_answer(body: bytes) -> WholeAnswer | None:
     finish = response.finish(bool(calls))
     if calls and finish == "length":
         calls[-1].complete = items[-1].type != CALL or strict.is_over(calls[-1].arguments)
-    choice = AnswerChoice(0, 0, "".join(texts), "".join(thoughts), tuple(calls), finish)
+    shown = tokens_shown([token for item in items for token in item.shown])  # those of the whole answer
+    choice = AnswerChoice(0, 0, "".join(texts), "".join(thoughts), tuple(calls), finish, shown=shown)
     return WholeAnswer((choice,), response.neutral_usage(), response.id, response.model, pending=response.pending)

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from serving.wire.chat_stream import given
-from serving.wire.vocabulary import Usage
+from serving.wire.vocabulary import TokensShown, Usage
 
 CALL = "function_call"
 MESSAGE = "message"
@@ -45,6 +45,15 @@ class Stage(IntEnum):
 class Token(msgspec.Struct, gc=False):
     token: str = ""
     bytes: list[int] | None = None
+    logprob: float = 0.0
+
+
+def tokens_shown(tokens: list[Token]) -> TokensShown | None:
+    """The tokens of a logprobs list; None if there are none."""
+    if not tokens:
+        return None
+    pieces = [bytes(one.bytes) if one.bytes is not None else utf8(one.token) for one in tokens]
+    return TokensShown(b"".join(pieces), tuple(map(len, pieces)), tuple(one.logprob for one in tokens))
 
 
 class Part(msgspec.Struct, gc=False):

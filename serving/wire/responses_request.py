@@ -77,6 +77,7 @@ def _view(value: dict[str, Any], messages: tuple[SentMessage, ...], tools: tuple
         previous=value.get("previous_response_id"),
         answer_id=value.get("request_id"),
         stored=value.get("store", True) is not False,
+        background=bool(value.get("background")),
     )
 
 

@@ -16,6 +16,8 @@ cut off inside it.
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from serving.wire.chat_stream import SILENT, given
@@ -58,6 +60,7 @@ class _Event(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Event).decode
+_LINE = re.compile(rb"\r\n|\n|\r")
 _NOTHING = (ChoiceDelta(0),)
 _OPENING = frozenset({"response.created", "response.in_progress", "response.queued"})
 _FINAL = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
@@ -90,17 +93,19 @@ class ResponsesReader:
 
     def read(self, raw: bytes) -> Event:
         """What one whole event says. Never raises: what is not understood has the kind "unknown"."""
-        data = data_of(raw)
+        name, data = _lines(raw)
         if data is None:
-            return Event(raw, "comment" if SILENT.fullmatch(raw) else "unknown")
+            return Event(raw, "comment") if SILENT.fullmatch(raw) else Event(raw, "unknown", _NOTHING)
         try:
             said = _decode(data)
-            if not _named_alike(raw, said.type):
-                return Event(raw, "unknown")
+            if name is not None and name != said.type.encode("utf-8", "replace"):
+                return Event(raw, "unknown", _NOTHING)  # clients go by the one or by the other
             event = self._read(raw, said)
         except (msgspec.DecodeError, RecursionError):
-            return Event(raw, "unknown")
-        return Event(raw, "unknown", own=Said(Stage.FRAME, said.sequence_number)) if event is None else event
+            return Event(raw, "unknown", _NOTHING)
+        if event is None:  # where it may pass, it keeps its place
+            return Event(raw, "unknown", _NOTHING, own=Said(Stage.FRAME, said.sequence_number))
+        return event
 
     def _read(self, raw: bytes, said: _Event) -> Event | None:
         kind = said.type
@@ -146,9 +151,13 @@ class ResponsesReader:
 
     def _added(self, raw: bytes, said: _Event) -> Event | None:
         sent = read_item(said.item)
-        if sent.type not in KINDS or said.output_index <= self._last:
-            self._foreign.add(sent.id)
+        if said.output_index <= self._last:
             return None
+        if sent.type not in KINDS:
+            self._foreign.add(sent.id)
+            self._last = said.output_index
+            item = self.items[said.output_index] = Item(said.output_index, sent, -1)
+            return Event(raw, "unknown", _NOTHING, own=Said(Stage.ADDED, said.sequence_number, item))
         if sent.said() != "" or sent.shown:
             return None
         self._last = said.output_index
@@ -162,6 +171,9 @@ class ResponsesReader:
     def _done(self, raw: bytes, said: _Event) -> Event | None:
         sent = read_item(said.item)
         item = self.items.get(said.output_index)
+        if item is not None and item.type not in KINDS:
+            item.raw = bytes(said.item)
+            return Event(raw, "unknown", _NOTHING, own=Said(Stage.DONE, said.sequence_number, item))
         if item is None or item.raw is not None or not item.is_same(sent):
             return None
         item.raw = bytes(said.item)
@@ -247,12 +259,16 @@ def _event(
     return Event(raw, "delta", delta, own=Said(stage, said.sequence_number, item, len(item.said), said.type))
 
 
-def _named_alike(raw: bytes, kind: str) -> bool:
-    """Clients go by the ``event:`` line or by the data's ``type``."""
-    if raw.startswith(b"event: ") and raw.startswith(kind.encode("utf-8", "replace") + b"\n", 7):
-        return raw.find(b"\nevent:") < 0
-    names = [line.removeprefix(b"event:").strip() for line in raw.splitlines() if line.startswith(b"event")]
-    return all(name == kind.encode("utf-8", "replace") for name in names)
+def _lines(raw: bytes) -> tuple[bytes | None, bytes | None]:
+    """What the event's ``event:`` line and its data say, None where there is none. Two names are one that no event
+    has."""
+    end = raw.find(b"\n")
+    if raw.startswith(b"event: ") and raw.startswith(b"data: ", end + 1):
+        last = raw.find(b"\n", end + 1)
+        if last == len(raw) - 2 and raw[-1] == 10 and raw.find(b"\r") < 0:  # as vLLM writes it
+            return raw[7:end], raw[end + 7 : last]
+    names = {line[6:].removeprefix(b" ") for line in _LINE.split(raw) if line.startswith(b"event:")}
+    return (names.pop() if len(names) == 1 else b"" if names else None), data_of(raw)
 
 
 def _is_part(part: Part | None, item: Item, said: bytes | bytearray) -> bool:

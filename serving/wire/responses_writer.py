@@ -19,6 +19,7 @@ from serving.wire import splice
 from serving.wire.chat_writer import refused_tokens
 from serving.wire.responses_items import (
     CALL,
+    KINDS,
     MESSAGE,
     Item,
     Said,
@@ -157,7 +158,7 @@ class ResponsesWriter:
         top = _document(raw)
         response = _at(raw, top, "response")
         given: dict[int, bytes] = {item.index: item.shown or item.raw or b"" for item in self._items} | self._made
-        output = b"[" + b",".join(given[index] for index in sorted(given)) + b"]"
+        output = b"[" + b",".join(given[index] for index in sorted(given) if given[index]) + b"]"
         edits = [
             splice.set_member(raw, top, "type", "response.completed"),
             Edit(_at(raw, response, "output"), output),
@@ -220,7 +221,7 @@ class ResponsesWriter:
     def _closed(self) -> bytes:
         """Ends the item that is open, with what the client has of it."""
         item = self._items[-1] if self._items else None
-        if item is None or item.stage == Stage.DONE:
+        if item is None or item.stage == Stage.DONE or item.type not in KINDS:
             return b""
         said = bytes(item.said[: item.upto]).decode("utf-8", "surrogatepass")
         events = []

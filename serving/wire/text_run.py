@@ -12,6 +12,7 @@ A run is one :class:`~serving.wire.vocabulary.Event` with ``count`` events in it
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import takewhile
 
 import msgspec
 
@@ -20,8 +21,9 @@ from serving.wire.vocabulary import ChoiceDelta, Event
 _MARKS = (b'"content":"', b'"reasoning":"')
 _TRIES = 8
 _FIRSTS = 32
+_PAYS = 8
 """How often a stream's frame is learnt anew: it changes where the reasoning ends; choices that take turns have none.
-And how often an event is read by itself, to see whether it is the first of a run."""
+And how often an event is read by itself, to see whether it is the first of a run, until one of ``_PAYS`` was."""
 
 
 class TextRuns:
@@ -47,36 +49,39 @@ class TextRuns:
         if known is None or not data.startswith(self._before):
             return None
         parts = data[len(self._before) :].split(self._join)
-        last, found, rest = parts[-1].partition(self._after)
-        if not found:
-            return None
-        parts[-1] = last
+        last, found, _ = parts[-1].partition(self._after)
+        if found:
+            parts[-1] = last
+        else:  # the last event is not whole, or is another
+            parts.pop()
         joined = b"".join(parts)
-        if b'"' in joined or b"\\" in joined:
+        text = _read(joined, parts)
+        if text is None:
+            parts = list(takewhile(_is_plain, parts))
+            joined = b"".join(parts)
+            text = _read(joined, parts)
+        if not parts or text is None:
             return None
-        try:
-            text = joined.decode() if joined.isascii() else "".join([part.decode() for part in parts])
-        except UnicodeDecodeError:
-            return None
-        if not text.isprintable():
-            return None
+        if len(parts) >= _PAYS:
+            self._firsts = _FIRSTS
         number = known.choices[0].choice
         delta = ChoiceDelta(number, None, text) if self._reasoning else ChoiceDelta(number, text)
-        raw = data[: len(data) - len(rest)] if rest else data
-        return Event(raw, "delta", (delta,), answer_id=known.answer_id, count=len(parts))
+        size = len(joined) + len(parts) * len(self._join)
+        return Event(data[:size], "delta", (delta,), answer_id=known.answer_id, count=len(parts))
 
     def forget(self) -> None:
         """The same bytes would mean something else from now on."""
         self._event = None
 
-    def first(self, data: bytes) -> int:
-        """How many bytes to read the long way, before it is seen whether a run follows: one event, mostly; all of it
-        where looking has not paid."""
-        end = data.find(b"\n\n") if self._tries and self._firsts else -1
-        if end < 0:
-            return len(data)
-        self._firsts -= 1
-        return end + 2
+    def first(self, data: bytes, pending: int) -> int:
+        """How many bytes to read the long way, before it is seen whether a run follows: one event, mostly, or what is
+        missing of the one of which ``pending`` bytes have come; all of it where looking has not paid."""
+        if not pending:
+            if not self._tries or not self._firsts:
+                return len(data)
+            self._firsts -= 1
+        end = data.find(b"\n\n")
+        return len(data) if end < 0 else end + 2
 
     def learn(self, event: Event) -> None:
         """An event that was read the long way, and is not like the ones before."""
@@ -98,6 +103,21 @@ class TextRuns:
             return
         self._before, self._after, self._join = before, after, after + before
         self._event, self._reasoning = event, delta.text is None
+
+
+def _read(joined: bytes, parts: list[bytes]) -> str | None:
+    """The text of string literals without their quotes, if they need no unescaping."""
+    if b'"' in joined or b"\\" in joined:
+        return None
+    try:
+        text = joined.decode() if joined.isascii() else "".join([part.decode() for part in parts])
+    except UnicodeDecodeError:
+        return None
+    return text if text.isprintable() else None
+
+
+def _is_plain(part: bytes) -> bool:
+    return _read(part, [part]) is not None
 
 
 def _plain(delta: ChoiceDelta, text: str) -> ChoiceDelta:

@@ -16,7 +16,7 @@ import pytest
 from tests.policies.support import built
 from tests.support.chat import Call, Say, read_stream, stream, whole
 from tests.support.interlock import port_of, running
-from tests.support.raw import ScriptedUpstream, scripted, send
+from tests.support.raw import Script, ScriptedUpstream, scripted, send
 from tests.support.serving import answering, ask, post, streaming
 from tests.support.wire import Message, parse
 
@@ -64,6 +64,21 @@ async def refusing(request: bytes, writer: asyncio.StreamWriter) -> None:
         writer.write(body)
     else:
         await script(request, writer)
+
+
+async def refusing_inside(request: bytes, writer: asyncio.StreamWriter) -> None:
+    """As vLLM refuses a stream's logprobs: behind a 200."""
+    asked = json.loads(parse(request).body)
+    if asked.get("logprobs") and asked.get("stream"):
+        error = b'data: {"error": {"message": "no", "type": "BadRequestError", "param": "logprobs", "code": 400}}\n\n'
+        await streaming([error, b"data: [DONE]\n\n"])(request, writer)
+    else:
+        await refusing(request, writer)
+
+
+async def failing_inside(request: bytes, writer: asyncio.StreamWriter) -> None:
+    error = b'data: {"error": {"message": "no", "type": "InternalServerError", "code": 500}}\n\n'
+    await streaming([error, b"data: [DONE]\n\n"])(request, writer)
 
 
 @asynccontextmanager
@@ -155,12 +170,20 @@ async def test_a_policy_that_changes_nothing_asks_for_nothing(opa_binary: Path, 
         assert sent(server) == ask(stream=True)
 
 
-@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_server_that_fails_is_not_asked_twice(opa_binary: Path, tmp_path: Path) -> None:
+    async with interlock(opa_binary, tmp_path, upstream=failing_inside) as (port, server):
+        expected = await direct(server, post(ask(stream=True)))
+        answer = parse(await send(port, post(ask(stream=True))))
+        assert len(server.requests) == 1
+    assert answer.body == expected.body
+
+
+@pytest.mark.parametrize(("upstream", "streamed"), [(refusing, True), (refusing, False), (refusing_inside, True)])
 async def test_what_the_server_does_not_take_is_sent_once_more_as_it_was(
-    opa_binary: Path, tmp_path: Path, streamed: bool
+    opa_binary: Path, tmp_path: Path, upstream: Script, streamed: bool
 ) -> None:
     request = post(ask(stream=streamed))
-    async with interlock(opa_binary, tmp_path, upstream=refusing) as (port, server):
+    async with interlock(opa_binary, tmp_path, upstream=upstream) as (port, server):
         expected = await direct(server, request)
         answer = parse(await send(port, request))
         assert [bool(json.loads(parse(one).body).get("logprobs")) for one in server.requests] == [True, False]

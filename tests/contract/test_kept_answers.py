@@ -310,6 +310,42 @@ async def test_nobody_goes_on_from_an_answer_that_was_cut(strict_stage: Stage) -
     assert json.loads(answer.body)["error"]["code"] == "unknown_response"
 
 
+@pytest.mark.parametrize("background", [True, False])
+async def test_the_model_server_does_not_make_on_what_was_cut(strict_stage: Stage, background: bool) -> None:
+    stage = strict_stage
+    stage.store.says = CALLS
+    name = f"resp_to_cut_{background}"
+    answer = await stage.post(ask(stream=True, background=background, request_id=name))
+    assert CANARY.encode() not in answer.body
+    assert read_stream(answer.body).calls == []
+    wanted = f"POST {PATH}/{name}/cancel HTTP/1.1"
+    async with asyncio.timeout(5):
+        while background and not any(asked.start == wanted for asked in stage.store.asked):  # noqa: ASYNC110 - a socket
+            await asyncio.sleep(0.01)
+    assert any(asked.start == wanted for asked in stage.store.asked) == background
+
+
+async def test_a_name_for_an_answer_that_was_never_made_is_free(strict_stage: Stage) -> None:
+    stage = strict_stage
+    stage.store.says = Say("", "Fine.")
+    named: dict[str, Any] = {"request_id": "resp_named"}
+    for background in (False, True, False):
+        answer = await stage.post(ask(input="Say the forbidden-word.", background=background, **named))
+        assert json.loads(answer.body)["error"]["code"] == "policy_denied"
+    reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+    slow = Say("", "word " * 2000)
+    stage.store.says = slow
+    writer.write(post(ask(stream=True, **named), "Authorization: Bearer key-of-ann", path=PATH))
+    await reader.readuntil(b"output_text.delta")
+    writer.transport.abort()
+    stage.store.says = Say("", "Fine.")
+    async with asyncio.timeout(10):
+        while not (answer := await stage.post(ask(**named))).start.endswith("200 OK"):
+            assert json.loads(answer.body)["error"]["param"] == "request_id"
+            await asyncio.sleep(0.01)
+    assert json.loads((await stage.post(ask(**named))).body)["error"]["param"] == "request_id"
+
+
 async def test_a_conversation_by_ids_is_one_run(strict_stage: Stage) -> None:
     stage = strict_stage
     stage.store.says = Say("", "Fine.")

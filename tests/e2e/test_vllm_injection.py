@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from serving.tiny.dialogue import Script
 from serving.tiny.harness import Harness
 from serving.tiny.scripts import COMPARE, COUNT, WEATHER
-from serving.wire.chat_request import read_chat_request
-from serving.wire.chat_stream import ChatStreamReader
+from serving.wire.dialects import DIALECTS
 from serving.wire.injection import Fingerprint, Uninjector, inject
 from serving.wire.request import ChatRequest
+from tests.policies.support import built
+from tests.support.interlock import port_of, running
 from tests.support.raw import send
 from tests.support.servers import VllmServer
 from tests.support.vllm_requests import CHAT, http
@@ -86,6 +90,36 @@ STREAMED: dict[str, dict[str, Any]] = {
     "options empty": first(WEATHER, stream_options={}),
     "all asked for": first(WEATHER, logprobs=True, return_token_ids=True, **ASKS_EVERY_USAGE),
 }
+COMPLETIONS: dict[str, dict[str, Any]] = {
+    name: {"temperature": 0, "max_tokens": 12, "stream": True, "prompt": "Count to", **more}
+    for name, more in {
+        "plain": {},
+        "two prompts": {"prompt": ["Count to", "The weather"]},
+        "two choices": SAMPLED,
+        "a stop word": {"max_tokens": 30, "stop": ["e"]},
+        "logprobs asked for": {"logprobs": 2},
+        "token ids asked for": {"return_token_ids": True},
+        "echo": {"echo": True},
+        "three tokens an event": {"stream_interval": 3},
+        "usage refused": {"stream_options": {"include_usage": False, "continuous_usage_stats": True}},
+    }.items()
+}
+COMPLETION = "/v1/completions"
+
+RULE = """\
+package interlock.policies.acme.unsure
+
+tool_call contains {
+	"id": "argument",
+	"severity": "high",
+	"action": "deny",
+	"message": "Ask first.",
+	"tags": [],
+} if {
+	some argument in input.call.logprobs.arguments
+	argument.min < %s
+}
+"""
 _MASKS = (
     (re.compile(rb'"created":\d+'), b'"created":0'),
     (re.compile(rb"chatcmpl-tool-[0-9a-f]{16}"), b"chatcmpl-tool-x"),
@@ -105,42 +139,69 @@ class Pairs:
     server: VllmServer
     fingerprint: Fingerprint = field(default_factory=Fingerprint)
 
-    async def answer(self, body: bytes) -> Message:
-        request = http("POST", CHAT, body, "X-Request-Id: pair")
-        return parse(await send(self.server.port, request, seconds=120))
+    async def answer(self, body: bytes, path: str = CHAT, port: int | None = None) -> Message:
+        request = http("POST", path, body, "X-Request-Id: pair")
+        return parse(await send(port or self.server.port, request, seconds=120))
 
     async def compare(
-        self, asked: dict[str, Any], *, logprobs: bool, usage: bool, fingerprint: Fingerprint | None = None
+        self,
+        asked: dict[str, Any],
+        *,
+        logprobs: bool,
+        usage: bool,
+        fingerprint: Fingerprint | None = None,
+        path: str = CHAT,
     ) -> tuple[bytes, bytes]:
         """The raw answer and the other with the injection taken out, both masked."""
         body = json.dumps(asked | {"model": self.server.model}).encode()
-        view = read(asked | {"model": self.server.model})
-        injected = inject("chat", body, view, logprobs=logprobs, usage=usage)
+        view = read(asked, path)
+        injected = inject(DIALECTS[path].api, body, view, logprobs=logprobs, usage=usage)
         assert injected is not None
         raws: set[bytes] = set()
         for _ in range(TRIES):
-            raw = await self.answer(body)
-            other = await self.answer(injected.body)
+            raw = await self.answer(body, path)
+            other = await self.answer(injected.body, path)
             assert raw.start == other.start == "HTTP/1.1 200 OK", (raw.body, other.body)
             undo = Uninjector(injected, view, fingerprint or self.fingerprint)
-            found = masked(stream(undo, other.body) if view.stream else undo.whole(other.body))
+            found = masked(stream(undo, other.body, path) if view.stream else undo.whole(other.body))
             raws.add(masked(raw.body))
             if found in raws:
                 return found, found
         return min(raws), found
 
+    async def compare_through(self, port: int, asked: dict[str, Any], path: str = CHAT) -> tuple[bytes, bytes]:
+        """The direct answer and the one that came through an Interlock, both masked."""
+        body = json.dumps(asked | {"model": self.server.model}).encode()
+        raws: set[bytes] = set()
+        lanes = asked.get("n", 1) > 1  # while a call of one choice is judged, the other's events flow on
+        for _ in range(TRIES):
+            raws.add(by_choice(masked((await self.answer(body, path)).body), lanes))
+            found = by_choice(masked((await self.answer(body, path, port)).body), lanes)
+            if found in raws:
+                return found, found
+        return min(raws), found
 
-def read(asked: dict[str, Any]) -> ChatRequest:
-    view = read_chat_request(asked)
+
+def by_choice(body: bytes, lanes: bool) -> bytes:
+    """With ``lanes`` a stream's events choice by choice."""
+    if not lanes or not body.startswith(b"data: "):
+        return body
+    events = body.split(b"\n\n")[:-1]
+    return b"\n\n".join(
+        sorted(events, key=lambda one: (b"[DONE]" in one, b'"choices":[]' in one, b'"choices":[{"index":1' in one))
+    )
+
+
+def read(asked: dict[str, Any], path: str = CHAT) -> ChatRequest:
+    view = DIALECTS[path].request(asked)
     assert isinstance(view, ChatRequest)
     return view
 
 
-def stream(undo: Uninjector, body: bytes) -> bytes:
-    out = b""
-    for event in ChatStreamReader().feed(body):
-        out += b"".join(made.raw for made in undo.event(event))
-    return out + b"".join(made.raw for made in undo.rest())
+def stream(undo: Uninjector, body: bytes, path: str = CHAT) -> bytes:
+    reader, _ = DIALECTS[path].stream(ChatRequest("tiny", ()))
+    events = [made for event in reader.feed(body) for made in undo.event(event)]
+    return b"".join(made.raw for made in [*events, *undo.rest()])
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +234,66 @@ async def test_the_first_stream_of_all_shows_nothing_of_it_either(pairs: Pairs, 
     asked = STREAMED[name] | {"stream": True}
     raw, found = await pairs.compare(asked, logprobs=True, usage=True, fingerprint=Fingerprint())
     assert found == raw
+
+
+@pytest.mark.parametrize("name", COMPLETIONS)
+async def test_a_stream_of_completions_shows_nothing_of_it(pairs: Pairs, name: str) -> None:
+    raw, found = await pairs.compare(COMPLETIONS[name], logprobs=True, usage=True, path=COMPLETION)
+    assert found == raw
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def asking(pairs: Pairs, opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[int]:
+    """The port of an Interlock that wants logprobs for a rule, which never fires, and usage for a budget."""
+    folder = tmp_path_factory.mktemp("asking")
+    built(opa_binary, folder / "mine", {"acme/unsure/policy.rego": RULE % "0.0"}).write(folder / "bundle")
+    policies = {"bundle": folder / "bundle", "modes": {"acme.unsure": "enforce"}}
+    agents = {"anonymous": {"tokens": 10_000_000}}
+    async with running(pairs.server.url, folder / "state", policies=policies, agents=agents) as interlock:
+        yield port_of(interlock)
+
+
+@pytest.mark.parametrize("name", STREAMED)
+async def test_a_stream_through_interlock_is_as_direct(pairs: Pairs, asking: int, name: str) -> None:
+    raw, found = await pairs.compare_through(asking, STREAMED[name] | {"stream": True})
+    assert found == raw
+
+
+@pytest.mark.parametrize("name", ASKED)
+async def test_a_whole_answer_through_interlock_is_as_direct(pairs: Pairs, asking: int, name: str) -> None:
+    raw, found = await pairs.compare_through(asking, {"max_tokens": 200, **ASKED[name]})
+    assert found == raw
+
+
+@pytest.mark.parametrize("name", COMPLETIONS)
+async def test_completions_through_interlock_are_as_direct(pairs: Pairs, asking: int, name: str) -> None:
+    raw, found = await pairs.compare_through(asking, COMPLETIONS[name], COMPLETION)
+    assert found == raw
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize(("bound", "refused"), [("1.0", True), ("0.5", False)])
+async def test_a_rule_about_probabilities_decides(
+    pairs: Pairs, opa_binary: Path, tmp_path: Path, bound: str, refused: bool, streamed: bool
+) -> None:
+    """The tiny model knows its script by heart: it is sure, but of nothing entirely."""
+    built(opa_binary, tmp_path / "mine", {"acme/unsure/policy.rego": RULE % bound}).write(tmp_path / "bundle")
+    policies = {"bundle": tmp_path / "bundle", "modes": {"acme.unsure": "enforce"}}
+    body = json.dumps(first(COMPARE, stream=streamed)).encode()
+    async with running(pairs.server.url, tmp_path / "state", policies=policies) as interlock:
+        answer = await pairs.answer(body, port=port_of(interlock))
+    assert (b"Ask first." in answer.body) == refused
+    assert (b'"tool_calls":[' in answer.body) != refused
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_what_the_server_does_not_take_it_refuses_before_any_text(pairs: Pairs, streamed: bool) -> None:
+    """What the second, raw request relies on: a 4xx, of a stream inside its first event."""
+    body = json.dumps(first(WEATHER, model="tiny", stream=streamed, logprobs=True, top_logprobs=21)).encode()
+    answer = await pairs.answer(body)
+    if streamed:
+        error, rest = answer.body.split(b"\n\n", 1)
+        assert (answer.start, rest) == ("HTTP/1.1 200 OK", b"data: [DONE]\n\n")
+        assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == 400
+    else:
+        assert answer.start == "HTTP/1.1 400 Bad Request"

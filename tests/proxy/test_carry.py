@@ -151,6 +151,17 @@ async def test_a_body_of_many_megabytes_arrives_whole(stage: Stage) -> None:
     assert stage.upstream.last.body == body
 
 
+async def test_a_body_of_very_many_small_chunks_arrives_whole(stage: Stage) -> None:
+    """More than are let to wait at once, and each ended apart from the next."""
+    sizes = [1, 2, 3, 17, 1, 300] * 8_000
+    body = b"".join(b"%x\r\n%s\r\n" % (size, b"%d" % (size % 10) * size) for size in sizes) + b"0\r\n\r\n"
+    stage.answers(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + body)
+
+    answer = await stage.send(get("/v1/models", "Connection: close"))
+
+    assert answer.body == b"".join(b"%d" % (size % 10) * size for size in sizes)
+
+
 async def test_long_and_many_headers_are_carried_as_vllm_takes_them(stage: Stage) -> None:
     stage.answers(OK)
     await stage.send(get("/version", "X-Long: " + "a" * 60_000, *[f"X-{i}: {i}" for i in range(200)]))

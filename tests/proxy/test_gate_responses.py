@@ -167,6 +167,45 @@ def test_a_copy_that_says_something_else_is_unknown() -> None:
         assert "unknown" not in kinds[:-1]
 
 
+def test_where_it_may_pass_another_kind_of_call_keeps_its_place() -> None:
+    events = stream(Say("Hm.", "Hi.", (BAD,)))
+    at, sequence = 3, len(events) - 1
+    custom = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "c", "name": "patch", "input": ""}
+    said = [
+        {"type": "response.output_item.added", "item": custom},
+        {"type": "response.custom_tool_call_input.delta", "item_id": "ctc_1", "delta": "x"},
+        {"type": "response.custom_tool_call_input.done", "item_id": "ctc_1", "input": "x"},
+        {"type": "response.output_item.done", "item": {**custom, "input": "x"}},
+    ]
+    more = [
+        f"event: {one['type']}\ndata: ".encode()
+        + json.dumps({**one, "output_index": at, "sequence_number": sequence + n}).encode()
+        + b"\n\n"
+        for n, one in enumerate(said)
+    ]
+    final = json.loads(events[-1].partition(b"\ndata: ")[2])["response"]
+    output = [*final["output"], said[3]["item"]]
+    last = _changed(events[-1], sequence_number=sequence + 4, response={**final, "output": output})
+    for cut in (False, True):
+        talk = Conversation(late=True)
+        for event in [*events[:-1], *more, *([] if cut else [last])]:
+            (read,) = talk.reader.feed(event)
+            assert (read.kind == "unknown") == (event in more)
+            talk.gate.feed(read)
+        talk.open.extend(talk.gate.questions())
+        talk.decide()
+        if cut:
+            talk.gate.cut("Stopped.")
+        assert talk.gate.end()
+        given = [json.loads(part.partition(b"\ndata: ")[2]) for part in talk.client_gets().split(b"\n\n")[:-1]]
+        assert [one["sequence_number"] for one in given] == list(range(len(given)))
+        opened = [one["output_index"] for one in given if one["type"] == "response.output_item.added"]
+        assert opened == list(range(len(opened)))
+        types = [item["type"] for item in given[-1]["response"]["output"]]
+        assert types == ["reasoning", "message", "message", "custom_tool_call", *(["message"] if cut else [])]
+        assert CANARY not in json.dumps(given)
+
+
 def test_terminate_closes_what_is_open_and_ends_as_an_answer_ends() -> None:
     events = stream(Say("Hm. ", "One", (BAD,)))
     talk = Conversation(late=True)

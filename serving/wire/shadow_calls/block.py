@@ -20,6 +20,8 @@ LONGEST_CALL = 1024 * 1024
 """Bytes of one call. A longer one is reported as it stands, which no strict reading takes."""
 
 SHOWN_OF_LONGEST = 1024
+MOST_SKIPPED = 32
+"""Tags and separators between an opener or a call and the next call."""
 _PYTHON = "python"
 
 
@@ -57,6 +59,7 @@ class Block:
         self._item_at = at
         self._name = ""
         self._searched = at
+        self._skipped = 0
         self._phase: Callable[[bytearray, int, int, bool, list[ShadowCall]], bool] = self._head
         self._json: ObjectReading | None = None
         self._python: PythonReading | None = None
@@ -71,10 +74,15 @@ class Block:
         while not self.over and self._phase(data, base, end, final, calls):
             pass
         if not self.over and end - self._item_at > LONGEST_CALL:
+            self.give_up(data, base, end, calls)
+
+    def give_up(self, data: bytearray, base: int, end: int, calls: list[ShadowCall]) -> None:
+        """Reads no further. A call that has begun is reported as it stands, which no strict reading takes."""
+        if self._phase != self._head:
             cut = cut_off(self._json, data, base, end) if self._json is not None else None
             name = self._name or (cut[0] if cut else "")
             self._give(calls, name, _text(data, base, self._item_at, self._item_at + SHOWN_OF_LONGEST), end)
-            self.at, self.over = end, True
+        self.at, self.over = end, True
 
     # -- between calls -----------------------------------------------------------------------------
 
@@ -94,13 +102,13 @@ class Block:
             return self._undecided(data, base, end)
         if item["skip"] is not None:
             self.at = item.end() + base
-            return self.at < end
+            return self._skips(end)
         if item["json"] is not None:
             self._json = ObjectReading(self.at)
             return self._go(self._object)
         if item["named"] is not None:
             self._name = forms.plain_name(_decoded(item["name"]))
-            self._gemma = item["named"].lower().startswith(b"call:")
+            self._gemma = item["prefix"] is not None
             self.at = item.end() + base
             self._json = ObjectReading(self.at)
             return self._go(self._arguments)
@@ -123,7 +131,13 @@ class Block:
         """Either more is needed to tell, or this is no call."""
         at = self.at - base
         waits = markers.UNFINISHED_ITEM.match(data, at) or (self._code and markers.UNFINISHED_CODE.match(data, at))
-        self.over = not waits or end - self.at > markers.LONGEST_HEAD
+        if waits and end - self.at <= markers.LONGEST_HEAD:
+            return False
+        begins = markers.BEGINS_WITH_NAME.match(data, at)
+        if begins and (name := forms.plain_name(_decoded(begins[1]))) in self._names:
+            self._name = name  # an offered tool, right behind its opener: some readers ask for no more
+            return self._go(self._malformed)
+        self.over = True
         return False
 
     def _tag(self, data: bytearray, base: int, end: int) -> bool:
@@ -137,6 +151,12 @@ class Block:
             return self._go(self._function)
         self.at = tag.end() + base
         self.over = markers.CLOSER.match(data, at) is not None
+        return self._skips(end)
+
+    def _skips(self, end: int) -> bool:
+        """One more tag or separator; behind too many of them no call comes that this block announced."""
+        self._skipped += 1
+        self.over = self.over or self._skipped > MOST_SKIPPED
         return self.at < end
 
     # -- calls -------------------------------------------------------------------------------------
@@ -165,6 +185,8 @@ class Block:
         self, reading: ObjectReading, data: bytearray, base: int, end: int, calls: list[ShadowCall]
     ) -> None:
         cut = cut_off(reading, data, base, end)
+        if cut is None and (only := markers.ONLY_KEY.match(data, reading.start - base)):
+            cut = forms.plain_name(_decoded(only[1])), _text(data, base, only.end() + base - 1, end)
         if cut is not None:
             self._give(calls, *cut, end, complete=False)
 
@@ -261,7 +283,7 @@ class Block:
         stop = match.start() + base if match else end
         text = bytes(data[self._item_at - base : stop - base])
         name = self._name
-        if not name and (loose := markers.LOOSE_NAME.search(text)):
+        if not name and (loose := markers.LOOSE_NAME.search(text) or markers.ONLY_KEY.match(text)):
             name = forms.plain_name(_decoded(loose[1]))
         said = text.decode("utf-8", "surrogatepass").strip()
         if name:
@@ -284,6 +306,7 @@ class Block:
         start = self._item_at if at is None else at
         calls.append(ShadowCall(name, arguments, self._begin, end, start, True, complete, said_at))
         self._begin = self.held_from = self._item_at = end
+        self._skipped = 0
         self._name = ""
 
 

@@ -43,7 +43,10 @@ _TAGS = [
     "|action_start",
     "|start_action",
     "|plamo:begin_tool",
-    "|dsml|",
+    "|dsml| function_call",
+    "|dsml| tool_call",
+    "|dsml| calls",
+    "|dsml| invoke~name",
 ]
 _CODE_TAGS = ["tool_code", "|python_tag", "|python_start"]
 
@@ -156,7 +159,7 @@ _WORDS = rb"(?:\s|\[CALL_ID\]\w{1,32}|\[ARGS\]|<[^<>{}]{1,40}>|json|code|comment
 ITEM = re.compile(
     rb"(?P<skip>[\s,;\]]+|\[|`{3}(?:json|python|py|tool_calls?|tool_code)?(?=[\s{\[]))"
     rb"|(?P<json>\{)"
-    rb"|(?P<named>(?:function\s{0,2}<[^<>{}]{1,40}>\s{0,2})?(?:call:|functions?[.:])?(?P<name>" + _NAME + rb")"
+    rb"|(?P<named>(?:function\s{0,2}<[^<>{}]{1,40}>\s{0,2})?(?P<prefix>[A-Za-z_]\w{0,31}:)?(?P<name>" + _NAME + rb")"
     rb"(?::\d{1,4})?" + _WORDS + rb"{0,24}(?=\{))"
     rb"|(?P<keyed>(?P<keyed_name>" + _NAME + rb")\s{0,4}(?:<tool_sep[^<>]{0,12}>)?\s{0,4}(?=<[^<>/]{0,8}arg_key|</))"
     rb"|(?P<python>(?:[A-Za-z_]\w{0,63}\s{0,2}=\s{0,2})?(?P<called>[A-Za-z_][\w.]{0,127})\s{0,2}\()",
@@ -178,12 +181,18 @@ UNFINISHED_CODE = re.compile(
 UNFINISHED_ITEM = re.compile(
     rb"(?:<[^<>{}]{0,200}"
     rb"|`{1,3}[a-z_]{0,12}"
-    rb"|(?:function\s{0,2}<[^<>{}]{1,40}>\s{0,2})?(?:call:|functions?[.:])?(?:" + _NAME + rb")?(?::\d{0,4})?"
+    rb"|(?:function\s{0,2}<[^<>{}]{1,40}>\s{0,2})?(?:[A-Za-z_]\w{0,31}:)?(?:" + _NAME + rb")?(?::\d{0,4})?"
     rb"" + _WORDS + rb"{0,24}(?:<[^<>{}]{0,40}|\[\w{0,8}\]?\w{0,32}|`{1,3}(?:j|js|jso)?|[a-z]{1,10})?"
     rb"|[A-Za-z_]\w{0,63}\s{0,2}=\s{0,2}(?:[A-Za-z_][\w.]{0,127})?\s{0,2})\Z",
     _FLAGS,
 )
 LONGEST_HEAD = 1024
+BEGINS_WITH_NAME = re.compile(
+    rb"(?:function\s{0,2}<[^<>{}]{1,40}>\s{0,2})?(?:[A-Za-z_]\w{0,31}:)?(" + _NAME + rb")", _FLAGS
+)
+
+ONLY_KEY = re.compile(rb"\{\s*\"([^\"\\]{1,128})\"\s*:\s*\{", re.DOTALL)
+"""The name in ``{"get_weather": {…``."""
 
 LOOSE_NAME = re.compile(
     rb"[\"']?(?:name|tool|tool_name|function|function_name)[\"']?\s*[:=]\s*[\"']([^\"'\\<>{}\n]{1,128})[\"']",

@@ -12,6 +12,8 @@ linear in the text, and text that has none of the characters that begin a call c
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from serving.wire.shadow_calls import forms, markers
@@ -29,6 +31,12 @@ class ShadowState(msgspec.Struct, frozen=True):
     calls: tuple[ShadowCall, ...] = ()
 
 
+STRETCH = 1024
+"""Bytes that are read at once."""
+
+MOST_OPEN = 8
+"""Openers whose calls are read at a time. What more of them push out is reported as it stands."""
+
 _QUIET = ShadowState()
 
 
@@ -40,7 +48,7 @@ class ShadowReader:
         self._data = bytearray()
         self._base = 0
         self._scanned = 0
-        self._block: Block | None = None
+        self._open: list[Block] = []
         self._objects = FlowingObjects()
         self._lists = FlowingCalls(offered)
         self._idle = True
@@ -58,14 +66,22 @@ class ShadowReader:
             self._scanned = self._base
             self._objects.skip(self._base)
             self._lists.skip(self._base)
-        self._data += text.encode("utf-8", "surrogatepass")
-        return self._read(False)
+        raw = text.encode("utf-8", "surrogatepass")
+        if len(raw) <= STRETCH:
+            self._data += raw
+            return self._read(False)
+        calls: list[ShadowCall] = []
+        for begin in range(0, len(raw), STRETCH):  # a place is looked at from few openers at once
+            self._data += raw[begin : begin + STRETCH]
+            state = self._read(False)
+            calls += state.calls
+        return ShadowState(state.opened_at, tuple(calls))
 
     def end(self) -> ShadowState:
         """What the end of the text completes or leaves incomplete. Nothing is held afterwards."""
         state = self._read(True) if not self._idle else _QUIET
         self._data.clear()
-        self._block = None
+        self._open.clear()
         self._idle = True
         return ShadowState(None, state.calls)
 
@@ -104,29 +120,40 @@ class ShadowReader:
                 calls.append(ShadowCall(*listed, start, stop, start, explicit=False))
 
     def _blocks(self, end: int, final: bool, calls: list[ShadowCall]) -> int | None:
-        """Reads what openers announce; returns what must be held."""
+        """Reads what openers announce; returns what must be held. An opener inside another's call opens one of its own,
+        because another family's reader would see only that."""
         data, base = self._data, self._base
-        while True:
-            if self._block is None:
-                if markers.MAY_OPEN.search(data, self._scanned - base) is None:
-                    self._scanned = end
-                    return None
-                opener = markers.OPENER.search(data, self._scanned - base)
-                if opener is None:
-                    partial = None if final else markers.partial_opener(data, self._scanned - base)
-                    self._scanned = end if partial is None else partial + base
-                    return None if partial is None else partial + base
-                start = opener.start() + base
-                tagged = data[opener.start()] == ord("<")
-                at = start if tagged else opener.end() + base
-                self._block = Block(start, at, opener.lastgroup, self._offered)
-                self._scanned = opener.end() + base
-            block = self._block
+        for block in self._open:
             block.advance(data, base, end, final, calls)
-            if not block.over:
-                return None if final else block.held_from
-            self._scanned = max(self._scanned, block.at)
-            self._block = None
+        partial: int | None = None
+        if markers.MAY_OPEN.search(data, self._scanned - base) is None:
+            self._scanned = end
+        else:
+            while (opener := markers.OPENER.search(data, self._scanned - base)) is not None:
+                self._scanned = opener.end() + base
+                self._begin(opener, end, final, calls)
+            partial = None if final else markers.partial_opener(data, self._scanned - base)
+            self._scanned = end if partial is None else partial + base
+        self._open = [block for block in self._open if not block.over]
+        if len(calls) > 1:
+            calls[:] = {call.at: call for call in reversed(calls)}.values()
+        held = [block.held_from for block in self._open]
+        if partial is not None:
+            held.append(partial + base)
+        return min(held, default=None)
+
+    def _begin(self, opener: re.Match[bytes], end: int, final: bool, calls: list[ShadowCall]) -> None:
+        data, base = self._data, self._base
+        start = opener.start() + base
+        at = start if data[opener.start()] == ord("<") else opener.end() + base
+        block = Block(start, at, opener.lastgroup, self._offered)
+        block.advance(data, base, end, final, calls)
+        if block.over:
+            return
+        self._open = [one for one in self._open if not one.over]
+        self._open.append(block)
+        if len(self._open) > MOST_OPEN:
+            self._open.pop(0).give_up(data, base, end, calls)
 
     def _cut_off(self, end: int, calls: list[ShadowCall]) -> None:
         """Calls without an opener that the end of the text cuts off."""
@@ -160,8 +187,8 @@ class ShadowReader:
         needed = min(end, self._scanned, self._lists.needed)
         if (live := self._objects.live) is not None:
             needed = min(needed, live)
-        if self._block is not None:
-            needed = min(needed, self._block.needed)
+        for block in self._open:
+            needed = min(needed, block.needed)
         del self._data[: needed - self._base]
         self._base = needed
-        self._idle = not self._data and self._block is None
+        self._idle = not self._data and not self._open

@@ -136,6 +136,9 @@ EVASIONS = {
         [("x", None), ("y", {})],
     ),
     "repaired by its reader": Case("<tool_call>{'name': 'x', 'arguments': {'a': 1}}</tool_call>", [("x", None)]),
+    "an offered name and then anything": Case(
+        '<|tool_call_begin|>functions.run:0<|oops|>"cmd": "ls"}<|tool_call_end|>', [("run", None)]
+    ),
     "a name twice": Case('<tool_call>{"name": "a", "name": "run", "arguments": {}}</tool_call>', [("run", None)]),
     "arguments twice": Case('{"name": "run", "arguments": {}, "arguments": {"a": 1}}', [("run", None)]),
     "a parameter twice": Case(
@@ -253,6 +256,7 @@ def test_an_opener_that_is_only_named_is_released_soon() -> None:
         ('<tool_call>{"name": "x", "arguments": {"cmd": "rm -rf', "x", '{"cmd": "rm -rf'),
         ('{"name": "run", "arguments": {"cmd": "rm -rf', "run", '{"cmd": "rm -rf'),
         ('[TOOL_CALLS]x[ARGS]{"cmd": "rm -rf', "x", '{"cmd": "rm -rf'),
+        ('<|tools_prefix|>[{"x": {"cmd": "rm -rf', "x", '{"cmd": "rm -rf'),
         ("<function=x>\n<parameter=cmd>rm -rf", "x", '{"cmd": "rm -rf"}'),
         ('[run(cmd="rm -rf', "run", 'run(cmd="rm -rf'),
     ],

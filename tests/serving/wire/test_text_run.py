@@ -59,6 +59,22 @@ def test_a_run_begins_in_the_very_bytes_that_show_its_frame() -> None:
     assert [(one.kind, one.count) for one in events] == [("delta", 1), ("delta", 1), ("delta", 2), ("done", 1)]
 
 
+def test_a_run_ends_before_the_text_that_needs_more_and_goes_on_behind_it() -> None:
+    chunk = texts("b", "c", 'say "hi"', "d", "e") + texts("f")[:-5]
+
+    events, rest = read([texts("a"), chunk, texts("f")[-5:] + texts("g", "h")], runs=True)
+
+    assert [(one.count, one.choices[0].text) for one in events] == [
+        (1, "a"),
+        (2, "bc"),
+        (1, 'say "hi"'),
+        (2, "de"),
+        (1, "f"),
+        (2, "gh"),
+    ]
+    assert rest == b""
+
+
 def test_reasoning_that_comes_together_comes_as_one_event_and_text_after_it_too() -> None:
     thought = [event({"reasoning": part}) for part in ("x", "y", "z")]
 
