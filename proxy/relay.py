@@ -228,7 +228,9 @@ class Relay:
             raise
         finally:
             self._settle(x)
-            if x.ending in ("refused", "client_gone", "upstream_failed") and not (x.request.background and x.status):
+            if x.ending in ("refused", "client_gone", "upstream_failed") and not (
+                x.request.background and x.forwarded_ns
+            ):
                 self._answers.forget(x)
             if x.ending == "cut" and x.request.background and x.kept is not None:
                 self._later(self._cancel(sent, x.kept.id))
