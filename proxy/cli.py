@@ -34,8 +34,8 @@ examples:
   interlock config check interlock.yaml                 every error with its line and its remedy
 
 what runs where:
-  port 8080   the data port: vLLM's API, as vLLM speaks it. POST /v1/chat/completions, /v1/responses and
-              /v1/messages are judged; what makes tokens unjudged is refused until you say `unjudged: allow`
+  port 8080   the data port: vLLM's API, as vLLM speaks it. Chat completions, completions, batches, Responses and
+              Messages are judged; what else makes tokens is refused until you say `unjudged: allow`
               (INTERLOCK_UNJUDGED=allow)
   port 8081   the admin port: /healthz, /readyz, /metrics; with a token also runs, release and kill
   ~/.local/state/interlock   the record, keys and logs, readable by you alone (--state-dir)

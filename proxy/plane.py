@@ -13,10 +13,9 @@ import contextlib
 import gc
 from collections.abc import Awaitable, Callable
 
-import aiohttp
 from aiohttp import web
 
-from checks.nemo import NemoCheck
+from checks.nemo import NemoCheck, nemo_session
 from checks.scheduler import CheckScheduler
 from policies.model import BudgetFacts, CheckFact
 from policies.service import PolicySet
@@ -159,7 +158,7 @@ class DataPlane:
         checks, nemo = settings.checks, settings.checks.nemo
         if nemo.url is None:
             return
-        session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        session = nemo_session(checks.concurrency)
         self._stack.push_async_callback(session.close)
         token = nemo.token.get_secret_value() if nemo.token else None
         scheduler = CheckScheduler(

@@ -17,7 +17,7 @@ Source: ``ChatCompletionRequest`` and ``renderers/`` of vLLM 0.32.0.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -48,16 +48,6 @@ class FieldRule(msgspec.Struct, frozen=True):
     hides: frozenset[Surface]
     why: str
     applies: Callable[[Mapping[str, Any]], bool]
-
-
-def field_problem(
-    fields: Mapping[str, Any], reads: Set[str], rules: Iterable[FieldRule] | None = None
-) -> FieldProblem | None:
-    """The first field that hides a surface in ``reads``: the surfaces that enforcing policies read. ``rules`` are those
-    of the API, of chat completions by default."""
-    if not reads:
-        return None
-    return next((problem for problem in hidden(fields, rules) if not problem.hides.isdisjoint(reads)), None)
 
 
 def hidden(fields: Mapping[str, Any], rules: Iterable[FieldRule] | None = None) -> Iterator[FieldProblem]:

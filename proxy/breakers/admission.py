@@ -137,11 +137,6 @@ class Admission:
         await admitted.lease.release()
         await self._come_to_nothing(admitted.probes)
 
-    async def is_killed(self, agent: str, run: str) -> bool:
-        """Whether streams of this run are to be cut."""
-        values = await self._store.read(circuit_keys(agent, run))
-        return any(breaker.decode(value).state is State.KILLED for value in values)
-
     async def circuit(self, scope: str) -> Circuit:
         """The state of a scope's breaker, with reason, evidence and who brought it there."""
         (value,) = await self._store.read([circuit_key(scope)])

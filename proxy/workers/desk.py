@@ -32,6 +32,7 @@ from proxy.runs import Run
 from proxy.setup import State
 from proxy.shape import Shape
 from proxy.workers import words
+from proxy.workers.frames import NOTICE
 from proxy.workers.link import Link, listen, peer
 
 _log = logging.getLogger("interlock.workers")
@@ -101,7 +102,7 @@ class Desk:
     def tell_all(self, word: words.FromParent, besides: Peer | None = None) -> None:
         for one in self._peers.values():
             if one is not besides:
-                one.link.send(0, word)
+                one.link.send(NOTICE, word)
 
     def joined(self, number: int, token: str, one: Peer, pid: int) -> bool:
         """Whether the process at the other end is the worker that it says it is; it is then one of ours."""
@@ -126,7 +127,7 @@ class Desk:
         for one in self._peers.values():
             if (others := total - one.busy) != one.others:
                 one.others = others
-                one.link.send(0, words.Others(others))
+                one.link.send(NOTICE, words.Others(others))
 
     def _accept(self) -> None:
         assert self._listening is not None

@@ -25,6 +25,7 @@ from proxy.runs import NAME, RECENT_ARGUMENTS, RECENT_CALLS, Found, Run, Sightin
 from proxy.shape import Shape, answered, call_keys, seed_of
 from proxy.share import ShareMeter
 from proxy.workers import words
+from proxy.workers.frames import NOTICE
 from proxy.workers.link import Link
 from serving.settings import AgentSettings, BreakerSettings
 from serving.wire.request import ChatRequest, SentCall
@@ -72,16 +73,16 @@ class Caller:
     def tell(self, word: words.FromWorker) -> None:
         """Without an answer. What is told to a parent that is gone is lost with it."""
         if self._link is not None:
-            self._link.post(0, word)
+            self._link.post(NOTICE, word)
 
     def tell_first(self, word: words.FromWorker) -> None:
         """Like ``tell``, and it is on its way before this returns, unless the parent is far behind."""
         if self._link is not None:
-            self._link.send(0, word)
+            self._link.send(NOTICE, word)
             self._link.push(_BEHIND_SECONDS)
 
     def heard(self, number: int, body: msgspec.Raw) -> None:
-        if number == 0:
+        if number == NOTICE:
             self._noticed(_notices.decode(body))
             return
         answer, kind, _ = self._open.pop(-number, (None, None, 0.0))

@@ -46,13 +46,13 @@ class SentTool(msgspec.Struct, frozen=True):
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
-    """A chat-completions request, made by ``serving.wire.chat_request``.
+    """A request of any judged API, made by that API's dialect (``serving.wire.dialect``).
 
-    ``limit`` is max_completion_tokens or max_tokens, None if neither is sent. ``tool_choice`` is vLLM's default
-    (``auto`` with tools, else ``none``) where the request has none; null stays None. ``sampling`` holds the
-    sampling fields as sent. ``fields`` names every top-level field that was sent, known or not.
-    ``shows_tokens``: the answer will carry logprobs or token ids; ``calls_possible``: tools are offered and not
-    forbidden.
+    ``limit`` is the most tokens that an answer may have, whatever the API calls it; None if neither request nor API
+    sets one. ``tool_choice`` is vLLM's default (``auto`` with tools, else ``none``) where the request has none; null
+    stays None. ``sampling`` holds the sampling fields as sent. ``fields`` names every top-level field that was sent,
+    known or not. ``shows_tokens``: the answer will carry logprobs or token ids; ``calls_possible``: tools are offered
+    and not forbidden.
 
     ``previous`` names an answer that the model server is to put before the messages; ``stored``: it may keep this one,
     under ``answer_id`` if that is given; ``background``: it makes it whether anybody listens or not. ``after``: the

@@ -71,8 +71,7 @@ class StreamWriter(Protocol):
 class ChoiceChange(msgspec.Struct, frozen=True):
     """What is to become of one choice of a whole answer. ``refused``: the text for each call (by index) that
     the client does not get, out of ``calls`` calls. ``finish``: the finish reason if no call is left, in the words of
-    chat completions.
-    ``cut``: the text that takes the place of all the choice says."""
+    chat completions. ``cut``: the text that takes the place of all the choice says."""
 
     position: int
     refused: Mapping[int, str]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -242,6 +245,14 @@ def test_a_path_without_end_is_refused() -> None:
         refusal = decide(classify("GET", target), Settings(unjudged="allow"))
         assert refusal is not None
         assert refusal.status == 400
+
+
+def test_the_page_about_the_contract_names_every_judged_path_and_every_token_maker() -> None:
+    page = Path(__file__).parents[2] / "docs" / "contract.md"
+    rows = [line.split("|")[1:3] for line in page.read_text("utf-8").splitlines() if line.count("|") == 4]
+    for name, methods in TABLE.items():
+        for klass in set(methods.values()) & {EndpointClass.JUDGED, EndpointClass.UNJUDGED}:
+            assert any(re.search(rf"[` ]{re.escape(name)}`", paths) and klass in said for paths, said in rows), name
 
 
 def test_every_row_of_the_table_names_itself() -> None:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.request_fields import RULES, FieldRule, field_problem, hidden
+from serving.request_fields import RULES, FieldRule, hidden
 from serving.wire.dialects import DIALECTS
+from tests.support.fields import field_problem
 
 ALL = frozenset({"request", "reasoning", "text", "tool_call", "tool_result", "logprobs"})
 USER = {"role": "user", "content": "hi"}

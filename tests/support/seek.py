@@ -7,7 +7,6 @@ is looked at as it stands and with its escapes (JSON's, a URL's) resolved until 
 from __future__ import annotations
 
 import gzip
-import json
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -74,7 +73,3 @@ def found_below(secrets: Iterable[str], *folders: Path) -> list[str]:
 def escaped(text: str) -> str:
     """A JSON string of ``text`` in which every character is an escape."""
     return '"' + "".join(f"\\u{ord(character):04x}" for character in text) + '"'
-
-
-def plain_json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from serving.request_fields import field_problem
 from serving.wire.batch import Batch
 from serving.wire.completions import Completions
 from serving.wire.dialect import Coerced, UpstreamRefuses
 from serving.wire.request import ChatRequest
 from serving.wire.vocabulary import Event, Usage
 from serving.wire.writer import ChoiceChange, EventChange
+from tests.support.fields import field_problem
 from tests.support.wire import captures
 
 COMPLETIONS = Completions()

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.request_fields import field_problem, hidden
+from serving.request_fields import hidden
 from serving.wire.dialect import Coerced, UpstreamRefuses
 from serving.wire.messages import Messages
 from serving.wire.messages_request import read_messages_request
@@ -34,6 +34,7 @@ from tests.serving.wire.messages_corpus import (
     said,
     user,
 )
+from tests.support.fields import field_problem
 from tests.support.servers import plain_environment
 from tests.support.wire import Capture, captures
 
