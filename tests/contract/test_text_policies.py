@@ -21,9 +21,10 @@ from tests.policies.support import built
 from tests.support.apis import APIS, STREAMED, Api, heard
 from tests.support.chat import Call, Say
 from tests.support.interlock import port_of, running
+from tests.support.planted import Stream
 from tests.support.raw import Script, scripted, send
 from tests.support.serving import answering, post, streaming
-from tests.support.wire import parse
+from tests.support.wire import captures, parse
 from tracing.records import Decided
 from tracing.segments import read
 
@@ -51,6 +52,16 @@ reasoning contains finding if some signal in input.signals
 """
 SURFACES = [(name, surface) for name, api in APIS.items() for surface in api.says]
 STREAMED_SURFACES = [(name, surface) for name, surface in SURFACES if name in STREAMED]
+
+HIDDEN = {"include_reasoning_false_stream"}
+"""A request that hides the reasoning is refused while a policy reads it."""
+RECORDED = {
+    (capture.name, surface): Stream(capture)
+    for capture in captures()
+    if "text/event-stream" in (capture.response.header("content-type") or "") and capture.name not in HIDDEN
+    for surface in ("text", "reasoning")
+    if Stream(capture).places(surface)
+}
 
 
 class Stage:
@@ -164,6 +175,22 @@ async def test_no_byte_of_a_match_leaves_a_stream_under_a_hold(
     prefix_only(api, told, surface, before + " ", stream=True)
 
 
+@pytest.mark.parametrize(("name", "surface"), STREAMED_SURFACES)
+@pytest.mark.parametrize("hold", ["tail", "all"])
+@pytest.mark.parametrize("between", ["\u200b", "\u200d\u2060\u00ad" * 3])
+async def test_what_hides_a_match_does_not_let_it_go(
+    stages: dict[str, Stage], name: str, surface: str, hold: str, between: str
+) -> None:
+    """Characters without width make a match many times as long as its tail."""
+    api, stage = APIS[name], stages[hold]
+    events = api.events(says(surface, f"The key is {between.join(KEY)} . {LATER}"), 2)
+    stage.script = streaming(events)
+    told = heard(await stage.asks(api, stream=True))
+    assert leaks({path: text.translate(dict.fromkeys(map(ord, between))) for path, text in told.items()}) == {}
+    assert LATER not in str(told)
+    assert SHUT in str(api.said(told, "text", stream=True))
+
+
 @pytest.mark.parametrize(("name", "surface"), SURFACES)
 @pytest.mark.parametrize("hold", HOLDS)
 @pytest.mark.parametrize("after", ["", f" {LATER} and so on."])
@@ -230,3 +257,31 @@ async def test_what_is_let_by_is_what_the_model_server_sent(
             assert body == b"".join(events)
         else:  # between choices the order may shift
             assert sorted(body.split(b"\n\n")) == sorted(b"".join(events).split(b"\n\n"))
+
+
+async def test_there_are_recordings_of_every_api() -> None:
+    assert {(stream.api, surface) for (_, surface), stream in RECORDED.items() if stream.ended} == {
+        (api, surface) for api in ("chat", "completions", "messages", "responses") for surface in ("text", "reasoning")
+    } - {("completions", "reasoning")}
+
+
+@pytest.mark.parametrize("hold", ["tail", "all"])
+@pytest.mark.parametrize(("name", "surface"), RECORDED)
+@settings(max_examples=8)
+@given(data=st.data())
+async def test_no_byte_of_a_match_leaves_a_recorded_stream_under_a_hold(
+    stages: dict[str, Stage], name: str, surface: str, hold: str, data: st.DataObject
+) -> None:
+    stream, stage = RECORDED[name, surface], stages[hold]
+    words = f" {KEY} "
+    at = data.draw(st.lists(st.integers(1, len(words) - 1), unique=True).map(sorted))
+    parts = [words[begin:end] for begin, end in zip([0, *at], [*at, len(words)], strict=True)]
+    events = stream.with_words(surface, data.draw(st.sampled_from(stream.places(surface))), parts)
+    assert leaks(heard(b"".join(events)))
+    stage.script = streaming(pieces(events, data.draw(st.lists(st.integers(30, 900), min_size=1, max_size=8))))
+    request = stream.capture.request
+    answer = parse(await send(stage.port, post(request.body, path=request.start.split()[1])))
+    assert answer.start == "HTTP/1.1 200 OK", answer.body
+    told = heard(answer.body)
+    assert leaks(told) == {}
+    assert SHUT in str(told) or not stream.ended

@@ -158,7 +158,8 @@ def heard(body: bytes) -> dict[str, str]:
             if key == "bytes":
                 add(path, bytes(value))
             elif key == "token_ids":
-                add(path, VOCABULARY.decode(value).encode())
+                known = [number for number in value if number in VOCABULARY]
+                add(path, VOCABULARY.decode(known).encode())
         elif isinstance(value, list):
             for one in value:
                 part = path

@@ -50,6 +50,9 @@ class Vocabulary:
     def id(self, text: str) -> int:
         return self._ids.setdefault(text, len(self._ids) + 5)
 
+    def __contains__(self, number: int) -> bool:
+        return number in self._ids.values()
+
     def decode(self, ids: list[int]) -> str:
         by_id = {number: text for text, number in self._ids.items()}
         return "".join(by_id[number] for number in ids)
