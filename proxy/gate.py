@@ -27,6 +27,8 @@ from serving.wire.writer import EventChange, StreamWriter
 
 _FLOW, _PLAIN = State.FLOW, Kind.PLAIN  # an enum's member by its name costs more than the rest of a look
 
+_TOO_LONG = "The answer was stopped: it is longer than what may be held for judging."
+
 
 class Gate:
     """One streamed answer.
@@ -66,6 +68,7 @@ class Gate:
         self._next_ticket = 0
         self._template: Event | None = None
         self._tracks = writer.tracks
+        self._failed = False
         self.held_bytes = 0
         self.over = False
 
@@ -117,11 +120,14 @@ class Gate:
         if event.kind == "error":
             self.fail(self._writer.passed(event) if self._tracks else event.raw)
             return
-        if event.kind == "done":
+        if event.kind == "done" and self._failed:
+            self.fail()  # what came behind the error
+        elif event.kind == "done":
             self._close_open_calls()
         if self.held_bytes:
             self._tail.append(event)
             self.held_bytes += len(event.raw)
+            self._bound()
         else:
             self._pass(event)
 
@@ -139,8 +145,8 @@ class Gate:
 
     def answer(self, ticket: int, answer: Answer) -> None:
         """The verdict on a question."""
-        choice, call = self._tickets.pop(ticket)
-        if self.over:
+        choice, call = self._tickets.pop(ticket, (None, None))
+        if self.over or choice is None:
             return
         if call is not None:
             call.answer = answer
@@ -153,15 +159,21 @@ class Gate:
             self.cut(answer.refusal)
             return
         self._drain(choice)
+        self._bound()
 
     def fail(self, raw: bytes = b"") -> None:
-        """Upstream failed: what is held is dropped, ``raw`` (its own error event, or nothing) passes."""
+        """Upstream failed: what is held is dropped, ``raw`` (its own error event, or nothing) passes. No verdict
+        counts any more."""
+        self._failed = True
         for choice in self._choices.values():
             choice.queue.clear()
             choice.state = State.ENDED
+            if choice.texts is not None:
+                choice.texts.open.clear()
         self._tail.clear()
         self.held_bytes = 0
         self._questions.clear()
+        self._tickets.clear()
         for choice in self._choices.values():
             for call in choice.calls.values():
                 call.complete = True
@@ -172,9 +184,11 @@ class Gate:
         """The stream is over. False if it broke off while something was held (which is then dropped)."""
         if self.over or not self.held_bytes:
             return True
-        if self._tail and self._tail[-1].kind == "done":
+        if any(event.kind == "done" for event in self._tail):
             return True
-        if not self._tail and all(c.state is State.DRAIN for c in self._choices.values() if c.queue):
+        if all(event.kind == "comment" for event in self._tail) and all(
+            c.state is State.DRAIN for c in self._choices.values() if c.queue
+        ):
             return True  # an API whose last event is a choice's own
         self.fail()
         return False
@@ -249,6 +263,8 @@ class Gate:
         place: Place = ()
         if choice.texts is not None:
             place, found = choice.texts.take(delta)
+            if found and any(one.calls for one in found):
+                flows = False  # a whole call may stand in one event, or in a run of them
             if flows := flows and not choice.queue and not choice.texts.waits(place):
                 choice.texts.gave(place)
             if found:
@@ -266,6 +282,8 @@ class Gate:
             if emit:
                 self._pass(event)
             return
+        if following is None and not self._hold:
+            following = choice.state  # its verdicts change nothing
         if following is None:
             self.cut("The answer was stopped: it went on with a tool call that had ended.")
             return
@@ -290,6 +308,7 @@ class Gate:
         if self.held_bytes > self._limit:
             self._overflow(delta.choice, choice)
         self._drain(choice)
+        self._bound()
 
     def _resolve_doubt(self, choice: Choice, touches: set[int], place: Place) -> None:
         """Events in doubt belong to the call before them, to the call that begins now, or to neither; they show tokens
@@ -356,10 +375,21 @@ class Gate:
         for its end cannot be judged any more."""
         call = choice.calls.get(choice.newest)
         if choice.texts is not None and choice.texts.stuck:
-            self.cut("The answer was stopped: it is longer than what may be held for judging.")
+            self.cut(_TOO_LONG)
         elif call is not None and not call.complete:
             call.overflowed = True
             self._ask(number, choice, call, complete=False, problem="held_bytes")
+
+    def _bound(self) -> None:
+        """Too much is held, and there is no verdict that would let it go: open calls are unfit, whosever events came
+        last; without any, nothing but more events could say what is held."""
+        if self.held_bytes <= self._limit or self._tickets or self.over:
+            return
+        for number, choice in self._choices.items():
+            self._overflow(number, choice)
+            if self._tickets or self.over:
+                return
+        self.cut(_TOO_LONG)
 
     # -- release -----------------------------------------------------------------------------------
 

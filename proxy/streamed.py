@@ -121,6 +121,7 @@ class StreamedAnswer:
                         self._x.cut_text = self._killed
                         gate.cut(self._killed)
                     elif self._broke or not gate.end():
+                        self._broke = True  # what was held is gone
                         break
                 self._ask()
                 await self._give(response)
@@ -130,6 +131,7 @@ class StreamedAnswer:
         if self._broke or not gate.end():
             await self._give(response)
             raise UpstreamBroke
+        await self._give(response)  # a verdict may have ended it while the last bytes were written
         rest = self._reader.rest()
         if rest and not gate.over:
             if not self._unjudged_passes and not self._reader.harmless(rest):
@@ -186,6 +188,8 @@ class StreamedAnswer:
 
     async def _answer(self, question: Question | TextQuestion) -> None:
         answer = await self._judge(self._x, question)
+        if self._gate.over:
+            return
         if answer.cut:
             self._x.cut_text = answer.refusal
         try:

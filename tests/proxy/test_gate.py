@@ -302,3 +302,15 @@ def test_a_refused_call_never_arrives_by_any_channel(
 def test_the_vocabulary_of_the_scripts_decodes_what_it_encodes() -> None:
     read = read_stream(b"".join(stream(Say(calls=(BAD,)), token_ids=True)))[0]
     assert CANARY in VOCABULARY.decode(read.ids)
+
+
+def test_tokens_that_nothing_explains_cannot_be_held_without_end() -> None:
+    talk = conversation(held_limit=5_000)
+    event = stream(Say(reasoning="Hm."), logprobs=True, usage=False)[1]  # the tokens of <think>: no text says them
+    assert read_event(event).choices[0].tokens
+    assert not read_event(event).choices[0].reasoning
+    for _ in range(100):
+        talk.gate.feed(read_event(event))
+    assert talk.gate.over
+    assert talk.gate.held_bytes == 0
+    assert b"longer than what may be held" in b"".join(talk.gate.take())

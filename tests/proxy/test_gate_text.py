@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -55,8 +57,8 @@ class Rule:
 class Talk:
     """Feeds a gate; every text question with hits is answered with a cut, unless ``allow``."""
 
-    def __init__(self, *, late: bool = False, allow: bool = False, **rules: TextRule) -> None:
-        self.gate = Gate(ChatWriter(), watch_tokens=True, texts=rules)  # type: ignore[arg-type]
+    def __init__(self, *, late: bool = False, allow: bool = False, hold: bool = True, **rules: TextRule) -> None:
+        self.gate = Gate(ChatWriter(), hold=hold, watch_tokens=True, texts=rules)  # type: ignore[arg-type]
         self.late, self.allow = late, allow
         self.got = b""
         self.asked: list[TextQuestion] = []
@@ -191,3 +193,40 @@ def test_no_byte_of_a_match_leaves_under_a_hold(
     else:
         shown = read.everything().replace(SHUT, "")
         assert not any(SECRET[:n] in shown for n in range(3, len(SECRET) + 1))
+
+
+ERROR = b'data: {"error":{"message":"boom","type":"InternalServerError","param":null,"code":500}}\n\n'
+
+
+@pytest.mark.parametrize("hold", [0, 40, None])
+def test_a_verdict_that_comes_after_an_error_says_nothing_more(hold: int | None) -> None:
+    first, *events = stream(Say(text=f"so {SECRET}"), usage=False)
+    talk = Talk(late=True, text=Rule(hold, at_end=True))
+    talk.says(first, *events[:-2], ERROR, events[-1])
+    while talk.open:
+        talk.decide()
+    assert talk.got.endswith(ERROR + events[-1])
+    assert talk.got.count(b"[DONE]") == 1
+    assert talk.gate.end()
+
+
+def test_a_comment_behind_the_end_does_not_break_off_what_waits_for_a_verdict() -> None:
+    events = [*stream(Say(text=f"so {SECRET}"), usage=False), b": ping\n\n"]
+    talk = Talk(late=True, allow=True, text=Rule(40))
+    talk.says(*events)
+    assert talk.gate.end()
+    while talk.open:
+        talk.decide()
+    assert talk.got == b"".join(events)
+
+
+def test_where_only_texts_are_stopped_calls_that_take_turns_pass() -> None:
+    def piece(index: int, **says: object) -> bytes:
+        delta = {"tool_calls": [{"index": index, **says}]}
+        return b"data: " + json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode() + b"\n\n"
+
+    begun = [piece(i, id=f"c{i}", function={"name": "get_weather", "arguments": "{"}) for i in range(2)]
+    events = [*begun, *(piece(i, function={"arguments": "}"}) for i in range(2)), *stream(Say(), usage=False)[-2:]]
+    talk = Talk(text=Rule(40), hold=False)
+    talk.says(*events)
+    assert talk.got == b"".join(events)
