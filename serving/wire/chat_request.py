@@ -22,37 +22,23 @@ from typing import Any
 from serving.wire import coercion
 from serving.wire.coercion import Reader, each
 from serving.wire.dialect import Coerced, UpstreamRefuses
+from serving.wire.field_reading import read_fields
 from serving.wire.request import ChatRequest, SentCall, SentMessage, SentTool
+
+_Parts = tuple[tuple[SentMessage, ...], tuple[SentTool, ...]]
 
 
 def read_chat_request(value: Any) -> ChatRequest | Coerced | UpstreamRefuses:
     """Reads ``value``, the strict value of a request body for ``/v1/chat/completions``."""
-    if value.__class__ is not dict:
-        return UpstreamRefuses("", "the body is not an object")
-    refusal: coercion.Refused | None = None
-    for name, sent in value.items():
-        reader = _READERS.get(name)
-        if reader is None:
-            continue
-        try:
-            reader(name, sent)
-        except coercion.Refused as problem:
-            refusal = problem
-        except coercion.Coerced as problem:
-            return Coerced(problem.field, problem.message)
-    try:
-        messages = _messages(value)
-        tools = _tools(value.get("tools"))
-    except coercion.Refused as problem:
-        return UpstreamRefuses(problem.field, problem.message)
-    except coercion.Coerced as problem:
-        return Coerced(problem.field, problem.message)
-    if refusal is not None:
-        return UpstreamRefuses(refusal.field, refusal.message)
-    return _view(value, messages, tools)
+    return read_fields(value, _READERS, _parts, _view)
 
 
-def _view(value: dict[str, Any], messages: tuple[SentMessage, ...], tools: tuple[SentTool, ...]) -> ChatRequest:
+def _parts(value: dict[str, Any]) -> _Parts:
+    return _messages(value), _tools(value.get("tools"))
+
+
+def _view(value: dict[str, Any], parts: _Parts) -> ChatRequest:
+    messages, tools = parts
     limit = value.get("max_completion_tokens")
     if limit is None:
         limit = value.get("max_tokens")

@@ -15,18 +15,16 @@ from typing import Any
 from serving.wire import splice
 from serving.wire.chat_stream import read_event
 from serving.wire.choice_events import (
-    DONE,
+    ChoiceEventWriter,
     at,
     choice_of,
-    error_event,
     event_like,
+    finish_edits,
     null,
-    split_event,
-    usage_event,
     value,
 )
 from serving.wire.splice import Edit, Span, locate
-from serving.wire.vocabulary import Event, Usage
+from serving.wire.vocabulary import Event
 from serving.wire.writer import ChoiceChange, EventChange
 
 _BREAK = "\n\n"
@@ -34,15 +32,10 @@ _OPENED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.S)
 _THOUGHT = "</think>"
 
 
-class ChatWriter:
+class ChatWriter(ChoiceEventWriter):
     """Both writers of chat completions. Raises :class:`Unspliceable` for bytes that are no such answer."""
 
-    tracks = False
-
     # -- streamed ----------------------------------------------------------------------------------
-
-    def passed(self, event: Event) -> bytes:
-        return event.raw
 
     def change(self, event: Event, change: EventChange) -> bytes | None:
         raw = event.raw
@@ -52,13 +45,7 @@ class ChatWriter:
         calls = locate(raw, ("tool_calls",), delta)
         if calls is not None and raw[calls.start : calls.end] != b"null":
             edits += _without(raw, delta, calls, change)
-        if change.hide_tokens:
-            edits += null(raw, choice, "logprobs", "token_ids")
-        if change.open_end:
-            edits += null(raw, choice, "finish_reason", "stop_reason")
-        elif change.finish is not None:
-            edits.append(splice.set_member(raw, choice, "finish_reason", change.finish))
-        changed = splice.apply(raw, edits)
+        changed = splice.apply(raw, edits + finish_edits(raw, choice, change))
         says = read_event(changed).choices[0]
         if says.text or says.reasoning or says.tools or says.finish is not None:
             return changed
@@ -69,18 +56,6 @@ class ChatWriter:
 
     def finish(self, template: Event, choice: int, reason: str) -> bytes:
         return event_like(template.raw, choice, {"delta": {}}, reason)
-
-    def usage(self, template: Event, usage: Usage) -> bytes:
-        return usage_event(template.raw, usage)
-
-    def error(self, status: int, code: str | None, message: str) -> bytes:
-        return error_event(status, code, message)
-
-    def ending(self) -> bytes:
-        return DONE
-
-    def split(self, event: Event) -> list[bytes]:
-        return split_event(event)
 
     # -- whole -------------------------------------------------------------------------------------
 

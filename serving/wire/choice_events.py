@@ -10,8 +10,7 @@ from typing import Any
 from serving.wire import splice
 from serving.wire.splice import Edit, Span, Unspliceable
 from serving.wire.vocabulary import Event, Usage
-
-DONE = b"data: [DONE]\n\n"
+from serving.wire.writer import EventChange
 
 
 def document(event: bytes) -> Span:
@@ -71,30 +70,47 @@ def event_like(template: bytes, number: int, says: Mapping[str, Any], finish: st
     return splice.apply(template, edits)
 
 
-def usage_event(template: bytes, usage: Usage) -> bytes:
-    """A closing event without choices, like ``template``."""
-    counts = {
-        "prompt_tokens": usage.prompt,
-        "total_tokens": usage.prompt + usage.completion,
-        "completion_tokens": usage.completion,
-    }
-    empty = splice.apply(template, [splice.set_member(template, document(template), "choices", [])])
-    return splice.apply(empty, [splice.set_member(empty, document(empty), "usage", counts)])
+class ChoiceEventWriter:
+    """What the stream writers of both have in common. Raises :class:`Unspliceable` for bytes that are no such event."""
+
+    tracks = False
+
+    def passed(self, event: Event) -> bytes:
+        return event.raw
+
+    def usage(self, template: Event, usage: Usage) -> bytes:
+        raw = template.raw
+        counts = {
+            "prompt_tokens": usage.prompt,
+            "total_tokens": usage.prompt + usage.completion,
+            "completion_tokens": usage.completion,
+        }
+        empty = splice.apply(raw, [splice.set_member(raw, document(raw), "choices", [])])
+        return splice.apply(empty, [splice.set_member(empty, document(empty), "usage", counts)])
+
+    def error(self, status: int, code: str | None, message: str) -> bytes:
+        kind = "InternalServerError" if status >= 500 else "PermissionDeniedError"
+        body = {"error": {"message": message, "type": kind, "param": None, "code": code or status}}
+        return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+    def ending(self) -> bytes:
+        return b"data: [DONE]\n\n"
+
+    def split(self, event: Event) -> list[bytes]:
+        raw, number = event.raw, len(event.choices)
+        parts = []
+        for position in range(number):
+            listed = at(raw, document(raw), "choices")
+            others = [i for i in range(number) if i != position]
+            parts.append(splice.apply(raw, splice.remove_elements(raw, listed, others)))
+        return parts
 
 
-def error_event(status: int, code: str | None, message: str) -> bytes:
-    """An error in mid-stream, as vLLM writes it."""
-    kind = "InternalServerError" if status >= 500 else "PermissionDeniedError"
-    body = {"error": {"message": message, "type": kind, "param": None, "code": code or status}}
-    return b"data: " + json.dumps(body).encode() + b"\n\n"
-
-
-def split_event(event: Event) -> list[bytes]:
-    """One event for each choice of an event that speaks of several."""
-    raw, number = event.raw, len(event.choices)
-    parts = []
-    for position in range(number):
-        listed = at(raw, document(raw), "choices")
-        others = [i for i in range(number) if i != position]
-        parts.append(splice.apply(raw, splice.remove_elements(raw, listed, others)))
-    return parts
+def finish_edits(raw: bytes, choice: Span, change: EventChange) -> list[Edit]:
+    """What ``change`` says of the tokens and the finish reason of ``choice``."""
+    edits = null(raw, choice, "logprobs", "token_ids") if change.hide_tokens else []
+    if change.open_end:
+        edits += null(raw, choice, "finish_reason", "stop_reason")
+    elif change.finish is not None:
+        edits.append(splice.set_member(raw, choice, "finish_reason", change.finish))
+    return edits

@@ -10,21 +10,19 @@ import msgspec
 from serving.wire import splice, strict
 from serving.wire.chat_stream import WireUsage, given
 from serving.wire.choice_events import (
-    DONE,
+    ChoiceEventWriter,
     at,
     choice_of,
-    error_event,
     event_like,
+    finish_edits,
     null,
-    split_event,
-    usage_event,
 )
 from serving.wire.completions_request import FIELDS, read_completions_request
 from serving.wire.completions_stream import CompletionsReader, read_event
 from serving.wire.dialect import AnswerChoice, Api, Coerced, StreamReader, UpstreamRefuses, WholeAnswer
 from serving.wire.request import ChatRequest
 from serving.wire.splice import Edit
-from serving.wire.vocabulary import Event, Usage
+from serving.wire.vocabulary import Event
 from serving.wire.writer import ChoiceChange, EventChange, StreamWriter, WholeWriter
 
 
@@ -78,23 +76,13 @@ class Completions:
         return self._writer
 
 
-class CompletionsWriter:
+class CompletionsWriter(ChoiceEventWriter):
     """Both writers of completions. Raises :class:`Unspliceable` for bytes that are no such answer."""
-
-    tracks = False
-
-    def passed(self, event: Event) -> bytes:
-        return event.raw
 
     def change(self, event: Event, change: EventChange) -> bytes | None:
         raw = event.raw
         choice = choice_of(raw, change.choice)
-        edits = null(raw, choice, "logprobs", "token_ids") if change.hide_tokens else []
-        if change.open_end:
-            edits += null(raw, choice, "finish_reason", "stop_reason")
-        elif change.finish is not None:
-            edits.append(splice.set_member(raw, choice, "finish_reason", change.finish))
-        changed = splice.apply(raw, edits)
+        changed = splice.apply(raw, finish_edits(raw, choice, change))
         says = read_event(changed).choices[0]
         return changed if says.text or says.finish is not None else None
 
@@ -103,18 +91,6 @@ class CompletionsWriter:
 
     def finish(self, template: Event, choice: int, reason: str) -> bytes:
         return event_like(template.raw, choice, {"text": ""}, reason)
-
-    def usage(self, template: Event, usage: Usage) -> bytes:
-        return usage_event(template.raw, usage)
-
-    def error(self, status: int, code: str | None, message: str) -> bytes:
-        return error_event(status, code, message)
-
-    def ending(self) -> bytes:
-        return DONE
-
-    def split(self, event: Event) -> list[bytes]:
-        return split_event(event)
 
     def whole(self, body: bytes, changes: Sequence[ChoiceChange]) -> bytes:
         choices = splice.elements(body, at(body, splice.root(body), "choices"))

@@ -14,6 +14,7 @@ from serving.wire import coercion
 from serving.wire.chat_request import SAMPLING, stream_options
 from serving.wire.coercion import Reader
 from serving.wire.dialect import Coerced, UpstreamRefuses
+from serving.wire.field_reading import read_fields
 from serving.wire.request import ChatRequest, SentMessage
 
 MAX_TOKENS = 16
@@ -40,31 +41,27 @@ FIELDS: tuple[FieldRule, ...] = (
 
 def read_completions_request(value: Any) -> ChatRequest | Coerced | UpstreamRefuses:
     """Reads ``value``, the strict value of a request body for ``/v1/completions``."""
-    if value.__class__ is not dict:
-        return UpstreamRefuses("", "the body is not an object")
-    refusal: coercion.Refused | None = None
-    for name, sent in value.items():
-        reader = _READERS.get(name)
-        if reader is None:
-            continue
-        try:
-            reader(name, sent)
-        except coercion.Refused as problem:
-            refusal = problem
-        except coercion.Coerced as problem:
-            return Coerced(problem.field, problem.message)
-    if refusal is not None:
-        return UpstreamRefuses(refusal.field, refusal.message)
+    return read_fields(value, _READERS, lambda _: None, _view)
+
+
+def _prompts(value: dict[str, Any]) -> tuple[SentMessage, ...]:
     prompt = value.get("prompt")
     if prompt in (None, "") and value.get("prompt_embeds") in (None, []):
-        return UpstreamRefuses("prompt", "neither prompt nor prompt_embeds")
-    prompts = [prompt] if isinstance(prompt, str) else [one for one in prompt or () if isinstance(one, str)]
+        raise coercion.Refused("prompt", "neither prompt nor prompt_embeds")
+    if isinstance(prompt, str):
+        return (SentMessage("user", prompt),)
+    return tuple([SentMessage("user", one) for one in prompt or () if isinstance(one, str)])
+
+
+def _view(value: dict[str, Any], _: None) -> ChatRequest:
+    prompts = _prompts(value)
+    prompt = value.get("prompt")
     limit, n = value.get("max_tokens"), value.get("n", 1)
     options = value.get("stream_options") or {}
     logprobs = value.get("logprobs")
     return ChatRequest(
         model=value.get("model"),
-        messages=tuple(SentMessage("user", text) for text in prompts),
+        messages=prompts,
         tool_choice="none",
         stream=bool(value.get("stream")),
         include_usage=bool(options.get("include_usage")),
