@@ -20,6 +20,7 @@ from proxy.plane import DataPlane
 from proxy.setup import State, in_private_folder, introduction, listen_admin
 from proxy.state import OwnRuns
 from proxy.workers.parent import Parent
+from serving.allocator import calm_allocator
 from serving.settings import Settings
 from tracing.abandoned import settle_abandoned
 
@@ -110,4 +111,5 @@ async def _serve(settings: Settings, tell: Callable[[str], None]) -> int:
 
 def serve(settings: Settings, tell: Callable[[str], None] = print) -> int:
     """Run until SIGTERM or SIGINT; gives the exit code. Raises what keeps it from starting."""
+    calm_allocator()
     return uvloop.run(_serve(settings, tell))

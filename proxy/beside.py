@@ -29,7 +29,7 @@ class Beside:
     def request(self, x: Exchange) -> None:
         """Ask about what the model is going to read."""
         if self.scheduler is not None:
-            for job in jobs_for_request(x.id, x.request.messages[x.sighting.new_from :]):
+            for job in jobs_for_request(x.id, x.news):
                 self._submit(x, job)
 
     def answer(self, x: Exchange) -> None:

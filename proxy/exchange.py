@@ -9,12 +9,14 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from proxy.breakers.admission import Admitted
 from proxy.runs import Sighting
 from proxy.trace_context import TraceContext
 from serving.wire.dialect import Dialect, WholeAnswer
 from serving.wire.injection import Uninjector
-from serving.wire.request import ChatRequest, SentMessage
+from serving.wire.request import ChatRequest, SentMessage, SentTool
 from serving.wire.token_alignment import TokenTrail
 from serving.wire.vocabulary import Event, ToolCall, Usage
 
@@ -122,6 +124,14 @@ class Seen:
                 seen.calls[call.index] = CallSeen(call.id, call.name, bytearray(_utf8(call.arguments)))
 
     @property
+    def size(self) -> int:
+        """Bytes of what is kept of it."""
+        return sum(
+            len(choice.text) + len(choice.reasoning) + sum(len(call.arguments) for call in choice.calls.values())
+            for choice in self.choices.values()
+        )
+
+    @property
     def tokens(self) -> int:
         """Tokens counted by events: exact only at a stream interval of 1."""
         return sum(choice.tokens for choice in self.choices.values())
@@ -176,7 +186,8 @@ class Exchange:
     that were read to see whether that was taken. ``decided_seq`` is the journal's
     number of the newest decision. ``waiting`` is the task that waits for something before the answer begins, which a
     kill ends. ``kept`` is its answer, if the model server may keep that; ``fetched``: it is not made now but
-    fetched, ``again`` if it was seen whole before."""
+    fetched, ``again`` if it was seen whole before. ``news`` are the messages that the run had not shown before, of
+    ``message_count`` in all."""
 
     id: str
     agent: str
@@ -214,6 +225,23 @@ class Exchange:
     kept: Kept | None = None
     fetched: bool = False
     again: bool = False
+    news: tuple[SentMessage, ...] = field(init=False)
+    message_count: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        messages = self.request.messages
+        self.news, self.message_count = messages[self.sighting.new_from :], len(messages)
+
+    def forget(self, *, messages: bool, tools: bool) -> None:
+        """The request was judged: what nobody reads any more need not wait for the answer's end. ``messages``: those
+        that were new too; ``tools``: all of them but their names. What the model server may keep is kept here too."""
+        if messages:
+            self.news = ()
+        self.sighting = msgspec.structs.replace(self.sighting, steps=())
+        if self.request.stored or self.fetched:
+            return
+        offered = tuple([SentTool(tool.name) for tool in self.request.tools]) if tools else self.request.tools
+        self.request = msgspec.structs.replace(self.request, messages=(), tools=offered)
 
     def held(self, now: int) -> int:
         """How long something was held, the hold that lasts at ``now`` (``perf_counter_ns``) included."""

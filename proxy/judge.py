@@ -63,6 +63,7 @@ _UNRECORDED = (
     "written. Nothing is wrong with the call; it may be tried again later."
 )
 _TEXT_STAGES: dict[Surface, Stage] = {"reasoning": Stage.REASONING, "text": Stage.OUTPUT}
+_LATER = (Stage.REASONING, Stage.TOOL_CALL, Stage.OUTPUT, Stage.RESPONSE)
 _NO_RUN, _NO_REQUEST = RunFacts(id=""), RequestFacts()  # where no policy in force would be shown them
 _CANNOT_CHANGE = frozenset({Action.REDACT, Action.QUARANTINE})
 
@@ -94,6 +95,8 @@ class Judge:
         self._surfaces = self._enforced_surfaces()
         self.wants_logprobs = policies.wants(Stage.TOOL_CALL, "call.logprobs")
         self._reads_logprobs = policies.reads_field(Stage.TOOL_CALL, "call.logprobs")
+        self._forgets_messages = not any(policies.reads_field(stage, "request.messages") for stage in _LATER)
+        self._forgets_tools = not any(policies.reads_field(stage, "request.tools") for stage in _LATER)
 
     def surfaces(self) -> frozenset[str]:
         """The surfaces that enforcing policies read (``serving.request_fields``)."""
@@ -124,6 +127,10 @@ class Judge:
                 rule=decision.rule,
                 retry_after=5 if unavailable else None,
             )
+
+    def forget(self, x: Exchange) -> None:
+        """The request is on its way: keep of it what policies in force may still be shown, and no more."""
+        x.forget(messages=self._forgets_messages, tools=self._forgets_tools)
 
     async def ask(self, x: Exchange, question: Question | TextQuestion) -> Answer:
         """What follows from a question of the gate."""
@@ -346,11 +353,8 @@ def request_facts(x: Exchange) -> RequestFacts:
         n=request.n,
         tool_choice=request.tool_choice,
         tools=[OfferedTool(name=t.name, description=t.description, parameters=t.parameters) for t in request.tools],
-        messages=[
-            MessageView(role=m.role, text=m.text, name=m.name, tool_call_id=m.tool_call_id)
-            for m in request.messages[x.sighting.new_from :]
-        ],
-        message_count=len(request.messages),
+        messages=[MessageView(role=m.role, text=m.text, name=m.name, tool_call_id=m.tool_call_id) for m in x.news],
+        message_count=x.message_count,
         sampling=request.sampling,
     )
 

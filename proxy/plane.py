@@ -120,6 +120,7 @@ class DataPlane:
         )
         self._stack.push_async_callback(self.relay.settled)
         self._stack.push_async_callback(every(60.0, recorder.expire_alerts))
+        self._stack.push_async_callback(every(2.0, self.relay.holes.give_back))
 
     async def listen(self) -> None:
         """Take connections; ``url`` says where."""
@@ -217,7 +218,7 @@ def _calm_collector() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-def every(seconds: float, what: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+def every(seconds: float, what: Callable[[], object]) -> Callable[[], Awaitable[None]]:
     """Do it again and again; gives what ends that."""
 
     async def repeat() -> None:

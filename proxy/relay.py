@@ -39,6 +39,7 @@ from proxy.state import Runs
 from proxy.streamed import Killed, Stopping, StreamedAnswer, UpstreamBroke
 from proxy.trace_context import join
 from proxy.whole import judge_whole
+from serving.allocator import Holes
 from serving.endpoints import EndpointClass, classify, decide
 from serving.settings import Settings
 from serving.wire.dialect import Dialect
@@ -103,6 +104,7 @@ class Relay:
         self._injecting = Injecting(wants_logprobs=judge.wants_logprobs)
         self._traced = bool(settings.tracing.otlp or settings.tracing.mlflow)
         self._passes_unjudged = settings.unjudged == "allow"
+        self.holes = Holes()
         self._live: dict[str, Exchange] = {}
         self._streams: dict[str, aiohttp.StreamReader] = {}
         self._settling: set[asyncio.Task[None]] = set()
@@ -177,20 +179,28 @@ class Relay:
     async def _judged(
         self, request: web.BaseRequest, headers: CIMultiDict[str], agent: Agent, endpoint: str
     ) -> web.StreamResponse:
-        body = await read_body(request, self._settings.limits.request_bytes)
-        sent = _Sent(request.method, request.raw_path, headers, body)
-        known = (endpoint, headers, body, self._settings.limits.json_depth, self._judge.surfaces())
-        read = read_request(*known) if len(body) < _LARGE else await asyncio.to_thread(read_request, *known)
-        if read is None:
+        limit = self._settings.limits.request_bytes
+        sent = _Sent(request.method, request.raw_path, headers, await read_body(request, limit))
+        x = await self._understand(request, sent, agent, endpoint)
+        if x is None:
             return await self._unread(request, sent)
+        return await self._walk(request, sent, x)
+
+    async def _understand(self, request: web.BaseRequest, sent: _Sent, agent: Agent, endpoint: str) -> Exchange | None:
+        """The exchange that a request begins; None if no strict reader takes its body. It alone holds what was read:
+        a long history in the frame of a handler would stay there until the answer is over."""
+        known = (endpoint, sent.headers, sent.body, self._settings.limits.json_depth, self._judge.surfaces())
+        read = read_request(*known) if len(sent.body) < _LARGE else await asyncio.to_thread(read_request, *known)
+        if read is None:
+            return None
         dialect, view, coverage = read
         view, run, unseen = self._answers.resume(agent.name, view, self._judge.surfaces())
         sighting = await self._runs.identify(agent.name, view, run or request.headers.get(_RUN_HEADER))
-        x = self._open_exchange(request, agent, dialect, view, len(body), sighting)
+        x = self._open_exchange(request, agent, dialect, view, len(sent.body), sighting)
         x.coverage |= coverage | unseen
         if view.answer_id is not None:
             self._answers.begun(x)
-        return await self._walk(request, sent, x)
+        return x
 
     async def _fetched(
         self, request: web.BaseRequest, headers: CIMultiDict[str], agent: Agent, dialect: Dialect
@@ -307,6 +317,7 @@ class Relay:
         if not x.fetched:
             await self._judge.request(x)
             self._beside.request(x)
+            self._judge.forget(x)
         if delay:
             await asyncio.sleep(delay)
         if self._traced:
@@ -320,6 +331,7 @@ class Relay:
             x.ending = "upstream_failed"
             raise
         sent.body = b""
+        self.holes.left_by(x.request_bytes)
         x.status = answer.status
         try:
             return await self._answer(request, answer, x)

@@ -28,6 +28,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from serving.allocator import calm_allocator
 from serving.settings import AlertSettings, TracingSettings
 from tracing.delivery import AlertDelivery, Delivery, SpanDelivery
 from tracing.feed import Feed, Place
@@ -272,6 +273,7 @@ def _arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    calm_allocator()
     given = _arguments()
     raw = sys.stdin.buffer.read() if given.settings_json == "-" else Path(given.settings_json).read_bytes()
     with suppress(PermissionError):

@@ -21,6 +21,7 @@ from proxy.workers import words
 from proxy.workers.link import Link, connect
 from proxy.workers.order import Order, read_order
 from proxy.workers.remote import Caller, RemoteAdmission, RemoteAlerts, RemoteRuns, RemoteShare, RemoteStore
+from serving.allocator import calm_allocator
 from serving.settings import Settings
 from tracing.prices import PriceBook
 
@@ -132,4 +133,5 @@ async def main(order: Order, settings: Settings) -> int:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    calm_allocator()
     sys.exit(uvloop.run(main(*read_order(sys.stdin.buffer.read()))))
