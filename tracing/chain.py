@@ -24,13 +24,15 @@ import functools
 import hashlib
 import hmac
 import os
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from tracing.records import AnyRecord, Record
 
 _encoder = msgspec.json.Encoder()
+
+OneRecord = TypeVar("OneRecord", bound=Record)
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -79,7 +81,7 @@ def write_line(seq: int, prev: str, record: Record) -> tuple[bytes, str]:
     return _assemble(seq, prev, bare, _seal(key, body), key, body)
 
 
-def without_content(record: Record, error: str | None = None) -> Record:
+def without_content(record: OneRecord, error: str | None = None) -> OneRecord:
     """The record's facts alone; ``error`` says why, if the content was to be kept."""
     facts = msgspec.structs.replace(record, **_blank(type(record)))
     return facts if error is None else msgspec.structs.replace(facts, capture_error=error)

@@ -6,6 +6,8 @@ has taken what it read before: what waits, waits on the disk, not in memory.
 The place is how far each chain was read, and where the exchanges begin that were read in part. A feed that
 starts again there reads from the earliest of these beginnings, and up to the place takes only what belongs to
 them. So nothing is left out, and nothing comes twice but what was handed out and never marked as done.
+
+A long request whose answer flows for minutes is not kept meanwhile: its content is read again when it is over.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ from pathlib import Path
 
 import msgspec
 
+from tracing.chain import without_content
 from tracing.exchange import Exchange
 from tracing.records import Alerted, Checked, Opened
-from tracing.segments import Entry
+from tracing.segments import Entry, read_at
 from tracing.tail import Position, Tail
 
 _FAR_BYTES = 8 * 1024 * 1024
+_LONG_BYTES = 8 * 1024
 
 
 class Beginning(msgspec.Struct, frozen=True):
@@ -50,9 +54,12 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class _Growing(msgspec.Struct):
+    """``left_in``: the file that has the content of ``opened``, once it is not kept here."""
+
     exchange: Exchange
     beginning: Beginning
     checks_missing: int = 0
+    left_in: Path | None = None
 
 
 class Feed:
@@ -82,6 +89,7 @@ class Feed:
         self._resumed = {chain: position.order() for chain, position in place.read.items()}
         self._wanted = set(place.unfinished)
         self._growing: dict[str, _Growing] = {}
+        self._long: dict[str, Path] = {}
         starts = dict(place.read)
         for beginning in place.unfinished.values():
             at = starts.get(beginning.chain, beginning.position)
@@ -100,6 +108,7 @@ class Feed:
             settled = growing.exchange.settled
             if settled is not None and (growing.checks_missing <= 0 or now - settled.time_ns >= self._grace_ns):
                 self._finish(growing, batch)
+        self._leave_content()
         return batch
 
     def place(self) -> Place:
@@ -143,14 +152,31 @@ class Feed:
             at = Position(entry.file.name, entry.offset, entry.seq - 1)
             growing = _Growing(Exchange(record.exchange), Beginning(entry.chain, at))
             self._growing[record.exchange] = growing
+            if entry.size > _LONG_BYTES:
+                self._long[record.exchange] = entry.file
         elif isinstance(record, Checked) and growing.exchange.settled is not None:
             growing.checks_missing -= 1
         growing.exchange.add(record)
         if growing.exchange.settled is record:
             growing.checks_missing = growing.exchange.settled.checks_pending
 
+    def _leave_content(self) -> None:
+        """Of what was read just now and is not over, the long content stays in its file."""
+        for name, file in self._long.items():
+            growing = self._growing.get(name)
+            if growing is not None and growing.exchange.opened is not None:
+                growing.exchange.opened = without_content(growing.exchange.opened)
+                growing.left_in = file
+        self._long.clear()
+
     def _finish(self, growing: _Growing, batch: Batch) -> None:
         del self._growing[growing.exchange.id]
+        if growing.left_in is not None and growing.exchange.opened is not None:
+            again = read_at(growing.left_in, growing.beginning.position.offset)
+            if isinstance(again, Opened) and again.exchange == growing.exchange.id:
+                growing.exchange.opened = again
+            else:
+                growing.exchange.opened = without_content(growing.exchange.opened, "not to be read any more")
         opened = growing.exchange.opened
         if opened is not None and opened.time_ns >= self._oldest_ns:
             batch.exchanges.append(growing.exchange)

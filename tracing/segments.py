@@ -38,7 +38,7 @@ class Chain(msgspec.Struct, frozen=True, order=True):
 
 class Entry(msgspec.Struct, frozen=True):
     """One record, and where it stands: ``line`` counts from 1 in ``file`` (0 where a tail began later),
-    ``offset`` is the line's first byte."""
+    ``offset`` is the line's first byte, ``size`` how many it has (0: not said)."""
 
     chain: str
     file: Path
@@ -46,6 +46,7 @@ class Entry(msgspec.Struct, frozen=True):
     offset: int
     seq: int
     record: AnyRecord
+    size: int = 0
 
 
 class ReadFault(msgspec.Struct, frozen=True):
@@ -123,4 +124,14 @@ def read_segment(chain: str, segment: Path, faults: list[ReadFault] | None = Non
             if faults is not None:
                 faults.append(ReadFault(segment, number, str(fault)))
             continue
-        yield Entry(chain, segment, number, offset, found.seq, found.record)
+        yield Entry(chain, segment, number, offset, found.seq, found.record, len(line))
+
+
+def read_at(segment: Path, offset: int) -> AnyRecord | None:
+    """The record whose line begins at ``offset``; None if there is none any more."""
+    try:
+        with segment.open("rb") as stream:
+            stream.seek(offset)
+            return read_line(stream.readline()).record
+    except (OSError, LineFault):
+        return None

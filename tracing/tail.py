@@ -79,7 +79,7 @@ class Tail:
         except LineFault as fault:
             _log.warning("%s, byte %d: %s; left out (interlock audit verify)", file.name, offset, fault)
             return None
-        return Entry(chain, file, 0, offset, read.seq, read.record)
+        return Entry(chain, file, 0, offset, read.seq, read.record, len(line))
 
 
 def _whole_lines(file: Path, offset: int, room: int) -> list[tuple[int, bytes]]:

@@ -208,3 +208,31 @@ def test_a_long_journal_is_read_in_pieces(tmp_path: Path) -> None:
         pieces.append(len(batch.exchanges))
     assert sum(pieces) == 20
     assert len(pieces) > 3
+
+
+def long_request(name: str) -> AnyRecord:
+    return opened(name, messages=[{"role": "user", "content": "word " * 10_000}])
+
+
+def test_the_content_of_a_long_request_is_kept_by_the_journal_alone_while_the_exchange_runs(tmp_path: Path) -> None:
+    writer, reader = Writer(tmp_path), feed(tmp_path)
+    begun = long_request("x2")
+    writer.write(opened("x1"), begun)
+    assert not reader.read()
+    held = {name: growing.exchange.opened for name, growing in reader._growing.items()}
+    assert held["x1"] is not None and held["x1"].messages
+    assert held["x2"] is not None and not held["x2"].messages and held["x2"].run == "run-1"
+    writer.write(settled("x2"), settled("x1"))
+    assert [exchange.opened for exchange in reader.read().exchanges] == [opened("x1"), begun]
+
+
+def test_content_that_is_gone_when_the_exchange_is_over_is_said_to_be_gone(tmp_path: Path) -> None:
+    writer, reader = Writer(tmp_path), feed(tmp_path)
+    writer.write(long_request("x1"))
+    assert not reader.read()
+    writer.segment = 2
+    writer.write(settled("x1"))
+    (writer.folder / segment_name(1, 1)).unlink()
+    (exchange,) = reader.read().exchanges
+    assert exchange.opened is not None and exchange.opened.run == "run-1"
+    assert not exchange.opened.messages and exchange.opened.capture_error == "not to be read any more"
