@@ -102,13 +102,13 @@ class _Load:
         flowing = sum(stream.flows for stream in streams)
         for stream in streams:
             stream.close()
-        delays = [delay / 1e6 for delay in self.delays]
+        delays = [delay / 1e6 for delay in self.delays] or [0.0]  # none where nothing is read
         return Paced(
             flowing,
-            len(delays),
+            len(self.delays),
             percentile(delays, 0.5),
             percentile(delays, 0.99),
-            max(delays, default=0.0),
+            max(delays),
             self.refused,
         )
 

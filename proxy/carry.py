@@ -7,12 +7,16 @@ nowhere else. What cannot be carried unchanged (header bytes that are not UTF-8)
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
+import socket
 from collections.abc import Iterable, Set
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 from aiohttp import hdrs, web
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.typedefs import LooseHeaders
 from multidict import CIMultiDict
 from yarl import URL
@@ -34,6 +38,10 @@ HOP_BY_HOP = frozenset(
     }
 )
 _OWN_PREFIX = "x-interlock-"
+_AT_ONCE = 32 * 1024  # bytes of an answer that are on their way through Interlock at a time
+_AT_A_READ = 32 * 1024  # bytes that one read takes from the model server
+_WAITING = 16 * 1024  # bytes on each side of us beyond which no more is taken, about
+_UNSENT = 64 * 1024  # bytes that the system takes from us for a client before it sends them
 _GIVEN = web.ResponseKey("given", CIMultiDict[str])
 _ADDED = (hdrs.CONTENT_TYPE, hdrs.DATE, hdrs.SERVER)
 
@@ -91,8 +99,22 @@ class _Request(aiohttp.ClientRequest):
             self.headers.popall(hdrs.CONTENT_LENGTH, None)
 
 
+class _Answering(ResponseHandler, asyncio.BufferedProtocol):
+    """A connection to the model server that takes no more in one read than is good for a client that does not read:
+    the event loop's own reads are of 256 KiB, wherever flow control stands. All connections share one buffer."""
+
+    _arriving = memoryview(bytearray(_AT_A_READ))
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        return self._arriving
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(self._arriving[:nbytes]))
+
+
 class _Content(aiohttp.StreamReader):
-    """An answer's body as Interlock reads it: all that has come, in one piece.
+    """An answer's body as Interlock reads it: all that has come, in one piece, but not more than is good for a client
+    that does not read (32 KiB).
 
     aiohttp notes where each HTTP chunk ended, and takes what has come apart again chunk by chunk, with a look at flow
     control for each. A model server sends every token as a chunk, and nobody asks for their places.
@@ -113,6 +135,8 @@ class _Content(aiohttp.StreamReader):
         while not self._buffer and not self._eof:
             await self._wait("readany")
         self._timer.assert_timeout()
+        if self._size > _AT_ONCE or self._buffer_offset:
+            return self._read_nowait(_AT_ONCE)
         data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
         self._buffer.clear()
         self._size = 0
@@ -128,12 +152,11 @@ class Upstream:
 
     def __init__(self, settings: UpstreamSettings, limits: LimitSettings) -> None:
         self._base = settings.url.rstrip("/")
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=settings.keepalive_seconds, ttl_dns_cache=30)
+        handler: type[ResponseHandler] = _Answering
+        connector._factory = functools.partial(handler, loop=asyncio.get_running_loop())
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0,
-                keepalive_timeout=settings.keepalive_seconds,
-                ttl_dns_cache=30,
-            ),
+            connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=(hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.USER_AGENT, hdrs.CONTENT_TYPE),
@@ -142,6 +165,7 @@ class Upstream:
             max_field_size=limits.header_bytes,
             max_headers=limits.header_count,
             requote_redirect_url=False,
+            read_bufsize=_WAITING,
             request_class=_Request,
         )
 
@@ -199,6 +223,15 @@ def answer_like(answer: aiohttp.ClientResponse, *, body_at_hand: bool = False) -
 
 class _Connection(web.RequestHandler):
     """One client connection; errors of the HTTP parser are told in the JSON dialect."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """What a client does not read waits at the model server, not in a send buffer that grows to megabytes."""
+        super().connection_made(transport)
+        cast(asyncio.Transport, transport).set_write_buffer_limits(_WAITING)
+        client = transport.get_extra_info("socket")
+        if client is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            with contextlib.suppress(OSError):
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
 
     def handle_error(
         self,

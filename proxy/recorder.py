@@ -265,7 +265,7 @@ class Recorder:
                 choices=capture.items([_choice(x, number, capture) for number in sorted(x.seen.choices)], run),
             )
 
-        self._note(facts, fill, weight=x.answer_bytes)
+        self._note(facts, fill, weight=x.seen.size)
         return cost
 
     def _note(self, record: Record, fill: Callable[[], Record] | None = None, weight: int = 0) -> None:

@@ -123,6 +123,7 @@ class StreamedAnswer:
                     elif self._broke or not gate.end():
                         self._broke = True  # what was held is gone
                         break
+                data = None  # a client that does not read is waited for now: no copy waits with it
                 self._ask()
                 await self._give(response)
         finally:
@@ -218,6 +219,7 @@ class StreamedAnswer:
         if not data:
             return
         self._x.answer_bytes += len(data)
+        out.clear()
         await response.write(data)
 
     def _watch_hold(self) -> None:
