@@ -18,6 +18,7 @@ import pytest
 import pytest_asyncio
 
 from proxy.contract.cases import chosen, groups, matrix
+from tests.policies.support import built
 from tests.support.events import by_choice
 from tests.support.interlock import port_of, running
 from tests.support.servers import VllmServer
@@ -27,6 +28,23 @@ from tests.support.wire import Message
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
 RECORDING = dict.fromkeys(("interlock.shell", "interlock.secrets"), "shadow")
+UNSURE = """\
+package interlock.policies.acme.unsure
+
+tool_call contains {
+	"id": "guess",
+	"severity": "high",
+	"action": "deny",
+	"message": "Ask instead of guessing.",
+	"tags": [],
+} if {
+	some argument in input.call.logprobs.arguments
+	argument.min < 0
+}
+"""
+"""Makes Interlock ask for logprobs, and is never true."""
+PLENTY = {"anonymous": {"tokens": 10**12}}
+"""A budget that makes Interlock ask streams for their usage, and is never spent."""
 HIDING = "hiding/"
 """The cases that ask for a form in which a surface cannot be judged: refused where a policy in force reads it."""
 
@@ -153,3 +171,22 @@ async def test_what_hides_a_surface_is_refused_where_a_policy_reads_it_and_the_c
     for differences in hiding.differing.values():
         assert ("status", "HTTP/1.1 403 Forbidden") in {(one["class"], one["proxy"]) for one in differences}
     assert len(stage.behind.exchanges) == passed + 1, "only the question for the models reached vLLM"
+
+
+async def test_no_case_differs_where_vllm_is_asked_for_more(
+    told: Told, vllm_server: VllmServer, opa_binary: Path, tmp_path: Path
+) -> None:
+    """The same matrix, of the APIs that have logprobs or usage to ask for, with both asked for in every request."""
+    built(opa_binary, tmp_path / "mine", {"acme/unsure/policy.rego": UNSURE}).write(tmp_path / "bundle")
+    policies = {"bundle": tmp_path / "bundle", "modes": {"acme.unsure": "enforce"}}
+    async with (
+        tapped(vllm_server.port) as behind,
+        running(behind.url, tmp_path / "state", unjudged="allow", policies=policies, agents=PLENTY) as injecting,
+    ):
+        proxy = f"http://127.0.0.1:{port_of(injecting)}"
+        injected = await contract(vllm_server.url, proxy, "--only", "chat/", "--only", "completions/", "--skip", HIDING)
+        asked_for_more = sum(b'"logprobs":true' in one.request.body for one in behind.exchanges)
+    assert injected.differing == {}
+    assert injected.status == 0
+    assert injected.report["summary"]["cases"] >= 300
+    assert asked_for_more > 80
