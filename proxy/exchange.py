@@ -40,6 +40,7 @@ class ChoiceSeen:
     calls: dict[int, CallSeen] = field(default_factory=dict)
     finish: str | None = None
     tokens: int = 0
+    written: int = 0  # calls that were found in its texts
     trail: TokenTrail | None = None
 
     @property

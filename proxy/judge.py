@@ -164,7 +164,8 @@ class Judge:
         allowed cuts the answer."""
         refusal: str | None = None
         for call in found.calls:
-            nth = sum(1 for number, index in x.outcomes if number == choice and index < 0)
+            seen = x.seen.choice(choice)
+            nth, seen.written = seen.written, seen.written + 1
             whole = ToolCall(choice, nth, None, call.name, call.arguments, call.complete)
             outcome = await self._outcome(x, Question(0, whole))
             outcome.in_text = found.surface

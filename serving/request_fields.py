@@ -132,7 +132,8 @@ def _not_true(name: str) -> Callable[[Mapping[str, Any]], bool]:
 
 
 def _tokens_as_ids(fields: Mapping[str, Any]) -> bool:
-    return _given("return_tokens_as_token_ids")(fields) and _given("logprobs")(fields)
+    logprobs = fields.get("logprobs")  # 0 is a number of alternatives in completions
+    return _given("return_tokens_as_token_ids")(fields) and logprobs is not None and logprobs is not False
 
 
 def _template_text(fields: Mapping[str, Any]) -> bool:

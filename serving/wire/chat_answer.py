@@ -61,6 +61,8 @@ def read_answer(body: bytes) -> WholeAnswer | None:
         hidden = (message.function_call, choice.delta, choice.tool_calls, *(c.custom for c in message.tool_calls or ()))
         if any(map(given, hidden)):  # some client may read a call where this reader does not look
             return None
+        if message.reasoning and message.reasoning_content not in (None, "", message.reasoning):
+            return None
         complete = choice.finish_reason != "length"
         calls = message.tool_calls or []
         last = len(calls) - 1

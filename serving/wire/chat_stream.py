@@ -186,9 +186,10 @@ def read_event(raw: bytes) -> Event:
 
 
 def _says_more(choice: _Choice) -> bool:
-    """Some client may read a call where this reader does not look."""
-    return (
-        given(choice.delta.function_call)
+    """Some client may read a call, or another reasoning, where this reader does not look."""
+    return bool(
+        (choice.delta.reasoning_content and choice.delta.reasoning not in (None, choice.delta.reasoning_content))
+        or given(choice.delta.function_call)
         or given(choice.message)
         or given(choice.tool_calls)
         or (choice.delta.tool_calls is not None and any(given(tool.custom) for tool in choice.delta.tool_calls))

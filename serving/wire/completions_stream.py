@@ -72,7 +72,7 @@ def read_event(raw: bytes) -> Event:
         return Event(raw, "done")
     try:
         chunk = _decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Event(raw, "unknown")
     if chunk.error is not _ABSENT and given(chunk.error):
         return Event(raw, "unknown" if chunk.choices else "error", error=bytes(chunk.error))

@@ -101,7 +101,7 @@ class ResponsesReader:
             if name is not None and name != said.type.encode("utf-8", "replace"):
                 return Event(raw, "unknown", _NOTHING)  # clients go by the one or by the other
             event = self._read(raw, said)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return Event(raw, "unknown", _NOTHING)
         if event is None:  # where it may pass, it keeps its place
             return Event(raw, "unknown", _NOTHING, own=Said(Stage.FRAME, said.sequence_number))

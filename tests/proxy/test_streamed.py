@@ -1,4 +1,4 @@
-"""The loop that takes a streamed answer to the client: what a verdict does that comes while something else is awaited."""
+"""The loop that takes a streamed answer to the client: a verdict that comes while something else is awaited."""
 
 from __future__ import annotations
 
@@ -49,14 +49,18 @@ class Client:
             await asyncio.sleep(0)
 
 
-async def run(pieces: Sequence[bytes], answer: Answer, *, turns: int = 0, verdict_turns: int = 0, **gate: Any) -> bytes:
-    """What the client is given where every question gets ``answer`` after ``verdict_turns`` turns."""
+def exchange() -> Exchange:
     dialect = Chat()
     view = dialect.request({"model": "tiny", "messages": [{"role": "user", "content": "Hi."}], "stream": True})
     assert not isinstance(view, Coerced | UpstreamRefuses)
     sighting = RunBook(BreakerSettings(), lambda: 0.0, lambda: "run", b"key").identify("a", view, None)
-    x = Exchange("x", "a", None, None, dialect, view, sighting, _TRACE, 0, 0)
-    reader, writer = dialect.stream(view)
+    return Exchange("x", "a", None, None, dialect, view, sighting, _TRACE, 0, 0)
+
+
+async def run(pieces: Sequence[bytes], answer: Answer, *, turns: int = 0, verdict_turns: int = 0, **gate: Any) -> bytes:
+    """What the client is given where every question gets ``answer`` after ``verdict_turns`` turns."""
+    x = exchange()
+    reader, writer = x.dialect.stream(x.request)
 
     async def judge(_x: Exchange, _question: Question | TextQuestion) -> Answer:
         for _ in range(verdict_turns):

@@ -49,3 +49,13 @@ def test_what_another_client_might_read_is_not_understood(old: str, new: str) ->
     assert json.loads(body.replace(old, new, 1))
     assert read_answer(body.replace(old, new, 1).encode()) is None
     assert read_answer(body.encode() + b"{}") is None
+
+
+def test_reasoning_that_is_said_twice_is_understood_only_if_it_is_the_same() -> None:
+    def reasoning(**says: str) -> str | None:
+        answer = read_answer(json.dumps({"choices": [{"index": 0, "message": {"content": "", **says}}]}).encode())
+        return answer.choices[0].reasoning if answer is not None else None
+
+    assert reasoning(reasoning="a", reasoning_content="a") == "a"
+    assert reasoning(reasoning_content="b") == "b"
+    assert reasoning(reasoning="a", reasoning_content="b") is None

@@ -132,3 +132,13 @@ def test_what_another_client_might_read_is_not_understood(raw: bytes) -> None:
 @pytest.mark.parametrize("raw", [b": ping\n\n", b"event: x\nid: 1\n\n", b"\n\n", b"retry: 5\r\n\r\n", b"id\n\n"])
 def test_what_clients_pass_over_is_a_comment(raw: bytes) -> None:
     assert read_event(raw).kind == "comment"
+
+
+def test_reasoning_that_is_said_twice_is_understood_only_if_it_is_the_same() -> None:
+    def event(**delta: str) -> Event:
+        said = json.dumps({"choices": [{"index": 0, "delta": delta}]})
+        return read_event(f"data: {said}\n\n".encode())
+
+    assert event(reasoning="a", reasoning_content="a").choices[0].reasoning == "a"
+    assert event(reasoning_content="b").choices[0].reasoning == "b"
+    assert event(reasoning="a", reasoning_content="b").kind == "unknown"

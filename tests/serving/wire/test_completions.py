@@ -168,3 +168,16 @@ def test_media_in_any_conversation_of_a_batch_are_seen() -> None:
     problem = field_problem(body, {"request"}, BATCH.fields)
     assert problem is not None
     assert "media" in problem.message
+
+
+def test_bytes_that_are_no_text_are_not_understood() -> None:
+    reader, _ = COMPLETIONS.stream(request())
+    (event,) = reader.feed(b'data: {"choices":[{"index":0,"text":"\xed\xa0\xbd"}]}\n\n')
+    assert event.kind == "unknown"
+
+
+def test_tokens_by_number_are_hidden_with_no_alternatives_too() -> None:
+    fields = {"model": "m", "prompt": "Once", "logprobs": 0, "return_tokens_as_token_ids": True}
+    found = field_problem(fields, frozenset({"text"}), COMPLETIONS.fields)
+    assert found is not None
+    assert found.param == "return_tokens_as_token_ids"

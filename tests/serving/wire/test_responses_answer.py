@@ -9,6 +9,7 @@ import pytest
 
 from serving.wire.responses import Responses
 from serving.wire.responses_answer import read_answer
+from serving.wire.responses_stream import ResponsesReader
 from serving.wire.vocabulary import ToolCall
 from serving.wire.writer import ChoiceChange
 from tests.support.chat import Call, Say
@@ -111,3 +112,9 @@ def test_a_cut_leaves_nothing_but_its_text(closing: str, status: str) -> None:
     given = json.loads(writer.whole(body, [ChoiceChange(0, {}, 1, closing, "Stopped.")]))
     assert [item["content"][0]["text"] for item in given["output"]] == ["Stopped."]
     assert given["status"] == status
+
+
+def test_an_event_of_bytes_that_are_no_text_is_not_understood() -> None:
+    raw = b'event: error\ndata: {"type":"error","delta":"\xed\xa0\xbd"}\n\n'
+    (event,) = ResponsesReader().feed(raw)
+    assert event.kind == "unknown"
