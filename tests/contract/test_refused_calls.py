@@ -6,7 +6,6 @@ that the canary is found in the direct answer.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator
@@ -18,8 +17,9 @@ import pytest_asyncio
 
 from tests.support.chat import Call, Say, read_stream, read_whole, stream, whole
 from tests.support.interlock import port_of, running
-from tests.support.raw import Script, ScriptedUpstream, scripted, send
+from tests.support.raw import scripted, send
 from tests.support.serving import TOOLS, answering, ask, post, streaming
+from tests.support.stage import Stage
 from tests.support.wire import parse
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -36,22 +36,14 @@ PLACES = {
 }
 
 
-class Stage:
-    def __init__(self) -> None:
-        self.script: Script
-        self.upstream: ScriptedUpstream
-        self.port = 0
-
-    async def play(self, request: bytes, writer: asyncio.StreamWriter) -> None:
-        await self.script(request, writer)
-
+class ChatStage(Stage):
     def client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="x", max_retries=0)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    stage = Stage()
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ChatStage]:
+    stage = ChatStage()
     state: Path = tmp_path_factory.mktemp("refused") / "state"
     async with scripted(stage.play) as stage.upstream, running(stage.upstream.url, state) as interlock:
         stage.port = port_of(interlock)
@@ -67,7 +59,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
     ],
 )
 async def test_it_never_arrives_in_a_stream(
-    stage: Stage, place: str, logprobs: bool, top: int, ids: bool, interval: int, n: int
+    stage: ChatStage, place: str, logprobs: bool, top: int, ids: bool, interval: int, n: int
 ) -> None:
     says = [Say("I look around.\n", "I will clean up now.\n", PLACES[place])] * n
     events = stream(*says, logprobs=logprobs, top=top, token_ids=ids, interval=interval)
@@ -101,7 +93,7 @@ async def test_it_never_arrives_in_a_stream(
     ],
 )
 async def test_it_never_arrives_in_a_whole_answer(
-    stage: Stage, place: str, logprobs: bool, top: int, ids: bool, n: int
+    stage: ChatStage, place: str, logprobs: bool, top: int, ids: bool, n: int
 ) -> None:
     says = [Say("I look around.\n", "I will clean up now.\n", PLACES[place])] * n
     body = whole(*says, logprobs=logprobs, top=top, token_ids=ids)
@@ -122,7 +114,7 @@ async def test_it_never_arrives_in_a_whole_answer(
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_the_sdk_takes_the_answer_by_its_iterator_and_by_its_helper(stage: Stage, place: str) -> None:
+async def test_the_sdk_takes_the_answer_by_its_iterator_and_by_its_helper(stage: ChatStage, place: str) -> None:
     events = stream(Say("I look.\n", "I will clean up now.\n", PLACES[place]))
     lawful = [c for c in PLACES[place] if c is not BAD]
     async with stage.client() as client:
@@ -164,7 +156,7 @@ async def test_the_sdk_takes_the_answer_by_its_iterator_and_by_its_helper(stage:
         '{"a":' * 70 + f'"rm -rf /srv/{CANARY}"' + "}" * 70,
     ],
 )
-async def test_odd_arguments_are_no_way_round(stage: Stage, arguments: str) -> None:
+async def test_odd_arguments_are_no_way_round(stage: ChatStage, arguments: str) -> None:
     for body_stream in (True, False):
         say = Say(text="Go.", calls=(Call("run_shell", arguments), GOOD))
         stage.script = streaming(stream(say)) if body_stream else answering(whole(say))
@@ -190,7 +182,7 @@ def sneaky() -> list[bytes]:
 
 
 @pytest.mark.parametrize("body", sneaky())
-async def test_a_request_that_two_parsers_read_differently_goes_no_further(stage: Stage, body: bytes) -> None:
+async def test_a_request_that_two_parsers_read_differently_goes_no_further(stage: ChatStage, body: bytes) -> None:
     stage.script = streaming(stream(Say(calls=(BAD,))))
     seen = len(stage.upstream.requests)
     answer = parse(await send(stage.port, post(body)))
@@ -213,7 +205,7 @@ async def test_a_request_that_two_parsers_read_differently_goes_no_further(stage
         "/no/such/path",
     ],
 )
-async def test_what_is_not_judged_is_refused(stage: Stage, path: str) -> None:
+async def test_what_is_not_judged_is_refused(stage: ChatStage, path: str) -> None:
     stage.script = answering(whole(Say(calls=(BAD,))))
     seen = len(stage.upstream.requests)
     answer = parse(await send(stage.port, post(ask(), path=path)))
@@ -223,7 +215,7 @@ async def test_what_is_not_judged_is_refused(stage: Stage, path: str) -> None:
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_a_call_cut_off_by_length_is_judged_on_what_there_is(stage: Stage, streamed: bool) -> None:
+async def test_a_call_cut_off_by_length_is_judged_on_what_there_is(stage: ChatStage, streamed: bool) -> None:
     secret = "".join(["\\u0067", "hp_", "a1B2c3D4e5F6g7H8i9J0" * 2])[:45]
     for arguments in (
         f'{{"command": "rm -rf /srv/{CANARY}"}}',
@@ -239,7 +231,7 @@ async def test_a_call_cut_off_by_length_is_judged_on_what_there_is(stage: Stage,
         assert read.finish == "length"
 
 
-async def test_an_event_without_its_end_does_not_leave(stage: Stage) -> None:
+async def test_an_event_without_its_end_does_not_leave(stage: ChatStage) -> None:
     events = stream(Say(text="Go.", calls=(BAD,)))
     call = next(i for i, event in enumerate(events) if b"tool_calls" in event)
     stage.script = streaming([*events[:call], events[call].rstrip(b"\n")])

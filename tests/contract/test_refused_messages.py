@@ -6,7 +6,6 @@ Scripted answers in vLLM's wire form, through a whole Interlock with the embedde
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -32,8 +31,9 @@ from tests.support.messages import (
     stream,
     whole,
 )
-from tests.support.raw import Script, ScriptedUpstream, scripted, send
+from tests.support.raw import scripted, send
 from tests.support.serving import answering, post, streaming
+from tests.support.stage import Stage
 from tests.support.wire import Message, parse
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -51,15 +51,7 @@ PLACES = {
 }
 
 
-class Stage:
-    def __init__(self) -> None:
-        self.script: Script
-        self.upstream: ScriptedUpstream
-        self.port = 0
-
-    async def play(self, request: bytes, writer: asyncio.StreamWriter) -> None:
-        await self.script(request, writer)
-
+class MessagesStage(Stage):
     async def asks(self, say: Say, *, streamed: bool, **fields: Any) -> tuple[Message, Read]:
         """The answer to a request that upstream answers with ``say``, and what a client reads from it."""
         self.script = streaming(stream(say)) if streamed else answering(whole(say))
@@ -72,8 +64,8 @@ class Stage:
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    stage = Stage()
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MessagesStage]:
+    stage = MessagesStage()
     state: Path = tmp_path_factory.mktemp("refused") / "state"
     async with scripted(stage.play) as stage.upstream, running(stage.upstream.url, state) as interlock:
         stage.port = port_of(interlock)
@@ -81,9 +73,11 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module", params=["error", "content_filter"])
-async def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+async def other(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[MessagesStage]:
     """A stage whose settings want another form of refusal."""
-    stage, state = Stage(), tmp_path_factory.mktemp("other") / "state"
+    stage, state = MessagesStage(), tmp_path_factory.mktemp("other") / "state"
     policies = {"refusal": request.param}
     async with scripted(stage.play) as stage.upstream, running(stage.upstream.url, state, policies=policies) as one:
         stage.port = port_of(one)
@@ -97,7 +91,7 @@ def lawful(place: str) -> list[Call]:
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_it_never_arrives(stage: Stage, place: str, streamed: bool) -> None:
+async def test_it_never_arrives(stage: MessagesStage, place: str, streamed: bool) -> None:
     say = Say("I look around.\n", "I will clean up now.\n", PLACES[place])
     assert CANARY in (read_stream(b"".join(stream(say))) if streamed else read_whole(whole(say))).everything()
     answer, read = await stage.asks(say, streamed=streamed)
@@ -114,7 +108,7 @@ async def test_it_never_arrives(stage: Stage, place: str, streamed: bool) -> Non
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("thinks", [True, False])
 async def test_the_sdk_takes_the_answer_whole_by_its_iterator_and_by_its_accumulator(
-    stage: Stage, place: str, thinks: bool
+    stage: MessagesStage, place: str, thinks: bool
 ) -> None:
     say = Say("I look.\n" if thinks else "", "I will clean up now.\n" if thinks else "", PLACES[place])
     request: Any = {
@@ -146,7 +140,7 @@ async def test_the_sdk_takes_the_answer_whole_by_its_iterator_and_by_its_accumul
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_by_setting_a_refusal_is_an_error_or_a_stop_reason(other: Stage, streamed: bool) -> None:
+async def test_by_setting_a_refusal_is_an_error_or_a_stop_reason(other: MessagesStage, streamed: bool) -> None:
     say = Say(text="I will clean up now.\n", calls=(BAD,))
     request: Any = {"model": "tiny", "max_tokens": 300, "messages": [{"role": "user", "content": "Clean up."}]}
     other.script = streaming(stream(say)) if streamed else answering(whole(say))
@@ -184,7 +178,7 @@ async def test_by_setting_a_refusal_is_an_error_or_a_stop_reason(other: Stage, s
         '{"a":' * 70 + f'"rm -rf /srv/{CANARY}"' + "}" * 70,
     ],
 )
-async def test_odd_arguments_are_no_way_round(stage: Stage, arguments: str) -> None:
+async def test_odd_arguments_are_no_way_round(stage: MessagesStage, arguments: str) -> None:
     for finish in ("tool_calls", "length"):
         say = Say(text="Go.", calls=(Call("run_shell", arguments), GOOD), finish=finish)
         answer, read = await stage.asks(say, streamed=True)
@@ -193,7 +187,7 @@ async def test_odd_arguments_are_no_way_round(stage: Stage, arguments: str) -> N
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_a_call_cut_off_by_length_is_judged_on_what_there_is(stage: Stage, streamed: bool) -> None:
+async def test_a_call_cut_off_by_length_is_judged_on_what_there_is(stage: MessagesStage, streamed: bool) -> None:
     bad = f'{{"command":"rm -rf /srv/{CANARY}"}}'
     for arguments in (bad, bad[:-2]) if streamed else (bad,):
         say = Say(text="Go.", calls=(Call("run_shell", arguments),), finish="length")
@@ -207,7 +201,7 @@ async def test_a_call_cut_off_by_length_is_judged_on_what_there_is(stage: Stage,
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_a_call_that_is_left_in_the_text_is_no_way_round(stage: Stage, streamed: bool) -> None:
+async def test_a_call_that_is_left_in_the_text_is_no_way_round(stage: MessagesStage, streamed: bool) -> None:
     written = f'<tool_call>\n{{"name": "run_shell", "arguments": {BAD.arguments}}}\n</tool_call>'
     answer, read = await stage.asks(Say("Hm.\n", f"Let me see. {written} Done."), streamed=streamed)
     assert CANARY.encode() not in answer.body
@@ -233,7 +227,7 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("event", UNKNOWN.values(), ids=UNKNOWN)
-async def test_an_event_that_cannot_be_judged_ends_the_stream(stage: Stage, event: bytes) -> None:
+async def test_an_event_that_cannot_be_judged_ends_the_stream(stage: MessagesStage, event: bytes) -> None:
     stage.script = streaming([start(), event, *end("end_turn")])
     answer = parse(await send(stage.port, post(ask(stream=True), path=PATH)))
     assert answer.body.startswith(start() + b"event: error\n")
@@ -252,7 +246,7 @@ async def test_an_event_that_cannot_be_judged_ends_the_stream(stage: Stage, even
         {"choices": []},
     ],
 )
-async def test_a_whole_answer_that_cannot_be_judged_does_not_pass(stage: Stage, body: dict[str, Any]) -> None:
+async def test_a_whole_answer_that_cannot_be_judged_does_not_pass(stage: MessagesStage, body: dict[str, Any]) -> None:
     stage.script = answering(json.dumps(body).encode())
     answer = parse(await send(stage.port, post(ask(), path=PATH)))
     assert answer.start.startswith("HTTP/1.1 502")
@@ -260,7 +254,7 @@ async def test_a_whole_answer_that_cannot_be_judged_does_not_pass(stage: Stage, 
     assert answer.header("x-should-retry") == "false"
 
 
-async def test_refusals_before_the_request_goes_on_have_anthropics_shape(stage: Stage) -> None:
+async def test_refusals_before_the_request_goes_on_have_anthropics_shape(stage: MessagesStage) -> None:
     seen = len(stage.upstream.requests)
     plain = ask(stream=True)
     for body, code, param in (
@@ -282,7 +276,7 @@ async def test_refusals_before_the_request_goes_on_have_anthropics_shape(stage: 
     assert len(stage.upstream.requests) == seen
 
 
-async def test_the_sdk_names_our_refusals_and_does_not_repeat_the_request(stage: Stage, tmp_path: Path) -> None:
+async def test_the_sdk_names_our_refusals_and_does_not_repeat_the_request(stage: MessagesStage, tmp_path: Path) -> None:
     breakers = {"run_tokens": 10}
     stage.script = answering(whole(Say(text="Hi.")))
     async with running(stage.upstream.url, tmp_path, breakers=breakers) as interlock:
@@ -299,7 +293,7 @@ async def test_the_sdk_names_our_refusals_and_does_not_repeat_the_request(stage:
 
 
 async def test_an_answer_beyond_its_budget_is_cut_and_the_sdk_s_accumulator_takes_it(
-    stage: Stage, tmp_path: Path
+    stage: MessagesStage, tmp_path: Path
 ) -> None:
     say = Say(reasoning="Count.\n", text="one " * 800)
     stage.script = streaming(stream(say))
@@ -322,7 +316,7 @@ async def test_an_answer_beyond_its_budget_is_cut_and_the_sdk_s_accumulator_take
 
 
 async def test_an_agent_s_key_comes_as_anthropic_s_sdk_sends_it_and_goes_no_further(
-    stage: Stage, tmp_path: Path
+    stage: MessagesStage, tmp_path: Path
 ) -> None:
     stage.script = answering(whole(Say(text="Hi.")))
     agents = {"coder": {"keys": ["ilk-secret"]}}
@@ -337,7 +331,7 @@ async def test_an_agent_s_key_comes_as_anthropic_s_sdk_sends_it_and_goes_no_furt
                 await client.messages.create(**request)
 
 
-async def test_counting_tokens_is_plain(stage: Stage) -> None:
+async def test_counting_tokens_is_plain(stage: MessagesStage) -> None:
     counted = b'{"input_tokens":275,"context_management":{"original_input_tokens":275}}'
     stage.script = answering(counted)
     async with stage.client() as client:
@@ -352,7 +346,7 @@ async def test_counting_tokens_is_plain(stage: Stage) -> None:
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("told", ["text and thought", "calls alone"])
 async def test_what_the_sdk_sends_back_is_known_as_what_was_given(
-    stage: Stage, place: str, streamed: bool, told: str, monkeypatch: pytest.MonkeyPatch
+    stage: MessagesStage, place: str, streamed: bool, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next turn joins the run, and nothing of the answer is new to the policies."""
     seen: list[Sighting] = []

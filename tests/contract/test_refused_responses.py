@@ -20,9 +20,10 @@ import pytest_asyncio
 
 from tests.support.chat import Call, Say
 from tests.support.interlock import port_of, running
-from tests.support.raw import Script, ScriptedUpstream, scripted, send
+from tests.support.raw import scripted, send
 from tests.support.responses import TOOLS, ask, read_stream, read_whole, stream, whole
 from tests.support.serving import answering, post, streaming
+from tests.support.stage import Stage
 from tests.support.wire import parse
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -41,15 +42,8 @@ PATH = "/v1/responses"
 LOGPROBS = ["message.output_text.logprobs"]
 
 
-class Stage:
-    def __init__(self) -> None:
-        self.script: Script
-        self.upstream: ScriptedUpstream
-        self.port = 0
-        self.admin = ""
-
-    async def play(self, request: bytes, writer: asyncio.StreamWriter) -> None:
-        await self.script(request, writer)
+class ResponsesStage(Stage):
+    admin = ""
 
     def client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="x", max_retries=0)
@@ -68,8 +62,8 @@ class Stage:
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    stage = Stage()
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ResponsesStage]:
+    stage = ResponsesStage()
     state: Path = tmp_path_factory.mktemp("refused") / "state"
     listen = {"admin_token": "an-operators-token"}
     async with scripted(stage.play) as stage.upstream, running(stage.upstream.url, state, listen=listen) as interlock:
@@ -84,7 +78,7 @@ def says(place: str) -> tuple[Say, list[Call]]:
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(("top", "interval"), list(itertools.product([None, 0, 2], [1, 5])))
-async def test_it_never_arrives_in_a_stream(stage: Stage, place: str, top: int | None, interval: int) -> None:
+async def test_it_never_arrives_in_a_stream(stage: ResponsesStage, place: str, top: int | None, interval: int) -> None:
     say, lawful = says(place)
     events = stream(say, logprobs=top is not None, top=top or 0, interval=interval)
     assert CANARY in read_stream(b"".join(events)).raw
@@ -104,7 +98,7 @@ async def test_it_never_arrives_in_a_stream(stage: Stage, place: str, top: int |
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("top", [None, 0, 2])
-async def test_it_never_arrives_in_a_whole_answer(stage: Stage, place: str, top: int | None) -> None:
+async def test_it_never_arrives_in_a_whole_answer(stage: ResponsesStage, place: str, top: int | None) -> None:
     say, lawful = says(place)
     body = whole(say, logprobs=top is not None, top=top or 0)
     stage.script = answering(body)
@@ -122,7 +116,7 @@ async def test_it_never_arrives_in_a_whole_answer(stage: Stage, place: str, top:
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_the_refusal_is_the_same_item_streamed_and_whole(stage: Stage, place: str) -> None:
+async def test_the_refusal_is_the_same_item_streamed_and_whole(stage: ResponsesStage, place: str) -> None:
     say, _ = says(place)
     stage.script = streaming(stream(say))
     streamed = read_stream((await stage.post(ask(stream=True))).body)
@@ -132,7 +126,7 @@ async def test_the_refusal_is_the_same_item_streamed_and_whole(stage: Stage, pla
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_the_sdk_takes_the_answer_by_its_iterator_and_by_its_helper(stage: Stage, place: str) -> None:
+async def test_the_sdk_takes_the_answer_by_its_iterator_and_by_its_helper(stage: ResponsesStage, place: str) -> None:
     say, lawful = says(place)
     asked: dict[str, Any] = {"model": "tiny", "input": "Clean up.", "tools": TOOLS}
     async with stage.client() as client:
@@ -153,7 +147,7 @@ async def test_the_sdk_takes_the_answer_by_its_iterator_and_by_its_helper(stage:
         assert [item.name for item in final.output if item.type == "function_call"] == [c.name for c in lawful]
 
 
-async def test_a_tool_loop_goes_on_in_one_run(stage: Stage) -> None:
+async def test_a_tool_loop_goes_on_in_one_run(stage: ResponsesStage) -> None:
     """A client that sends the items back is known by them, refused ones too."""
     before = await stage.runs()
     async with stage.client() as client:
@@ -186,7 +180,7 @@ async def test_a_tool_loop_goes_on_in_one_run(stage: Stage) -> None:
         '{"command": "r\\u006d -rf /srv/' + CANARY + '"}',
     ],
 )
-async def test_odd_arguments_are_no_way_round(stage: Stage, arguments: str) -> None:
+async def test_odd_arguments_are_no_way_round(stage: ResponsesStage, arguments: str) -> None:
     for streamed in (True, False):
         for finish in (None, "length"):
             say = Say(text="Go.", calls=(GOOD, Call("run_shell", arguments)), finish=finish)
@@ -209,7 +203,9 @@ async def test_odd_arguments_are_no_way_round(stage: Stage, arguments: str) -> N
         {"input": [{"role": "user", "type": "function_call_output", "call_id": "c", "output": "x"}]},
     ],
 )
-async def test_a_field_that_the_model_server_would_coerce_is_refused(stage: Stage, fields: dict[str, Any]) -> None:
+async def test_a_field_that_the_model_server_would_coerce_is_refused(
+    stage: ResponsesStage, fields: dict[str, Any]
+) -> None:
     seen = len(stage.upstream.requests)
     answer = await stage.post(ask(**fields))
     assert answer.start.startswith("HTTP/1.1 400")
@@ -227,7 +223,7 @@ async def test_a_field_that_the_model_server_would_coerce_is_refused(stage: Stag
         {"input": [{"type": "message", "role": "assistant", "content": [], "status": "in_progress"}]},
     ],
 )
-async def test_what_hides_calls_is_refused(stage: Stage, fields: dict[str, Any]) -> None:
+async def test_what_hides_calls_is_refused(stage: ResponsesStage, fields: dict[str, Any]) -> None:
     seen = len(stage.upstream.requests)
     answer = await stage.post(ask(**fields))
     assert answer.start.startswith("HTTP/1.1 403")
@@ -236,7 +232,7 @@ async def test_what_hides_calls_is_refused(stage: Stage, fields: dict[str, Any])
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_a_call_that_is_left_in_the_text_is_no_way_round(stage: Stage, streamed: bool) -> None:
+async def test_a_call_that_is_left_in_the_text_is_no_way_round(stage: ResponsesStage, streamed: bool) -> None:
     written = f'<tool_call>\n{{"name": "run_shell", "arguments": {BAD.arguments}}}\n</tool_call>'
     say = Say("Hm.\n", f"Let me see. {written} Done.")
     stage.script = streaming(stream(say)) if streamed else answering(whole(say))
@@ -248,7 +244,7 @@ async def test_a_call_that_is_left_in_the_text_is_no_way_round(stage: Stage, str
 
 
 @pytest.mark.parametrize("kind", ["custom_tool_call", "mcp_call", "local_shell_call", "computer_call", "shell_call"])
-async def test_another_kind_of_call_does_not_arrive(stage: Stage, kind: str) -> None:
+async def test_another_kind_of_call_does_not_arrive(stage: ResponsesStage, kind: str) -> None:
     say = Say("Hm.", "", (GOOD,))
     other = {"type": kind, "id": "x_1", "call_id": "c_1", "name": "patch", "input": CANARY, "status": "completed"}
     events = stream(say)
@@ -271,7 +267,7 @@ async def test_another_kind_of_call_does_not_arrive(stage: Stage, kind: str) -> 
     assert json.loads(answer.body)["error"]["code"] == "unjudged_answer"
 
 
-async def test_an_upstream_that_dies_in_mid_stream_looks_like_one(stage: Stage) -> None:
+async def test_an_upstream_that_dies_in_mid_stream_looks_like_one(stage: ResponsesStage) -> None:
     events = stream(Say("Hm.", "Hi.", (BAD,)))
 
     async def script(request: bytes, writer: asyncio.StreamWriter) -> None:

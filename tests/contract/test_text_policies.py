@@ -7,7 +7,6 @@ policies are in force beside it, so calls are held too.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,8 +21,9 @@ from tests.support.apis import APIS, STREAMED, Api, heard
 from tests.support.chat import Call, Say
 from tests.support.interlock import port_of, running
 from tests.support.planted import Stream
-from tests.support.raw import Script, scripted, send
+from tests.support.raw import scripted, send
 from tests.support.serving import answering, post, streaming
+from tests.support.stage import Stage
 from tests.support.wire import captures, parse
 from tracing.records import Decided
 from tracing.segments import read
@@ -64,14 +64,10 @@ RECORDED = {
 }
 
 
-class Stage:
+class TextStage(Stage):
     def __init__(self, state: Path) -> None:
+        super().__init__()
         self.state = state
-        self.script: Script
-        self.port = 0
-
-    async def play(self, request: bytes, writer: asyncio.StreamWriter) -> None:
-        await self.script(request, writer)
 
     async def asks(self, api: Api, *, stream: bool) -> bytes:
         answer = parse(await send(self.port, post(api.ask(stream=stream), path=api.path)))
@@ -87,8 +83,8 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(bundle: Path, state: Path, hold: str) -> AsyncIterator[Stage]:
-    stage = Stage(state)
+async def staged(bundle: Path, state: Path, hold: str) -> AsyncIterator[TextStage]:
+    stage = TextStage(state)
     policies = {"bundle": bundle, "modes": {f"team.hold_{hold}": "enforce"}}
     async with scripted(stage.play) as upstream, running(upstream.url, stage.state, policies=policies) as interlock:
         stage.port = port_of(interlock)
@@ -96,7 +92,7 @@ async def staged(bundle: Path, state: Path, hold: str) -> AsyncIterator[Stage]:
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def stages(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, Stage]]:
+async def stages(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, TextStage]]:
     """One Interlock for each hold: it enforces the policy with that hold, and the others are in shadow."""
     folder = tmp_path_factory.mktemp("text")
     sources = {
@@ -152,7 +148,7 @@ def prefix_only(api: Api, told: dict[str, str], surface: str, before: str, *, st
     cuts=st.lists(st.integers(1, 900), min_size=1, max_size=8).filter(lambda cuts: sum(cuts) > 40),
 )
 async def test_no_byte_of_a_match_leaves_a_stream_under_a_hold(
-    stages: dict[str, Stage],
+    stages: dict[str, TextStage],
     name: str,
     surface: str,
     hold: str,
@@ -179,7 +175,7 @@ async def test_no_byte_of_a_match_leaves_a_stream_under_a_hold(
 @pytest.mark.parametrize("hold", ["tail", "all"])
 @pytest.mark.parametrize("between", ["\u200b", "\u200d\u2060\u00ad" * 3])
 async def test_what_hides_a_match_does_not_let_it_go(
-    stages: dict[str, Stage], name: str, surface: str, hold: str, between: str
+    stages: dict[str, TextStage], name: str, surface: str, hold: str, between: str
 ) -> None:
     """Characters without width make a match many times as long as its tail."""
     api, stage = APIS[name], stages[hold]
@@ -196,7 +192,7 @@ async def test_what_hides_a_match_does_not_let_it_go(
 @pytest.mark.parametrize("after", ["", f" {LATER} and so on."])
 @pytest.mark.parametrize("calls", [(), (LOOK,)])
 async def test_no_byte_of_a_match_leaves_in_a_whole_answer(
-    stages: dict[str, Stage], name: str, surface: str, hold: str, after: str, calls: tuple[Call, ...]
+    stages: dict[str, TextStage], name: str, surface: str, hold: str, after: str, calls: tuple[Call, ...]
 ) -> None:
     api, stage = APIS[name], stages[hold]
     body = api.body(
@@ -223,7 +219,7 @@ def completing(api: Api, events: list[bytes], surface: str) -> int:
 @pytest.mark.parametrize(("name", "surface"), STREAMED_SURFACES)
 @pytest.mark.parametrize("interval", [1, 4])
 async def test_without_a_hold_nothing_comes_after_the_event_that_completed_the_match(
-    stages: dict[str, Stage], name: str, surface: str, interval: int
+    stages: dict[str, TextStage], name: str, surface: str, interval: int
 ) -> None:
     api, stage = APIS[name], stages["none"]
     events = api.events(says(surface, f"The key is {KEY} . {LATER} and much more. " + "word " * 200), interval)
@@ -246,7 +242,7 @@ async def test_without_a_hold_nothing_comes_after_the_event_that_completed_the_m
 @pytest.mark.parametrize(("name", "surface"), STREAMED_SURFACES)
 @pytest.mark.parametrize("hold", HOLDS)
 async def test_what_is_let_by_is_what_the_model_server_sent(
-    stages: dict[str, Stage], name: str, surface: str, hold: str
+    stages: dict[str, TextStage], name: str, surface: str, hold: str
 ) -> None:
     api, stage = APIS[name], stages[hold]
     for calls in ((), (LOOK,)):
@@ -270,7 +266,7 @@ async def test_there_are_recordings_of_every_api() -> None:
 @settings(max_examples=8)
 @given(data=st.data())
 async def test_no_byte_of_a_match_leaves_a_recorded_stream_under_a_hold(
-    stages: dict[str, Stage], name: str, surface: str, hold: str, data: st.DataObject
+    stages: dict[str, TextStage], name: str, surface: str, hold: str, data: st.DataObject
 ) -> None:
     stream, stage = RECORDED[name, surface], stages[hold]
     words = f" {KEY} "

@@ -12,8 +12,9 @@ import pytest_asyncio
 
 from tests.support.chat import Call, Say, read_stream, stream, whole
 from tests.support.interlock import port_of, running
-from tests.support.raw import Script, ScriptedUpstream, scripted, send
+from tests.support.raw import scripted, send
 from tests.support.serving import HEAD, answering, ask, post, streaming
+from tests.support.stage import Stage
 from tests.support.wire import Message, parse
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -21,15 +22,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
-class Stage:
-    def __init__(self) -> None:
-        self.script: Script
-        self.upstream: ScriptedUpstream
-        self.port = 0
-
-    async def play(self, request: bytes, writer: asyncio.StreamWriter) -> None:
-        await self.script(request, writer)
-
+class CarryStage(Stage):
     def answers(self, raw: bytes) -> None:
         async def script(_request: bytes, writer: asyncio.StreamWriter) -> None:
             writer.write(raw)
@@ -41,8 +34,8 @@ class Stage:
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    stage = Stage()
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[CarryStage]:
+    stage = CarryStage()
     state = tmp_path_factory.mktemp("carry") / "state"
     async with (
         scripted(stage.play) as stage.upstream,
@@ -56,25 +49,25 @@ def get(target: str, *headers: str) -> bytes:
     return "\r\n".join([f"GET {target} HTTP/1.1", "Host: vllm.test", *headers, "", ""]).encode("latin-1")
 
 
-async def test_a_bare_request_arrives_bare(stage: Stage) -> None:
+async def test_a_bare_request_arrives_bare(stage: CarryStage) -> None:
     stage.answers(OK)
     await stage.send(get("/version"))
     assert stage.upstream.requests[-1] == b"GET /version HTTP/1.1\r\nHost: vllm.test\r\n\r\n"
 
 
-async def test_a_bare_answer_leaves_bare(stage: Stage) -> None:
+async def test_a_bare_answer_leaves_bare(stage: CarryStage) -> None:
     stage.answers(OK)
     answer = await stage.send(get("/health"))
     assert answer.headers == (("content-length", "2"),)
 
 
-async def test_the_target_arrives_as_it_was_sent(stage: Stage) -> None:
+async def test_the_target_arrives_as_it_was_sent(stage: CarryStage) -> None:
     stage.answers(OK)
     await stage.send(get("/a%2Fb//c/../d;x?q=%7e&q=%7E+a"))
     assert stage.upstream.last.start == "GET /a%2Fb//c/../d;x?q=%7e&q=%7E+a HTTP/1.1"
 
 
-async def test_a_redirect_is_the_clients_to_follow(stage: Stage) -> None:
+async def test_a_redirect_is_the_clients_to_follow(stage: CarryStage) -> None:
     stage.answers(
         b"HTTP/1.1 307 Temporary Redirect\r\nlocation: http://vllm.test/v1/models\r\ncontent-length: 0\r\n\r\n"
     )
@@ -85,7 +78,7 @@ async def test_a_redirect_is_the_clients_to_follow(stage: Stage) -> None:
     assert len(stage.upstream.requests) == seen + 1
 
 
-async def test_one_callers_cookie_is_not_sent_for_the_next(stage: Stage) -> None:
+async def test_one_callers_cookie_is_not_sent_for_the_next(stage: CarryStage) -> None:
     stage.answers(b"HTTP/1.1 200 OK\r\nset-cookie: a=1\r\nset-cookie: b=2\r\ncontent-length: 0\r\n\r\n")
     answer = await stage.send(get("/version"))
     assert [v for k, v in answer.headers if k == "set-cookie"] == ["a=1", "b=2"]
@@ -93,7 +86,7 @@ async def test_one_callers_cookie_is_not_sent_for_the_next(stage: Stage) -> None
     assert stage.upstream.last.header("cookie") is None
 
 
-async def test_duplicate_headers_arrive_each_name_in_its_order(stage: Stage) -> None:
+async def test_duplicate_headers_arrive_each_name_in_its_order(stage: CarryStage) -> None:
     stage.answers(OK)
     await stage.send(get("/version", "X-A: 1", "x-a: 2", "X-B: 3", "X-A: 1"))
     arrived = stage.upstream.last.headers
@@ -101,7 +94,7 @@ async def test_duplicate_headers_arrive_each_name_in_its_order(stage: Stage) -> 
     assert [v for k, v in arrived if k.lower() == "x-b"] == ["3"]
 
 
-async def test_hop_by_hop_headers_and_our_own_stay_here(stage: Stage) -> None:
+async def test_hop_by_hop_headers_and_our_own_stay_here(stage: CarryStage) -> None:
     stage.answers(OK)
     await stage.send(
         get(
@@ -117,12 +110,12 @@ async def test_hop_by_hop_headers_and_our_own_stay_here(stage: Stage) -> None:
     assert names == {"host", "x-request-id"}
 
 
-async def test_the_reason_phrase_is_kept(stage: Stage) -> None:
+async def test_the_reason_phrase_is_kept(stage: CarryStage) -> None:
     stage.answers(b"HTTP/1.1 418 I am a teapot, really\r\ncontent-length: 0\r\n\r\n")
     assert (await stage.send(get("/health"))).start == "HTTP/1.1 418 I am a teapot, really"
 
 
-async def test_a_compressed_body_is_carried_compressed(stage: Stage) -> None:
+async def test_a_compressed_body_is_carried_compressed(stage: CarryStage) -> None:
     stage.answers(OK)
     body = gzip.compress(b'{"prompt": "hi"}')
     await stage.send(post(body, "Content-Encoding: gzip", path="/tokenize"))
@@ -130,20 +123,20 @@ async def test_a_compressed_body_is_carried_compressed(stage: Stage) -> None:
     assert stage.upstream.last.header("content-encoding") == "gzip"
 
 
-async def test_a_compressed_answer_is_carried_compressed(stage: Stage) -> None:
+async def test_a_compressed_answer_is_carried_compressed(stage: CarryStage) -> None:
     body = gzip.compress(b"hello" * 100)
     stage.answers(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
     answer = await stage.send(get("/version"))
     assert answer.body == body
 
 
-async def test_a_compressed_chat_request_is_refused(stage: Stage) -> None:
+async def test_a_compressed_chat_request_is_refused(stage: CarryStage) -> None:
     answer = await stage.send(post(gzip.compress(json.dumps(ask()).encode()), "Content-Encoding: gzip"))
     assert answer.start.startswith("HTTP/1.1 400")
     assert json.loads(answer.body)["error"]["code"] == "encoded_body"
 
 
-async def test_a_body_of_many_megabytes_arrives_whole(stage: Stage) -> None:
+async def test_a_body_of_many_megabytes_arrives_whole(stage: CarryStage) -> None:
     stage.script = answering(whole(Say(text="ok")))
     body = json.dumps(ask(user="x" * 3_000_000)).encode()
     answer = await stage.send(post(body))
@@ -151,7 +144,7 @@ async def test_a_body_of_many_megabytes_arrives_whole(stage: Stage) -> None:
     assert stage.upstream.last.body == body
 
 
-async def test_a_body_of_very_many_small_chunks_arrives_whole(stage: Stage) -> None:
+async def test_a_body_of_very_many_small_chunks_arrives_whole(stage: CarryStage) -> None:
     """More than are let to wait at once, and each ended apart from the next."""
     sizes = [1, 2, 3, 17, 1, 300] * 8_000
     body = b"".join(b"%x\r\n%s\r\n" % (size, b"%d" % (size % 10) * size) for size in sizes) + b"0\r\n\r\n"
@@ -162,7 +155,7 @@ async def test_a_body_of_very_many_small_chunks_arrives_whole(stage: Stage) -> N
     assert answer.body == b"".join(b"%d" % (size % 10) * size for size in sizes)
 
 
-async def test_long_and_many_headers_are_carried_as_vllm_takes_them(stage: Stage) -> None:
+async def test_long_and_many_headers_are_carried_as_vllm_takes_them(stage: CarryStage) -> None:
     stage.answers(OK)
     await stage.send(get("/version", "X-Long: " + "a" * 60_000, *[f"X-{i}: {i}" for i in range(200)]))
     arrived = stage.upstream.last
@@ -170,7 +163,7 @@ async def test_long_and_many_headers_are_carried_as_vllm_takes_them(stage: Stage
     assert len(arrived.headers) == 202
 
 
-async def test_header_bytes_that_cannot_be_carried_are_refused_not_altered(stage: Stage) -> None:
+async def test_header_bytes_that_cannot_be_carried_are_refused_not_altered(stage: CarryStage) -> None:
     seen = len(stage.upstream.requests)
     answer = await stage.send(b"GET /version HTTP/1.1\r\nHost: a\r\nX-Name: caf\xe9\r\n\r\n")
     assert answer.start.startswith("HTTP/1.1 400")
@@ -181,20 +174,20 @@ async def test_header_bytes_that_cannot_be_carried_are_refused_not_altered(stage
     assert answer.start.startswith("HTTP/1.1 502")
 
 
-async def test_utf8_header_bytes_are_carried(stage: Stage) -> None:
+async def test_utf8_header_bytes_are_carried(stage: CarryStage) -> None:
     stage.answers("HTTP/1.1 200 OK\r\nx-name: café\r\ncontent-length: 2\r\n\r\nok".encode())
     raw = await send(stage.port, "GET /version HTTP/1.1\r\nHost: a\r\nX-Name: naïve\r\n\r\n".encode())
     assert "x-name: café".encode() in raw
     assert "X-Name: naïve".encode() in stage.upstream.requests[-1]
 
 
-async def test_what_is_no_http_is_told_in_the_json_dialect(stage: Stage) -> None:
+async def test_what_is_no_http_is_told_in_the_json_dialect(stage: CarryStage) -> None:
     answer = await stage.send(b"NONSENSE\r\n\r\n")
     assert answer.start.split()[1] == "400"
     assert json.loads(answer.body)["error"]["code"] == "malformed_http"
 
 
-async def test_expect_is_answered_here_once_and_not_handed_on(stage: Stage) -> None:
+async def test_expect_is_answered_here_once_and_not_handed_on(stage: CarryStage) -> None:
     stage.script = answering(whole(Say(text="ok")))
     reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
     body = json.dumps(ask()).encode()
@@ -209,7 +202,7 @@ async def test_expect_is_answered_here_once_and_not_handed_on(stage: Stage) -> N
     assert stage.upstream.last.header("expect") is None
 
 
-async def test_a_chunked_request_body_arrives_whole(stage: Stage) -> None:
+async def test_a_chunked_request_body_arrives_whole(stage: CarryStage) -> None:
     stage.script = answering(whole(Say(text="ok")))
     body = json.dumps(ask()).encode()
     head = post(b"", "Transfer-Encoding: chunked").replace(b"Content-Length: 0\r\n", b"")
@@ -219,7 +212,7 @@ async def test_a_chunked_request_body_arrives_whole(stage: Stage) -> None:
     assert stage.upstream.last.body == body
 
 
-async def test_head_has_the_length_and_no_body(stage: Stage) -> None:
+async def test_head_has_the_length_and_no_body(stage: CarryStage) -> None:
     stage.answers(
         b"HTTP/1.1 405 Method Not Allowed\r\nallow: GET\r\ncontent-length: 31\r\ncontent-type: application/json\r\n\r\n"
     )
@@ -233,7 +226,7 @@ async def test_head_has_the_length_and_no_body(stage: Stage) -> None:
     assert raw.endswith(b"\r\n\r\n")
 
 
-async def test_headers_leave_before_the_first_event_is_there(stage: Stage) -> None:
+async def test_headers_leave_before_the_first_event_is_there(stage: CarryStage) -> None:
     go_on = asyncio.Event()
 
     async def script(_request: bytes, writer: asyncio.StreamWriter) -> None:
@@ -252,7 +245,7 @@ async def test_headers_leave_before_the_first_event_is_there(stage: Stage) -> No
     writer.close()
 
 
-async def test_each_event_leaves_before_the_next_one_is_made(stage: Stage) -> None:
+async def test_each_event_leaves_before_the_next_one_is_made(stage: CarryStage) -> None:
     events = stream(Say(text="one two three"))
     taken = asyncio.Event()
 
@@ -277,7 +270,7 @@ async def test_each_event_leaves_before_the_next_one_is_made(stage: Stage) -> No
 
 
 @pytest.mark.parametrize("half", [True, False], ids=["half-close", "close"])
-async def test_a_client_that_goes_away_aborts_upstream_at_once(stage: Stage, half: bool) -> None:
+async def test_a_client_that_goes_away_aborts_upstream_at_once(stage: CarryStage, half: bool) -> None:
     gone = asyncio.Event()
     events = stream(Say(text="word " * 2000))
 
@@ -308,7 +301,7 @@ async def test_a_client_that_goes_away_aborts_upstream_at_once(stage: Stage, hal
     writer.close()
 
 
-async def test_an_upstream_that_breaks_off_leaves_an_answer_without_an_end(stage: Stage) -> None:
+async def test_an_upstream_that_breaks_off_leaves_an_answer_without_an_end(stage: CarryStage) -> None:
     events = stream(Say(text="Hello there"))
 
     async def script(_request: bytes, writer: asyncio.StreamWriter) -> None:
@@ -325,7 +318,7 @@ async def test_an_upstream_that_breaks_off_leaves_an_answer_without_an_end(stage
     assert not answer.whole
 
 
-async def test_an_upstream_that_breaks_off_inside_a_call_takes_the_call_with_it(stage: Stage) -> None:
+async def test_an_upstream_that_breaks_off_inside_a_call_takes_the_call_with_it(stage: CarryStage) -> None:
     events = stream(Say(text="Hi", calls=(Call("get_weather", '{"city": "Oslo"}'),)))
 
     async def script(_request: bytes, writer: asyncio.StreamWriter) -> None:
@@ -341,7 +334,7 @@ async def test_an_upstream_that_breaks_off_inside_a_call_takes_the_call_with_it(
     assert not answer.whole
 
 
-async def test_an_upstream_that_is_not_there_is_said_in_the_dialect(stage: Stage, tmp_path) -> None:
+async def test_an_upstream_that_is_not_there_is_said_in_the_dialect(stage: CarryStage, tmp_path) -> None:
     async with running("http://127.0.0.1:1", tmp_path / "state") as interlock:
         answer = parse(await send(port_of(interlock), post(ask())))
     assert answer.start.startswith("HTTP/1.1 502")
@@ -349,7 +342,7 @@ async def test_an_upstream_that_is_not_there_is_said_in_the_dialect(stage: Stage
     assert answer.header("retry-after") is not None
 
 
-async def test_a_client_that_does_not_read_stops_the_reading_upstream(stage: Stage) -> None:
+async def test_a_client_that_does_not_read_stops_the_reading_upstream(stage: CarryStage) -> None:
     sent = 0
     full = asyncio.Event()
     event = stream(Say(text="x" * 4000))[1]
@@ -379,7 +372,7 @@ async def test_a_client_that_does_not_read_stops_the_reading_upstream(stage: Sta
     assert sent < 40_000_000  # what the sockets' own buffers take, of 222 MB
 
 
-async def test_idle_connections_are_given_up_before_the_server_closes_them(stage: Stage) -> None:
+async def test_idle_connections_are_given_up_before_the_server_closes_them(stage: CarryStage) -> None:
     """uvicorn closes after 5 s; a POST into a connection that closes would be lost, as it is never sent twice."""
     stage.script = answering(whole(Say(text="ok")))
     for _ in range(3):

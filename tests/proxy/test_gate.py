@@ -14,13 +14,12 @@ from proxy.gated_choice import Answer
 from serving.wire.chat_stream import read_event
 from serving.wire.chat_writer import ChatWriter
 from tests.support.chat import VOCABULARY, Call, Say, read_stream, stream
+from tests.support.talk import CANARY, REFUSED
 from tests.support.wire import captures
 
-CANARY = "canary-7f3a91"
 BAD = Call("run_shell", f'{{"command": "rm -rf /srv/{CANARY}"}}')
 GOOD = Call("get_weather", '{"city": "Oslo ☂"}')
 ALSO = Call("read_file", '{"path": "notes.md"}')
-REFUSED = "[run_shell] Blocked by rule test/deny. Ask for something else."
 
 
 class Conversation:

@@ -4,64 +4,29 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import deque
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.gate import Gate
-from proxy.gated_choice import Answer, Question, TextQuestion
+from proxy.gated_choice import Answer
 from serving.wire.request import ChatRequest
 from serving.wire.responses import Responses
 from tests.proxy.test_gate_text import SECRET, Rule
 from tests.support.chat import Call, Say
 from tests.support.responses import Read, read_stream, stream
+from tests.support.talk import CANARY, REFUSED, SHUT, Talk
 from tests.support.wire import captures
 
-CANARY = "canary-7f3a91"
 BAD = Call("run_shell", f'{{"command": "rm -rf /srv/{CANARY}"}}')
 GOOD = Call("get_weather", '{"city": "Oslo ☂"}')
 ALSO = Call("read_file", '{"path": "notes.md"}')
-SHUT = "Stopped by rule test/text."
-REFUSED = "[run_shell] Blocked by rule test/deny. Ask for something else."
 
 
-class Conversation:
-    """Feeds bytes to reader and gate, and answers the gate's questions at once, or when told."""
-
-    def __init__(self, *, late: bool = False, after: int | None = None, **options: Any) -> None:
-        self.reader, writer = Responses().stream(ChatRequest(model="tiny", messages=(), after=after))
-        self.gate = Gate(writer, **options)
-        self.late = late
-        self.sent: list[bytes] = []
-        self.asked: list[Question | TextQuestion] = []
-        self.open: deque[Question | TextQuestion] = deque()
-
-    def client_gets(self) -> bytes:
-        self.sent += self.gate.take()
-        return b"".join(self.sent)
-
-    def upstream_says(self, *data: bytes) -> None:
-        for piece in data:
-            for event in self.reader.feed(piece):
-                assert event.kind != "unknown"
-                self.gate.feed(event)
-            for question in self.gate.questions():
-                self.asked.append(question)
-                self.open.append(question)
-            while self.open and not self.late:
-                self.decide()
-            self.client_gets()
-
-    def decide(self) -> None:
-        question = self.open.popleft()
-        if isinstance(question, TextQuestion):
-            self.gate.answer(question.ticket, Answer(SHUT, cut=True) if question.found.hits else Answer())
-            return
-        bad = CANARY in question.call.arguments or question.problem is not None
-        self.gate.answer(question.ticket, Answer(REFUSED) if bad else Answer())
+class Conversation(Talk):
+    def __init__(self, *, after: int | None = None, **options: Any) -> None:
+        super().__init__(*Responses().stream(ChatRequest(model="tiny", messages=(), after=after)), **options)
 
 
 STREAMS = [c for c in captures() if c.response.body.startswith(b"event: response.created")]
