@@ -132,8 +132,31 @@ def _not_true(name: str) -> Callable[[Mapping[str, Any]], bool]:
 
 
 def _tokens_as_ids(fields: Mapping[str, Any]) -> bool:
+    return _given("return_tokens_as_token_ids")(fields) and _logprobs(fields)
+
+
+def _logprobs(fields: Mapping[str, Any]) -> bool:
     logprobs = fields.get("logprobs")  # 0 is a number of alternatives in completions
-    return _given("return_tokens_as_token_ids")(fields) and logprobs is not None and logprobs is not False
+    return logprobs is not None and logprobs is not False
+
+
+def _late_text(fields: Mapping[str, Any]) -> bool:
+    """A streamed text comes later than its tokens, by as many characters as the longest stop string has, less one."""
+    sent = fields.get("stop")
+    stops = sent if isinstance(sent, list) else [sent]
+    late = any(isinstance(stop, str) and len(stop) > 1 for stop in stops)
+    return late and bool(fields.get("stream")) and fields.get("include_stop_str_in_output") is not True
+
+
+def _ids_before_text(fields: Mapping[str, Any]) -> bool:
+    """With logprobs it shows which tokens the text does not say yet; those wait for it."""
+    return _given("return_token_ids")(fields) and not _logprobs(fields) and _late_text(fields)
+
+
+def _tokens_before_calls(fields: Mapping[str, Any]) -> bool:
+    """Of two calls, the events of the first one show tokens of the second."""
+    shown = _given("return_token_ids")(fields) or _logprobs(fields)
+    return shown and _given("tools")(fields) and _late_text(fields)
 
 
 def _template_text(fields: Mapping[str, Any]) -> bool:
@@ -239,6 +262,18 @@ RULES: tuple[FieldRule, ...] = (
         frozenset({"logprobs", "tool_call", "text"}),
         "with `logprobs` names tokens by number, so that a refused text could not be found among them",
         _tokens_as_ids,
+    ),
+    FieldRule(
+        "stop",
+        ANSWER,
+        "of several characters, in a stream with `return_token_ids`, lets the tokens come long before their text",
+        _ids_before_text,
+    ),
+    FieldRule(
+        "stop",
+        frozenset({"tool_call"}),
+        "of several characters, in a stream that shows tokens, lets the tokens of one call come with another",
+        _tokens_before_calls,
     ),
     FieldRule("chat_template", PROMPT | ANSWER, "replaces the model's own prompt", _given("chat_template")),
     FieldRule("chat_template_kwargs", PROMPT, "puts text into the prompt that is in no message", _template_text),

@@ -30,7 +30,7 @@ def _embeds(fields: Mapping[str, Any]) -> bool:
     return fields.get("prompt_embeds") not in (None, [])
 
 
-_SHARED = {"return_tokens_as_token_ids", "truncation_side", "kv_transfer_params", "ec_transfer_params"}
+_SHARED = {"return_tokens_as_token_ids", "stop", "truncation_side", "kv_transfer_params", "ec_transfer_params"}
 
 FIELDS: tuple[FieldRule, ...] = (
     FieldRule("prompt", PROMPT, "is made of token ids, which no policy can read", _ids),
