@@ -63,7 +63,7 @@ class Interlock:
             recorder=plane.recorder,
             not_ready=self._not_ready,
             render=plane.metrics.render,
-            cut=plane.relay.cut,
+            cut=plane.relay.live.cut,
         )
         self.admin_url = await listen_admin(settings, operators, self._stack)
         self.notices += introduction(settings, self.url, self.admin_url, plane.describe())

@@ -118,7 +118,7 @@ class DataPlane:
             metrics=metrics,
             share=self._share,
         )
-        self._stack.push_async_callback(self.relay.settled)
+        self._stack.push_async_callback(self.relay.live.settled)
         self._stack.push_async_callback(every(60.0, recorder.expire_alerts))
         self._stack.push_async_callback(every(2.0, self.relay.holes.give_back))
 
@@ -140,7 +140,7 @@ class DataPlane:
             for site in list(self._runner.sites):
                 await site.stop()
             await self._until_idle(self.settings.listen.drain_seconds)
-            self.relay.stop_streams()
+            self.relay.live.stop_streams()
             await self._until_idle(_STREAMS_GRACE)
         await self._stack.aclose()
 
@@ -153,7 +153,7 @@ class DataPlane:
     async def _until_idle(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self.relay.idle.wait()
+                await self.relay.live.idle.wait()
 
     async def _start_checks(self, settings: Settings, beside: Beside) -> None:
         checks, nemo = settings.checks, settings.checks.nemo

@@ -1,6 +1,7 @@
 """The one path that every exchange walks: accept, identify, admit, judge, forward, watch, gate, settle.
 
-Each step is a method here or an object of its own; the order is what this file is for. A refusal is raised as
+Each step is a method here or an object of its own; the order is what this file is for. ``live`` knows what runs now,
+``passing`` how bytes pass that nobody judges, ``settling`` what happens at the end. A refusal is raised as
 :class:`Refuse` from wherever it is found and becomes an answer in one place.
 """
 
@@ -9,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import aiohttp
 import msgspec
@@ -23,20 +24,23 @@ from proxy.answer_book import AnswerBook, cancel_path, read_fetch, unknown
 from proxy.beside import Beside
 from proxy.breakers.admission import Admission, Denied
 from proxy.breakers.budgets import FIRST_TOKENS, Estimate, estimate
-from proxy.carry import Uncarriable, Upstream, UpstreamUnreachable, answer_like, request_headers
+from proxy.carry import Uncarriable, Upstream, request_headers
 from proxy.exchange import Exchange
 from proxy.gate import Gate
 from proxy.gated_choice import Answer, Question, TextQuestion
 from proxy.identity import Agent, Identifier
 from proxy.injecting import Injecting, resized
 from proxy.judge import Judge
+from proxy.live import KILLED, Live
+from proxy.passing import break_off, copy, like, open_upstream
 from proxy.random_ids import random_hex
 from proxy.recorder import Recorder
 from proxy.refusals import Refuse, refusal_answer
 from proxy.runs import Sighting
+from proxy.settling import Settling
 from proxy.share import ShareMeter
 from proxy.state import Runs
-from proxy.streamed import Killed, Stopping, StreamedAnswer, UpstreamBroke
+from proxy.streamed import StreamedAnswer, UpstreamBroke
 from proxy.trace_context import join
 from proxy.whole import judge_whole
 from serving.allocator import Holes
@@ -46,7 +50,6 @@ from serving.wire.dialect import Dialect
 from serving.wire.dialects import DIALECTS, FETCHES
 from serving.wire.request import ChatRequest
 from serving.wire.splice import Unspliceable
-from serving.wire.vocabulary import Usage
 from tracing.journal import JournalError
 from tracing.metrics import Metrics
 
@@ -56,7 +59,6 @@ _BUDGET_CUT = (
     "Interlock ended this answer here (rule: budget_exhausted): the budget of this run or agent has no more "
     "tokens. Do not send the request again; tell the user."
 )
-_KILLED = "Interlock ended this answer here (rule: run_killed): an operator stopped this run. Tell the user."
 _LARGE = 256 * 1024  # bytes of a body that is read beside the event loop
 _RUN_HEADER = "X-Interlock-Run"
 
@@ -90,7 +92,7 @@ class Relay:
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._settings = settings
-        self._upstream = upstream
+        self._open = partial(open_upstream, upstream)
         self._identifier = identifier
         self._runs = runs
         self._admission = admission
@@ -105,48 +107,28 @@ class Relay:
         self._traced = bool(settings.tracing.otlp or settings.tracing.mlflow)
         self._passes_unjudged = settings.unjudged == "allow"
         self.holes = Holes()
-        self._live: dict[str, Exchange] = {}
-        self._streams: dict[str, aiohttp.StreamReader] = {}
-        self._settling: set[asyncio.Task[None]] = set()
-        self._underway = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
+        self.live = Live()
+        self._settling = Settling(
+            admission=admission,
+            judge=judge,
+            recorder=recorder,
+            beside=beside,
+            metrics=metrics,
+            share=self._share,
+            live=self.live,
+            clock_ns=clock_ns,
+        )
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request. What is not carried is answered here, in the caller's dialect."""
-        self._underway += 1
-        self.idle.clear()
+        self.live.request_begun()
         try:
             return await self._route(request)
         except Refuse as refusal:
             self._metrics.refused(refusal.code)
             return refusal_answer(refusal, request.raw_path)
         finally:
-            self._underway -= 1
-            if not self._underway:
-                self.idle.set()
-
-    def stop_streams(self) -> None:
-        """End what still flows as the model server's own SIGTERM would."""
-        for content in list(self._streams.values()):
-            content.set_exception(Stopping())
-
-    def cut(self, agent: str | None, run: str | None) -> None:
-        """End what runs now of a killed run, of an agent, or (both None) everything: a stream is cut, and what has
-        not begun to answer is refused."""
-        for x in list(self._live.values()):
-            if agent not in (None, x.agent) or run not in (None, x.sighting.run.id):
-                continue
-            x.killed = True
-            if (content := self._streams.get(x.id)) is not None:
-                content.set_exception(Killed(_KILLED))
-            elif x.waiting is not None:
-                x.waiting.cancel()
-
-    async def settled(self) -> None:
-        """Wait until every exchange that is over is on record."""
-        while self._settling:
-            await asyncio.wait(self._settling)
+            self.live.request_over()
 
     # -- accept and identify -----------------------------------------------------------------------
 
@@ -174,7 +156,7 @@ class Relay:
     async def _plain(self, request: web.BaseRequest, headers: CIMultiDict[str]) -> web.StreamResponse:
         body = request.content if request.can_read_body else None
         answer = await self._open(request.method, request.raw_path, headers, body)
-        return await self._copy(request, answer)
+        return await copy(request, answer)
 
     async def _judged(
         self, request: web.BaseRequest, headers: CIMultiDict[str], agent: Agent, endpoint: str
@@ -214,7 +196,7 @@ class Relay:
             if answer.status < 300 and self._judge.surfaces() and not self._passes_unjudged:
                 answer.close()
                 raise unknown("the path")
-            return await self._copy(request, answer)
+            return await copy(request, answer)
         view = msgspec.structs.replace(kept.request, after=fetch.after)
         x = self._open_exchange(request, agent, dialect, view, len(body), kept.sighting)
         x.kept, x.fetched, x.again = kept, True, kept.given is not None
@@ -225,25 +207,25 @@ class Relay:
             return await self._exchange(request, sent, x)
         except Refuse as refusal:
             x.ending = x.ending or "refused"
-            await self._record_refusal(x, refusal)
+            await self._settling.refused(x, refusal)
             raise
         except (asyncio.CancelledError, ConnectionError) as gone:
             if x.killed and x.waiting is not None and isinstance(gone, asyncio.CancelledError):
                 x.waiting.uncancel()
                 x.ending = "refused"
-                killed = Refuse("run_killed", _KILLED, rule="breakers.killed")
-                await self._record_refusal(x, killed)
+                killed = Refuse("run_killed", KILLED, rule="breakers.killed")
+                await self._settling.refused(x, killed)
                 raise killed from None
             x.ending = x.ending or "client_gone"
             raise
         finally:
-            self._settle(x)
+            self._settling.begin(x)
             if x.ending in ("refused", "client_gone", "upstream_failed") and not (
                 x.request.background and x.forwarded_ns
             ):
                 self._answers.forget(x)
             if x.ending == "cut" and x.request.background and x.kept is not None:
-                self._later(self._cancel(sent, x.kept.id))
+                self.live.later(self._cancel(sent, x.kept.id))
 
     async def _cancel(self, sent: _Sent, answer_id: str) -> None:
         """End an answer that the model server would make on without a listener."""
@@ -264,7 +246,7 @@ class Relay:
         if answer.status < 300 and not self._passes_unjudged:
             answer.close()
             raise Refuse("unjudged_answer", "The model server took a request that the judge cannot read.")
-        return await self._copy(request, answer)
+        return await copy(request, answer)
 
     def _open_exchange(
         self,
@@ -309,8 +291,7 @@ class Relay:
         if isinstance(admitted, Denied):
             raise Refuse(admitted.code, admitted.message, rule=admitted.rule, retry_after=admitted.retry_after)
         x.admitted = admitted
-        x.waiting = asyncio.current_task()
-        self._live[x.id] = x
+        self.live.admitted(x)
         return await self._forward(request, sent, x, 0.0 if x.fetched else admitted.delay_seconds)
 
     async def _forward(self, request: web.BaseRequest, sent: _Sent, x: Exchange, delay: float) -> web.StreamResponse:
@@ -353,23 +334,6 @@ class Relay:
             self._injecting.refused(x, injected, status)
         return await self._open(sent.method, sent.target, sent.headers, sent.body)
 
-    async def _open(
-        self,
-        method: str,
-        target: str,
-        headers: CIMultiDict[str],
-        body: bytes | aiohttp.StreamReader | None,
-    ) -> aiohttp.ClientResponse:
-        try:
-            return await self._upstream.open(method, target, headers, body)
-        except UpstreamUnreachable:
-            raise Refuse("upstream_unreachable", "The model server cannot be reached.", retry_after=5) from None
-        except TimeoutError:
-            raise Refuse("upstream_timeout", "The model server did not answer in time.") from None
-        except (aiohttp.ClientError, ConnectionError, ValueError) as problem:
-            _log.warning("upstream failed before its answer began: %s", type(problem).__name__)
-            raise Refuse("upstream_failed", "The model server broke off before it answered.") from None
-
     # -- watch and gate ----------------------------------------------------------------------------
 
     async def _answer(
@@ -380,7 +344,7 @@ class Relay:
         if not 200 <= answer.status < 300:
             x.ending, x.waiting = "done", None
             self._answers.forget(x)
-            return await self._copy(request, answer)
+            return await copy(request, answer)
         if kind == "text/event-stream" and plain:
             return await self._streamed(request, answer, x)
         if kind == "application/json" and plain:
@@ -389,7 +353,7 @@ class Relay:
         if not self._passes_unjudged:
             raise Refuse("unjudged_answer", "The model server's answer is of a kind that cannot be judged.")
         x.ending, x.waiting = "done", None
-        return await self._copy(request, answer)
+        return await copy(request, answer)
 
     async def _streamed(
         self, request: web.BaseRequest, answer: aiohttp.ClientResponse, x: Exchange
@@ -416,19 +380,16 @@ class Relay:
             unjudged_passes=self._passes_unjudged,
             limit=limits.held_bytes,
         )
-        response = self._like(answer)
+        response = like(answer)
         response.headers.popall(hdrs.CONTENT_LENGTH, None)  # a refusal may change it; vLLM's streams have none
-        x.waiting = None
-        self._streams[x.id] = answer.content
         try:
-            await response.prepare(request)
-            await flow.run(answer.content, response)
+            with self.live.streaming(x, answer.content):
+                await response.prepare(request)
+                await flow.run(answer.content, response)
         except UpstreamBroke:
             x.ending = "upstream_failed"
-            self._break_off(request)
+            break_off(request)
             raise ConnectionResetError("upstream broke off") from None
-        finally:
-            self._streams.pop(x.id, None)
         if gate.over:
             x.ending = "cut"
             answer.close()
@@ -447,7 +408,7 @@ class Relay:
                     raise Refuse("unjudged_answer", "The model server's answer is too large to judge.")
         except aiohttp.ClientError:
             x.ending = "upstream_failed"
-            self._break_off(request)
+            break_off(request)
             raise ConnectionResetError("upstream broke off") from None
         try:
             body = await judge_whole(
@@ -472,7 +433,7 @@ class Relay:
         if not x.seen.pending:
             for number in x.seen.choices:
                 self._left(x, number)
-        response = self._like(answer, body_at_hand=True)
+        response = like(answer, body_at_hand=True)
         if hdrs.CONTENT_LENGTH in response.headers:
             response.content_length = len(body)
         x.answer_bytes = len(body)
@@ -514,45 +475,6 @@ class Relay:
             kept.outcomes[question.call.index] = x.outcomes[(question.call.choice, question.call.index)]
         return answer
 
-    async def _copy(self, request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-        """Pass an answer on as it comes."""
-        try:
-            response = self._like(answer)
-            await response.prepare(request)
-            try:
-                while data := await answer.content.readany():
-                    await response.write(data)
-            except aiohttp.ClientError:
-                self._break_off(request)
-                raise ConnectionResetError("upstream broke off") from None
-            await response.write_eof()
-            return response
-        except BaseException:
-            answer.close()
-            raise
-
-    @staticmethod
-    def _like(answer: aiohttp.ClientResponse, *, body_at_hand: bool = False) -> web.StreamResponse:
-        try:
-            return answer_like(answer, body_at_hand=body_at_hand)
-        except Uncarriable as problem:
-            answer.close()
-            raise Refuse("upstream_failed", str(problem)) from None
-
-    @staticmethod
-    def _break_off(request: web.BaseRequest) -> None:
-        """The client sees what a dying server looks like: its connection ends without the body's end."""
-        if request.transport is not None:
-            request.transport.close()
-
-    # -- settle ------------------------------------------------------------------------------------
-
-    async def _record_refusal(self, x: Exchange, refusal: Refuse) -> None:
-        try:
-            await self._recorder.refused(x, refusal.status, refusal.code, str(refusal), refusal.rule)
-        except JournalError:
-            _log.warning("a refusal (%s) could not be put on record", refusal.code)
-
     async def _extend(self, x: Exchange) -> str | None:
         """Hold more of the budget for an answer that goes on; the text to cut it with where that fails."""
         assert x.admitted is not None
@@ -561,58 +483,3 @@ class Relay:
             if not await lease.extend(FIRST_TOKENS):
                 return _BUDGET_CUT
         return None
-
-    def _settle(self, x: Exchange) -> None:
-        x.answered_ns = self._clock_ns()
-        if not x.again and not x.seen.pending:
-            self._beside.answer(x)
-        self._later(self._finish(x))
-
-    async def _finish(self, x: Exchange) -> None:
-        """Settle: what cancellation cannot skip."""
-        self._live.pop(x.id, None)
-        if x.share_mark is not None:
-            x.share_seconds = self._share.end(x.share_mark)
-        usage = x.seen.usage
-        counted = usage or Usage(x.prompt_estimate if x.seen.choices else 0, 0 if x.fetched else x.seen.tokens)
-        if x.kept is not None:
-            counted = x.kept.owed(counted)
-        if x.admitted is not None:
-            if x.seen.choices:
-                await self._admission.settle(x.admitted, counted)
-            else:
-                await self._admission.abandon(x.admitted)
-        if x.seen.choices and not x.again and not x.seen.pending:
-            await self._judge.response(x)
-        cost = self._recorder.settled(x, counted, estimated=usage is None and bool(x.seen.choices))
-        x.sighting.run.settle(counted.prompt + counted.completion, cost.total or 0.0)
-        self._beside.forget(x)
-        self._metrics.settled(x.agent, x.ending)
-        self._metrics.tokens(
-            x.agent,
-            prompt=counted.prompt,
-            completion=counted.completion,
-            cached=counted.cached,
-            reasoning=counted.reasoning,
-        )
-        self._metrics.cost(x.agent, cost)
-        if x.held_ns:
-            self._metrics.held(x.held_ns / 1e9)
-        for outcome in x.outcomes.values():
-            self._metrics.coverage("tool_call", "not_needed" if outcome.outcome == "unasked" else "judged")
-        for surface in x.coverage:
-            self._metrics.coverage(surface, "unjudged")
-        if x.admitted is not None and x.admitted.lease.binding:
-            for budget in await self._admission.budgets(x.agent, x.sighting.run.id):
-                if budget.scope != "run":
-                    self._metrics.budget(x.agent, budget.scope, budget.unit, budget.used, budget.limit)
-
-    def _later(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._settling.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._settling.discard(task)
-        if not task.cancelled() and (problem := task.exception()) is not None:
-            _log.error("settling failed", exc_info=problem)

@@ -95,7 +95,7 @@ class Worker:
                 if self._admission is not None:
                     self._admission.cut(agent, run)
                 if self._plane is not None:
-                    self._plane.relay.cut(agent, run)
+                    self._plane.relay.live.cut(agent, run)
             case words.Noted():
                 if self._runs is not None:
                     self._runs.noted(word)

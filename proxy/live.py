@@ -1,0 +1,90 @@
+"""What runs now in this process: what a kill cuts, what a shutdown ends, and what it waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import aiohttp
+
+from proxy.exchange import Exchange
+from proxy.streamed import Killed, Stopping
+
+KILLED = "Interlock ended this answer here (rule: run_killed): an operator stopped this run. Tell the user."
+
+_log = logging.getLogger(__name__)
+
+
+class Live:
+    """``idle`` is set while no request is under way."""
+
+    def __init__(self) -> None:
+        self._exchanges: dict[str, Exchange] = {}
+        self._streams: dict[str, aiohttp.StreamReader] = {}
+        self._settling: set[asyncio.Task[None]] = set()
+        self._underway = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def request_begun(self) -> None:
+        self._underway += 1
+        self.idle.clear()
+
+    def request_over(self) -> None:
+        self._underway -= 1
+        if not self._underway:
+            self.idle.set()
+
+    def admitted(self, x: Exchange) -> None:
+        """From here on a kill finds the exchange. Called in the task that it is handled in."""
+        x.waiting = asyncio.current_task()
+        self._exchanges[x.id] = x
+
+    def over(self, x: Exchange) -> None:
+        self._exchanges.pop(x.id, None)
+
+    @contextmanager
+    def streaming(self, x: Exchange, content: aiohttp.StreamReader) -> Iterator[None]:
+        """While ``content`` is read: what ends the stream is said there, and the task is left alone."""
+        x.waiting = None
+        self._streams[x.id] = content
+        try:
+            yield
+        finally:
+            self._streams.pop(x.id, None)
+
+    def stop_streams(self) -> None:
+        """End what still flows as the model server's own SIGTERM would."""
+        for content in list(self._streams.values()):
+            content.set_exception(Stopping())
+
+    def cut(self, agent: str | None, run: str | None) -> None:
+        """End what runs now of a killed run, of an agent, or (both None) everything: a stream is cut, and what has
+        not begun to answer is refused."""
+        for x in list(self._exchanges.values()):
+            if agent not in (None, x.agent) or run not in (None, x.sighting.run.id):
+                continue
+            x.killed = True
+            if (content := self._streams.get(x.id)) is not None:
+                content.set_exception(Killed(KILLED))
+            elif x.waiting is not None:
+                x.waiting.cancel()
+
+    def later(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Do this in a task of its own, which no disconnect cancels."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._settling.add(task)
+        task.add_done_callback(self._done)
+
+    async def settled(self) -> None:
+        """Wait until every exchange that is over is on record."""
+        while self._settling:
+            await asyncio.wait(self._settling)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._settling.discard(task)
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            _log.error("settling failed", exc_info=problem)
