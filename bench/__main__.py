@@ -21,6 +21,7 @@ from bench.measure import Measurer, Options, Tools, measure
 from bench.report import Header, Report, render
 from bench.report_scale import ScaleReport, render_scale
 from bench.scale import Plan, Scale, scale
+from bench.soak import render_soak, soak
 from bench.targets import Stage, StartError
 
 _FULL = Options(
@@ -40,6 +41,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="how costs grow with connections, lengths and open streams, in place of the usual tables (ten minutes)",
     )
+    parser.add_argument("--soak", action="store_true", help="whether memory stays flat over many requests and events")
+    parser.add_argument("--soak-requests", type=int, default=200_000, metavar="N", help="requests of a soak (200000)")
+    parser.add_argument("--soak-events", type=int, default=20_000_000, metavar="N", help="its events (20000000)")
     parser.add_argument(
         "--rival",
         action="append",
@@ -95,6 +99,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="interlock-bench-", dir=arguments.folder) as folder:
         try:
             with Stage(Path(folder), name=name, events=options.events) as stage:
+                if arguments.soak:
+                    return _soaked(stage, options, name, arguments)
                 result = None if arguments.scale else measure(stage, options, name, tools, _tell)
                 scaled = _scaled(stage, options, name, tools) if arguments.scale else None
         except StartError as error:
@@ -122,6 +128,16 @@ def main() -> int:
         text, cells = render(report), [*result.cells, *result.call_cells, *result.nemo_cells]
     print(msgspec.json.encode(report).decode() if arguments.json else text)
     return 1 if any(cell.wrong for cell in cells) else 0
+
+
+def _soaked(stage: Stage, options: Options, name: str, arguments: argparse.Namespace) -> int:
+    measurer = Measurer(options, name, _tell)
+    stage.direct()
+    target = stage.interlock()
+    measurer.warm([target], ("whole", "stream"))
+    seen = soak(measurer, target, requests=arguments.soak_requests, events=arguments.soak_events, tell=_tell)
+    print(msgspec.json.encode(seen).decode() if arguments.json else f"{machine.command()}\n\n{render_soak(seen)}")
+    return 1 if seen.wrong else 0
 
 
 def _scaled(stage: Stage, options: Options, name: str, tools: Tools) -> Scale:

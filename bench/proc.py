@@ -70,11 +70,11 @@ def usage(root: int) -> Usage:
     return Usage(
         cpu=sum(stat.cpu + stat.reaped for stat in members),
         root_cpu=own,
-        rss=sum(_rss(stat.pid) for stat in members),
+        rss=sum(rss(stat.pid) for stat in members),
     )
 
 
-def _rss(pid: int) -> int:
+def rss(pid: int) -> int:
     with suppress(FileNotFoundError, ProcessLookupError):
         return int((_PROC / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
