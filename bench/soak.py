@@ -60,6 +60,9 @@ def soak(measurer: Measurer, target: Target, *, requests: int, events: int, tell
         long = _load(measurer, target, "stream", streams, _STREAMS, _STREAM_EVENTS)
         asked, streamed = asked + whole.answers + long.answers, streamed + long.answers * _STREAM_EVENTS
         wrong += whole.wrong + long.wrong
+        for seen in (whole, long):
+            if seen.wrong:
+                tell(f"soak: {seen.wrong} wrong answers, the first: {seen.first_wrong}")
         measurer.until_quiet(target)
         sizes = _megabytes(target)
         points.append(Point(asked, streamed, time.monotonic() - began, sum(sizes), sizes))

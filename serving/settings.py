@@ -253,7 +253,7 @@ class BreakerSettings(_Section):
     """Tokens of one run of any agent."""
     run_usd: PositiveUsd | None = None
     """Cost in USD of one run of any agent."""
-    runs_kept: PositiveInt = 100_000
+    runs_kept: PositiveInt = 10_000
     """Runs remembered at once."""
 
 
