@@ -93,6 +93,8 @@ def _saying(template: dict[str, Any], surface: str, piece: str) -> dict[str, Any
     found = _piece(value, surface)
     assert found is not None
     found[0][found[1]] = piece
+    if found[1] in ("content", "reasoning"):  # an event that goes over from one surface to the other says both
+        found[0].pop("content" if found[1] == "reasoning" else "reasoning", None)
     entry = {"token": piece, "logprob": -0.25, "bytes": list(piece.encode())}
     for choice in value.get("choices", []):
         choice["finish_reason"] = None
