@@ -67,6 +67,7 @@ class StreamedAnswer:
         self._begun = begun
         self._unjudged_passes = unjudged_passes
         self._limit = limit
+        self._longest = limit + 2 * exchange.request_bytes  # some APIs repeat what they were asked
         self._broke = False
         self._stopped = False
         self._killed: str | None = None
@@ -169,7 +170,7 @@ class StreamedAnswer:
             except Unspliceable:
                 self._give_up()
                 return
-        if self._reader.pending > self._limit:
+        if self._reader.pending > self._longest:
             gate.abort(502, "unjudged_answer", "The model server sent an event that is too large to judge.")
 
     async def _look_at_budget(self) -> None:

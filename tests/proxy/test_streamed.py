@@ -57,9 +57,18 @@ def exchange() -> Exchange:
     return Exchange("x", "a", None, None, dialect, view, sighting, _TRACE, 0, 0)
 
 
-async def run(pieces: Sequence[bytes], answer: Answer, *, turns: int = 0, verdict_turns: int = 0, **gate: Any) -> bytes:
+async def run(
+    pieces: Sequence[bytes],
+    answer: Answer,
+    *,
+    turns: int = 0,
+    verdict_turns: int = 0,
+    request_bytes: int = 0,
+    **gate: Any,
+) -> bytes:
     """What the client is given where every question gets ``answer`` after ``verdict_turns`` turns."""
     x = exchange()
+    x.request_bytes = request_bytes
     reader, writer = x.dialect.stream(x.request)
 
     async def judge(_x: Exchange, _question: Question | TextQuestion) -> Answer:
@@ -122,3 +131,13 @@ async def test_a_whole_call_in_plain_text_waits_though_it_comes_in_one_read(call
     assert "Oslo'" + ")" not in got and "</" not in got and "_id" not in got
     passed = await run([first + chunk("a"), read], Answer(), verdict_turns=2, **given)
     assert passed == first + chunk("a") + read
+
+
+@pytest.mark.parametrize(("asked", "passes"), [(0, False), (2_000_000, True)])
+async def test_an_event_may_be_as_long_as_what_it_repeats(asked: int, passes: bool) -> None:
+    first, *_, stop, done = stream(Say(text="x"), usage=False)
+    long = first.replace(b"{", b'{"instructions":"' + b"word " * 400_000 + b'",', 1)
+    pieces = [long[:1_500_000], long[1_500_000:], stop, done]
+    got = await run(pieces, Answer(), request_bytes=asked)
+    assert (got == b"".join(pieces)) is passes
+    assert passes or b"too large to judge" in got
