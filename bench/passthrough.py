@@ -6,14 +6,14 @@ is left is what carrying costs.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import sys
 from collections.abc import AsyncIterator
 
 import aiohttp
 import uvloop
 from aiohttp import web
+
+from bench.serving import serve
 
 _HOP = frozenset({"host", "content-length", "transfer-encoding", "connection", "keep-alive"})
 _SESSION = web.AppKey("session", aiohttp.ClientSession)
@@ -48,13 +48,7 @@ def _application(upstream: str) -> web.Application:
 
 async def _main(upstream: str) -> None:
     runner = web.AppRunner(_application(upstream), access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    print(f"ready on http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
-    with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.Event().wait()
-    await runner.cleanup()
+    await serve(runner)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-
 import uvloop
 from aiohttp import web
+
+from bench.serving import serve
 
 
 async def _main() -> None:
@@ -24,13 +23,7 @@ async def _main() -> None:
         return web.Response(content_type="application/x-protobuf")
 
     runner = web.ServerRunner(web.Server(take, access_log=None, client_max_size=1 << 30))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    print(f"ready on http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
-    with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.Event().wait()
-    await runner.cleanup()
+    await serve(runner)
 
 
 if __name__ == "__main__":

@@ -27,12 +27,12 @@ from serving.settings import PolicySettings
 from tests.support import servers
 from tests.support.chat import Call, Read, Say, read_stream, read_whole, stream, whole
 from tests.support.interlock import port_of, running
+from tests.support.mlflow_reader import traces
 from tests.support.processes import free_port, session_of
 from tests.support.raw import Script, scripted, send
 from tests.support.served import children_of, metric_sum, served, until
 from tests.support.serving import HEAD, answering, ask, by_request, post, streaming
 from tests.support.wire import Message, parse
-from tests.tracing.test_mlflow import traces
 from tracing.audit import verify
 from tracing.records import Alerted, CallOutcome, Checked, Opened, Refused, Settled
 from tracing.segments import read

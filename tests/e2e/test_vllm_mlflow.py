@@ -22,10 +22,10 @@ from serving.tiny.harness import Harness
 from serving.tiny.scripts import DISK, WEATHER
 from tests.support.collector import Collector
 from tests.support.interlock import port_of, running
+from tests.support.mlflow_reader import parts, span, traces
 from tests.support.processes import Server
 from tests.support.servers import VllmServer
 from tests.support.tap import tapped
-from tests.tracing.test_mlflow import parts, span, traces
 from tracing.sinks import find_experiment
 
 pytestmark = [pytest.mark.vllm, pytest.mark.mlflow, pytest.mark.asyncio(loop_scope="module")]

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from proxy.gated_choice import Answer
 from serving.wire.messages import Messages
 from serving.wire.request import ChatRequest
-from tests.proxy.test_gate_text import SECRET, Rule
 from tests.support.chat import Call, Say
 from tests.support.messages import (
     PROMPT_TOKENS,
@@ -28,6 +27,7 @@ from tests.support.messages import (
     stream,
 )
 from tests.support.talk import CANARY, REFUSED, SHUT, Talk
+from tests.support.text_rule import SECRET, Rule
 from tests.support.wire import captures
 
 BAD = Call("run_shell", f'{{"command": "rm -rf /srv/{CANARY}"}}')

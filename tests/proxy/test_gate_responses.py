@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from proxy.gated_choice import Answer
 from serving.wire.request import ChatRequest
 from serving.wire.responses import Responses
-from tests.proxy.test_gate_text import SECRET, Rule
 from tests.support.chat import Call, Say
 from tests.support.responses import Read, read_stream, stream
 from tests.support.talk import CANARY, REFUSED, SHUT, Talk
+from tests.support.text_rule import SECRET, Rule
 from tests.support.wire import captures
 
 BAD = Call("run_shell", f'{{"command": "rm -rf /srv/{CANARY}"}}')

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -14,44 +11,14 @@ from hypothesis import strategies as st
 
 from proxy.gate import Gate
 from proxy.gated_choice import Answer, TextQuestion
-from proxy.gated_text import Scanner, TextRule
+from proxy.gated_text import TextRule
 from serving.wire.chat_stream import read_event
 from serving.wire.chat_writer import ChatWriter
 from tests.support.chat import Call, Say, read_stream, stream
+from tests.support.talk import SHUT
+from tests.support.text_rule import SECRET, Rule
 
-SECRET = "SECRET-4711"
-SHUT = "Stopped by rule test/text."
 LOOK = Call("get_weather", '{"city": "Oslo"}')
-
-
-class Searches:
-    """Finds ``SECRET`` as it grows, in the simplest way."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.found = 0
-
-    def feed(self, text: str) -> list[tuple[int, int]]:
-        self.text += text
-        hits = [match.span() for match in re.finditer(SECRET, self.text)]
-        new, self.found = hits[self.found :], len(hits)
-        return new
-
-    def end(self) -> list[tuple[int, int]]:
-        return []
-
-    def pause(self) -> list[tuple[int, int]]:
-        return []
-
-    def free(self, hold: int) -> int:
-        return max(0, len(self.text.encode()) - hold)
-
-
-@dataclass(frozen=True)
-class Rule:
-    hold: int | None = 0
-    scanner: Callable[[], Scanner] | None = Searches
-    at_end: bool = False
 
 
 class Talk:
@@ -188,7 +155,8 @@ def test_no_byte_of_a_match_leaves_under_a_hold(
     assert read.text.endswith(SHUT)
     if hold == 0:  # an event whose tokens say more than its text waits all the same, and goes with the cut
         (question,) = talk.asked
-        assert question.found.left == len(given_text.removesuffix(f"\n\n{SHUT}").encode())
+        closing = SHUT if given_text == SHUT else f"\n\n{SHUT}"  # nothing was said before it
+        assert question.found.left == len(given_text.removesuffix(closing).encode())
         assert len(given_text.partition(SECRET)[2].removesuffix(SHUT).strip()) <= 4 * interval
     else:
         shown = read.everything().replace(SHUT, "")
