@@ -41,6 +41,10 @@ class Token:
     delta: dict[str, Any] = field(default_factory=dict)
 
 
+FIRST_ID = 100_000
+"""Beyond the ids of the model that the recordings are from: those are never read as words of a test."""
+
+
 class Vocabulary:
     """Token ids that can be decoded again."""
 
@@ -48,7 +52,7 @@ class Vocabulary:
         self._ids: dict[str, int] = {}
 
     def id(self, text: str) -> int:
-        return self._ids.setdefault(text, len(self._ids) + 5)
+        return self._ids.setdefault(text, FIRST_ID + len(self._ids))
 
     def __contains__(self, number: int) -> bool:
         return number in self._ids.values()
