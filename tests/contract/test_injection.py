@@ -18,23 +18,9 @@ from tests.support.chat import Call, Say, read_stream, stream, whole
 from tests.support.interlock import port_of, running
 from tests.support.raw import Script, ScriptedUpstream, scripted, send
 from tests.support.serving import answering, ask, post, streaming
+from tests.support.unsure import RULE
 from tests.support.wire import Message, parse
 
-RULE = """\
-package interlock.policies.acme.unsure
-
-tool_call contains {
-	"id": "city",
-	"severity": "high",
-	"action": "deny",
-	"message": "Ask which city.",
-	"tags": [],
-} if {
-	some argument in input.call.logprobs.arguments
-	argument.path == "/city"
-	argument.min < %s
-}
-"""
 SAY = Say("I look.\n", "So: 🌤️.\n", (Call("get_weather", '{"city": "Oslo ☂"}'),))
 SURE, UNSURE = "0.5", "0.9"
 """The scripted tokens have a probability of exp(-0.25), 0.78: enough for the one bound, not for the other."""

@@ -13,23 +13,8 @@ from tests.support.chat import Call, Say, read_stream, whole
 from tests.support.interlock import port_of, running
 from tests.support.raw import scripted, send
 from tests.support.serving import answering, ask, post, streaming
+from tests.support.unsure import RULE
 from tests.support.wire import parse
-
-RULE = """\
-package interlock.policies.acme.unsure
-
-tool_call contains {
-	"id": "city",
-	"severity": "high",
-	"action": "deny",
-	"message": "Ask which city.",
-	"tags": [],
-} if {
-	some argument in input.call.logprobs.arguments
-	argument.path == "/city"
-	argument.min < %s
-}
-"""
 
 
 @pytest.mark.parametrize(("bound", "denied"), [("0.9995", True), ("0.998", False)])

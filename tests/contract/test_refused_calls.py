@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.chat import Call, Say, read_stream, read_whole, stream, whole
+from tests.support.forbidden import BAD, CANARY, GOOD, PLACES
 from tests.support.interlock import port_of, running
 from tests.support.raw import scripted, send
 from tests.support.serving import TOOLS, answering, ask, post, streaming
@@ -23,17 +24,6 @@ from tests.support.stage import Stage
 from tests.support.wire import parse
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-CANARY = "canary-7f3a91"
-BAD = Call("run_shell", f'{{"command": "rm -rf /srv/{CANARY}"}}')
-GOOD = Call("get_weather", '{"city": "Oslo ☂"}')
-ALSO = Call("run_shell", '{"command": "pytest -q"}')
-PLACES = {
-    "first": (BAD, GOOD, ALSO),
-    "middle": (GOOD, BAD, ALSO),
-    "last": (GOOD, ALSO, BAD),
-    "alone": (BAD,),
-}
 
 
 class ChatStage(Stage):

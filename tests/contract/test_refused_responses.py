@@ -19,6 +19,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.chat import Call, Say
+from tests.support.forbidden import ALSO, BAD, CANARY, GOOD, PLACES
 from tests.support.interlock import port_of, running
 from tests.support.raw import scripted, send
 from tests.support.responses import TOOLS, ask, read_stream, read_whole, stream, whole
@@ -28,16 +29,6 @@ from tests.support.wire import parse
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-CANARY = "canary-7f3a91"
-BAD = Call("run_shell", f'{{"command": "rm -rf /srv/{CANARY}"}}')
-GOOD = Call("get_weather", '{"city": "Oslo ☂"}')
-ALSO = Call("run_shell", '{"command": "pytest -q"}')
-PLACES = {
-    "first": (BAD, GOOD, ALSO),
-    "middle": (GOOD, BAD, ALSO),
-    "last": (GOOD, ALSO, BAD),
-    "alone": (BAD,),
-}
 PATH = "/v1/responses"
 LOGPROBS = ["message.output_text.logprobs"]
 
