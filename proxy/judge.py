@@ -176,8 +176,8 @@ class Judge:
                 self._unrecorded(x, outcome)
             self._metrics.call(outcome.outcome)
             refusal = refusal or outcome.refusal
-        if refusal is None and (found.hits or found.ended) and found.surface in self.texts:
-            refusal = await self._text_decision(x, choice, found)
+        if (found.hits or found.ended) and found.surface in self.texts:
+            refusal = await self._text_decision(x, choice, found) or refusal
         return Answer(refusal, cut=refusal is not None, error=self._refusal == "error" and refusal is not None)
 
     async def _text_decision(self, x: Exchange, choice: int, found: Found) -> str | None:

@@ -25,7 +25,7 @@ from tests.support.raw import scripted, send
 from tests.support.serving import answering, post, streaming
 from tests.support.stage import Stage
 from tests.support.wire import captures, parse
-from tracing.records import Decided
+from tracing.records import CallOutcome, Decided
 from tracing.segments import read
 
 pytestmark = [pytest.mark.opa, pytest.mark.asyncio(loop_scope="module")]
@@ -205,6 +205,22 @@ async def test_no_byte_of_a_match_leaves_in_a_whole_answer(
     assert LATER not in str(told)
     assert all(SHUT in said for said in api.said(told, "text", stream=False))
     assert {record.exposed for record in stage.decided()} == {0}
+
+
+@pytest.mark.parametrize(("name", "surface"), STREAMED_SURFACES)
+@pytest.mark.parametrize("hold", HOLDS)
+async def test_a_match_is_judged_beside_a_call_in_the_same_text(
+    stages: dict[str, TextStage], name: str, surface: str, hold: str
+) -> None:
+    """The starter policies refuse the command; the finding about the key stands all the same."""
+    api, stage = APIS[name], stages[hold]
+    written = '<tool_call>{"name": "bash", "arguments": {"command": "rm -rf /"}}</tool_call>'
+    stage.script = streaming([b"".join(api.events(says(surface, f"The key is {KEY} . {written}"), 1000))])
+    told = heard(await stage.asks(api, stream=True))
+    assert SHUT in str(api.said(told, "text", stream=True))
+    assert stage.decided()
+    called = [entry.record for entry in read(stage.state) if isinstance(entry.record, CallOutcome)]
+    assert [record for record in called if record.exchange == stage.decided()[0].exchange and record.in_text]
 
 
 def completing(api: Api, events: list[bytes], surface: str) -> int:

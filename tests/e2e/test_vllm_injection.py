@@ -164,7 +164,8 @@ class Pairs:
             assert raw.start == other.start == "HTTP/1.1 200 OK", (raw.body, other.body)
             undo = Uninjector(injected, view, fingerprint or self.fingerprint)
             found = masked(stream(undo, other.body, path) if view.stream else undo.whole(other.body))
-            raws.add(masked(raw.body))
+            found = by_choice(found, has_lanes(asked))
+            raws.add(by_choice(masked(raw.body), has_lanes(asked)))
             if found in raws:
                 return found, found
         return min(raws), found
@@ -173,13 +174,19 @@ class Pairs:
         """The direct answer and the one that came through an Interlock, both masked."""
         body = json.dumps(asked | {"model": self.server.model}).encode()
         raws: set[bytes] = set()
-        lanes = asked.get("n", 1) > 1  # while a call of one choice is judged, the other's events flow on
+        lanes = has_lanes(asked)
         for _ in range(TRIES):
             raws.add(by_choice(masked((await self.answer(body, path)).body), lanes))
             found = by_choice(masked((await self.answer(body, path, port)).body), lanes)
             if found in raws:
                 return found, found
         return min(raws), found
+
+
+def has_lanes(asked: dict[str, Any]) -> bool:
+    """Whether the answer has choices whose events come in any order: vLLM makes the choices of several prompts
+    independently of one another, and while a call of one choice is judged, the other's events flow on."""
+    return asked.get("n", 1) > 1 or isinstance(asked.get("prompt"), list)
 
 
 def by_choice(body: bytes, lanes: bool) -> bytes:
