@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-INPUT_VERSION = "1.1"
+INPUT_VERSION = "1.2"
 
 
 class Stage(StrEnum):
@@ -95,20 +95,50 @@ class RunFacts(_Part):
     findings: list[str] = Field(default=[], description="Ids of earlier findings, `policy/id`.")
 
 
+Trust = Literal["trusted", "internal", "untrusted"]
+"""How far the results of a tool are believed (settings: `tools`); a tool that no setting names is untrusted."""
+
+Sink = Literal["recipient", "url", "path", "command"]
+"""What an argument decides: who gets something, where it is fetched from or sent to, which file, what is run."""
+
+
 class OfferedTool(_Part):
+    """``digest`` is of name, description and parameters; ``changed``: an earlier request of the run offered another
+    tool under this name."""
+
     name: str
     description: str | None = None
     parameters: Any = None
+    digest: str = ""
+    changed: bool = False
 
 
 class MessageView(_Part):
-    """One message of the request; ``new`` if the run had not shown it before."""
+    """One message of the request; ``new`` if the run had not shown it before. ``index`` is its place among all messages
+    of the request. A tool's result says which ``tool`` gave it and how far that is trusted (null: no result)."""
 
     role: str
     text: str
     name: str | None = None
     tool_call_id: str | None = None
     new: bool = True
+    index: int = 0
+    tool: str | None = None
+    trust: Trust | None = None
+
+
+class OrderPassage(_Part):
+    """A passage of a tool's result that gives orders to who reads it. ``message`` is the message's index in the
+    request, ``start`` and ``end`` are code points of its text, ``kinds`` say what gave it away, ``score`` (0 to 1) how
+    sure that is. Its words are not here."""
+
+    message: int
+    tool: str | None = None
+    trust: Trust = "untrusted"
+    start: int
+    end: int
+    kinds: list[str] = []
+    score: float
 
 
 class RequestFacts(_Part):
@@ -121,6 +151,9 @@ class RequestFacts(_Part):
     messages: list[MessageView] = Field(default=[], description="New messages only; all if unknown.")
     message_count: int = 0
     sampling: dict[str, Any] = Field(default={}, description="temperature, top_p, max_tokens, seed …")
+    orders: list[OrderPassage] = Field(
+        default=[], description="Passages of tool results that give orders: of new ones at stage request, else of all."
+    )
 
 
 class Probability(_Part):
@@ -154,10 +187,71 @@ class CallLogprobs(_Part):
     unaligned: str | None = None
 
 
+class Origin(_Part):
+    """Where a value stands in what the model had seen. ``source`` is the role of that message, or `reasoning` or
+    `call` (an earlier call's arguments) within an assistant's; ``tool`` and ``trust`` are of a tool's result.
+    ``relation``: the value is the `whole` message or field there, a `part` of it, the `host` of a URL there, stands
+    there `decoded` (percent, Base64, JSON escapes) or `normalised` (case, white space, punctuation, number or date
+    format). ``orders``: it stands there in a passage that gives orders (every place of that relation in that message
+    counts, not the first alone)."""
+
+    source: Literal["system", "user", "assistant", "reasoning", "call", "tool"]
+    tool: str | None = None
+    message: int
+    trust: Trust | None = None
+    relation: Literal["whole", "part", "host", "decoded", "normalised"]
+    orders: bool = False
+
+
+class ValueProvenance(_Part):
+    """All origins of a value of the arguments, or of the span of it between ``start`` and ``end`` (code points; both
+    null: all of it). ``path`` is its JSON pointer. No origins: it stands nowhere in what the model had seen.
+    ``by_user``: it stands in a user's or the system's message; ``by_plan``: in what the assistant wrote before the first
+    passage that gives orders came."""
+
+    path: str
+    start: int | None = None
+    end: int | None = None
+    origins: list[Origin] = []
+    sink: Sink | None = None
+    by_user: bool = False
+    by_plan: bool = False
+
+
+class UnplacedValue(_Part):
+    """A value that was not looked for, or not everywhere, and why."""
+
+    path: str
+    reason: str
+
+
+class CallNamed(_Part):
+    """Who named what the call does, by the tool's name or what it is described to do: the user, the system's message,
+    an assistant's plan from before the first passage that gives orders, or such passages (``by_orders``: indices into
+    `request.orders`)."""
+
+    by_user: bool = False
+    by_system: bool = False
+    by_plan: bool = False
+    by_orders: list[int] = []
+
+
+class CallMismatch(_Part):
+    """What the model thinks against what it does: ``refuses``, its reasoning or text says that it will not do this;
+    ``conceals``, that it hides it from somebody; ``ordered_only``, a passage of a tool's result asks for this call, and
+    neither the user nor an earlier plan does."""
+
+    refuses: bool = False
+    conceals: bool = False
+    ordered_only: bool = False
+
+
 class CallFacts(_Part):
     """A tool call of the answer. ``arguments`` is the parsed object of a complete call, else null;
     ``raw`` is its text as the model wrote it. ``offered``: the request offered a tool of just this name.
-    ``logprobs``: null if the answer has none, or no policy in force reads them."""
+    ``logprobs``: null if the answer has none, or no policy in force reads them. ``provenance``, ``named`` and
+    ``mismatch``: null if no policy in force reads them, or (coverage says so) what the model had seen is not known.
+    ``unplaced``: the values of which not all origins are in ``provenance``."""
 
     id: str | None = None
     name: str
@@ -168,6 +262,10 @@ class CallFacts(_Part):
     complete: bool = True
     offered: bool = True
     logprobs: CallLogprobs | None = None
+    provenance: list[ValueProvenance] | None = None
+    unplaced: list[UnplacedValue] = []
+    named: CallNamed | None = None
+    mismatch: CallMismatch | None = None
 
 
 class ResponseFacts(_Part):

@@ -152,6 +152,17 @@ class PolicySettings(_Section):
     """What takes the place of a denied tool call."""
 
 
+class ToolSettings(_Section):
+    """What a tool is, to policies that ask where a call's values came from. `sinks` names the arguments that decide who
+    gets something, where it goes, or what is run."""
+
+    trust: Literal["trusted", "internal", "untrusted"] = "untrusted"
+    """`untrusted`: strangers can write into its results (web pages, mail, files of others). `internal`: only people of
+    the house can. `trusted`: its results are as good as the user's own words."""
+    sinks: dict[str, Literal["recipient", "url", "path", "command", "none"]] = {}
+    """Argument name → what it decides. `none` takes away what its name alone would say."""
+
+
 class NemoSettings(_Section):
     """A NeMo Guardrails server: given by `url`, or launched and watched by Interlock."""
 
@@ -303,6 +314,9 @@ class Settings(BaseSettings):
     agents: dict[AgentName, AgentSettings] = {}
     """By name. With no keys anywhere every caller is `anonymous`, whose budgets may be set here too."""
     policies: PolicySettings = PolicySettings()
+    tools: dict[str, ToolSettings] = {}
+    """Tool name, or a pattern such as `github_*` → what it is. An exact name wins, then the longest pattern; a tool
+    that none names is untrusted."""
     checks: CheckSettings = CheckSettings()
     tracing: TracingSettings = TracingSettings()
     alerts: AlertSettings = AlertSettings()
