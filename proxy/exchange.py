@@ -14,7 +14,7 @@ import msgspec
 from proxy.breakers.admission import Admitted
 from proxy.runs import Sighting
 from proxy.trace_context import TraceContext
-from serving.wire.dialect import Dialect, WholeAnswer
+from serving.wire.dialect import Api, Dialect, WholeAnswer
 from serving.wire.injection import Uninjector
 from serving.wire.request import ChatRequest, SentMessage, SentTool
 from serving.wire.token_alignment import TokenTrail
@@ -232,6 +232,10 @@ class Exchange:
     def __post_init__(self) -> None:
         messages = self.request.messages
         self.news, self.message_count = messages[self.sighting.new_from :], len(messages)
+
+    @property
+    def api(self) -> Api:
+        return self.dialect.api
 
     def forget(self, *, messages: bool, tools: bool) -> None:
         """The request was judged: what nobody reads any more need not wait for the answer's end. ``messages``: those

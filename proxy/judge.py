@@ -9,23 +9,18 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
+from policies.inputs import call_facts, decision_input, object_of, only_then, text_facts
 from policies.model import (
     Action,
     BudgetFacts,
     CallFacts,
     CheckFact,
     Decision,
-    DecisionInput,
-    Identity,
-    MessageView,
     Mode,
-    OfferedTool,
-    RequestFacts,
     ResponseFacts,
-    RunFacts,
     Signal,
     Stage,
     SurfaceFacts,
@@ -39,7 +34,6 @@ from proxy.gated_text import Found, Surface, TextRule
 from proxy.recorder import Recorder
 from proxy.refusals import Refuse
 from serving.settings import PolicySettings
-from serving.wire.strict import NotStrict, read_arguments
 from serving.wire.vocabulary import ToolCall
 from tracing.journal import JournalError
 from tracing.metrics import Metrics
@@ -64,7 +58,6 @@ _UNRECORDED = (
 )
 _TEXT_STAGES: dict[Surface, Stage] = {"reasoning": Stage.REASONING, "text": Stage.OUTPUT}
 _LATER = (Stage.REASONING, Stage.TOOL_CALL, Stage.OUTPUT, Stage.RESPONSE)
-_NO_RUN, _NO_REQUEST = RunFacts(id=""), RequestFacts()  # where no policy in force would be shown them
 _CANNOT_CHANGE = frozenset({Action.REDACT, Action.QUARANTINE})
 
 
@@ -186,18 +179,14 @@ class Judge:
         rule = self._policies.text_rule(stage)
         assert rule is not None
         seen = x.seen.choices[choice]
-        said = (seen.said if found.surface == "text" else seen.thought) if rule.text else ""
+        said = (seen.text if found.surface == "text" else seen.reasoning) if rule.text else None
         exposed = sum(max(0, min(hit.end, found.left) - hit.start) for hit in found.hits)
         decision = await self._decide(
             x,
             stage,
             f"{found.surface} of choice {choice}",
-            text=SurfaceFacts(
-                choice=choice,
-                name="output" if stage is Stage.OUTPUT else "reasoning",
-                bytes=found.size,
-                text=said,
-                complete=found.ended,
+            text=text_facts(
+                "output" if stage is Stage.OUTPUT else "reasoning", choice, said, found.size, complete=found.ended
             ),
             signals=signals_of_hits(found.hits),
             exposed=exposed,
@@ -235,7 +224,7 @@ class Judge:
                 reasoning=seen.thought,
                 finish_reason=seen.finish,
                 calls=[
-                    self._call_facts(x, ToolCall(number, i, *seen.call(i)), _object(seen.call(i)[2], self._depth))
+                    self._call_facts(x, ToolCall(number, i, *seen.call(i)), object_of(seen.call(i)[2], self._depth))
                     for i in sorted(seen.calls)
                 ],
             )
@@ -259,7 +248,9 @@ class Judge:
             if not self.holds_calls:
                 return Outcome(call, "unasked", "interlock/malformed_call")
             return self._refused(call, False, "malformed", "interlock/malformed_call", _RENAMED)
-        arguments = _object(call.arguments, self._depth)  # of a call that was cut off too, if it is whole all the same
+        arguments = object_of(
+            call.arguments, self._depth
+        )  # of a call that was cut off too, if it is whole all the same
         if arguments is None and call.complete:
             if not self.holds_calls:
                 return Outcome(call, "unasked", "interlock/malformed_arguments")
@@ -281,17 +272,7 @@ class Judge:
         return Outcome(call, kind, rule, f"[{call.name}] {text}" if offered else text)
 
     def _call_facts(self, x: Exchange, call: ToolCall, arguments: dict[str, Any] | None) -> CallFacts:
-        return CallFacts(
-            id=call.id,
-            name=call.name,
-            index=call.index,
-            choice=call.choice,
-            arguments=arguments,
-            raw=call.arguments,
-            complete=call.complete,
-            offered=any(tool.name == call.name for tool in x.request.tools),
-            logprobs=call_logprobs(x, call) if self._reads_logprobs else None,
-        )
+        return call_facts(call, arguments, x.request.tools, call_logprobs(x, call) if self._reads_logprobs else None)
 
     async def _decide(
         self,
@@ -310,17 +291,15 @@ class Judge:
         budgets: list[BudgetFacts] = []
         if shown(stage, "checks") or shown(stage, "budgets"):
             checks, budgets = await self._facts(x)
-        question = DecisionInput(
-            stage=stage,
-            time=datetime.fromtimestamp(x.opened_ns / 1e9, UTC).isoformat() if shown(stage, "time") else "",
-            exchange=x.id,
-            identity=Identity(agent=x.agent, owner=x.owner, team=x.team),
-            run=x.sighting.run.facts() if shown(stage, "run") else _NO_RUN,
-            request=request_facts(x) if shown(stage, "request") else _NO_REQUEST,
+        question = decision_input(
+            x,
+            stage,
+            shown,
+            run=x.sighting.run.facts,
             call=call,
             response=response,
             surface=text,
-            signals=self._policies.signals(call) if call is not None else signals or [],
+            signals=self._policies.signals(call) if call is not None else signals,
             checks=checks,
             budgets=budgets,
         )
@@ -331,7 +310,7 @@ class Judge:
         for found in decision.findings:
             x.sighting.run.add_finding(f"{found.policy}/{found.finding.id}")
         if decision.asked:
-            x.decided_seq = self._recorder.decided(x, surface, decision, exposed)
+            x.decided_seq = self._recorder.decided(x, surface, decision, exposed, partial(only_then, question, shown))
         return decision
 
     def _count(self, decision: Decision) -> None:
@@ -342,27 +321,3 @@ class Judge:
             if found.mode is not Mode.ENFORCE:
                 action = found.finding.action.value
                 self._metrics.decision(decision.stage.value, action, found.policy, found.mode.value)
-
-
-def request_facts(x: Exchange) -> RequestFacts:
-    """The request as policies see it: the messages that the run had not shown before."""
-    request = x.request
-    return RequestFacts(
-        api=x.dialect.api,
-        model=request.model,
-        stream=request.stream,
-        n=request.n,
-        tool_choice=request.tool_choice,
-        tools=[OfferedTool(name=t.name, description=t.description, parameters=t.parameters) for t in request.tools],
-        messages=[MessageView(role=m.role, text=m.text, name=m.name, tool_call_id=m.tool_call_id) for m in x.news],
-        message_count=x.message_count,
-        sampling=request.sampling,
-    )
-
-
-def _object(arguments: str, depth: int) -> dict[str, Any] | None:
-    """Arguments that are exactly one JSON object under the strict reading; None if they are not."""
-    try:
-        return read_arguments(arguments, depth=depth)
-    except NotStrict:
-        return None

@@ -18,7 +18,7 @@ from proxy.breakers.words import Alert
 from proxy.exchange import Exchange, Outcome
 from proxy.state import Alerts
 from serving.text import printable
-from serving.wire.request import SentMessage
+from serving.wire.request import ChatRequest, SentMessage
 from serving.wire.vocabulary import Usage
 from tracing.alerts import AlertBook
 from tracing.capture import Capture
@@ -68,10 +68,14 @@ class Recorder:
             time_ns=x.opened_ns,
             exchange=x.id,
             agent=x.agent,
+            owner=x.owner,
+            team=x.team,
             run=run,
             step=x.sighting.run.step,
+            so_far=x.sighting.run.so_far(),
             method=method,
             path=path,
+            api=x.api,
             stream=request.stream,
             trace_id=x.trace.trace_id,
             span_id=x.trace.span_id,
@@ -79,24 +83,43 @@ class Recorder:
             parent_id=x.trace.parent_id,
             traced=x.trace.sampled,
             request_bytes=x.request_bytes,
+            new_from=x.message_count - len(x.news),
             capture=capture.mode,
         )
 
         def fill() -> Record:
-            messages, left_out = capture.messages([_message(m) for m in request.messages], run)
+            sent, offered, asked = [_message(m) for m in request.messages], _tools(request), _params(request)
+            messages, left_out = capture.messages(sent, run)
+            tools = capture.items(offered, run)
+            params = capture.value(asked, run) or {}
+            altered: list[str] = []
+            if capture.keeps_words:
+                altered += [f"messages/{at}" for at, kept in enumerate(messages, left_out) if kept != sent[at]]
+                altered += [
+                    name for name, kept, had in (("tools", tools, offered), ("params", params, asked)) if kept != had
+                ]
             return msgspec.structs.replace(
                 facts,
                 model=_name(capture, request.model),
                 messages=messages,
                 messages_left_out=left_out,
-                tools=capture.items([_tool(t.name, t.description, t.parameters) for t in request.tools], run),
-                params=capture.value({**request.sampling, "n": request.n, "max_tokens": request.limit}, run) or {},
+                tools=tools,
+                params=params,
+                altered=altered,
             )
 
         return self._journal.append(facts, fill, weight=x.request_bytes)
 
-    def decided(self, x: Exchange, surface: str, decision: Decision, exposed: int = 0) -> int:
-        capture = self._capture(x)
+    def decided(
+        self,
+        x: Exchange,
+        surface: str,
+        decision: Decision,
+        exposed: int = 0,
+        moment: Callable[[], dict[str, Any]] | None = None,
+    ) -> int:
+        """``moment`` gives what of the input cannot be had again from the exchange's other records."""
+        capture, run = self._capture(x), x.sighting.run.id
         facts = Decided(
             time_ns=self._clock_ns(),
             exchange=x.id,
@@ -111,7 +134,12 @@ class Recorder:
         def fill() -> Record:
             plain = decision.model_dump(mode="json", exclude_defaults=True)
             kept = plain if capture.mode == "full" else _masked(capture, plain)
-            return msgspec.structs.replace(facts, decision=kept)
+            known = moment() if moment is not None and capture.keeps_words else {}
+            if not known:
+                return msgspec.structs.replace(facts, decision=kept)
+            captured: dict[str, Any] = capture.value(known, run)
+            altered = [name for name, value in known.items() if captured.get(name) != value]
+            return msgspec.structs.replace(facts, decision=kept, moment=captured, altered=altered)
 
         return self._journal.append(facts, fill)
 
@@ -135,11 +163,13 @@ class Recorder:
             if not outcome.given:
                 denied = capture.denied(call.arguments, run)
                 arguments, commitment = denied.excerpt, denied.commitment
+            call_id, name = capture.text(call.id, run), capture.text(call.name, run) or ""
             return msgspec.structs.replace(
                 facts,
-                call_id=capture.text(call.id, run),
-                name=capture.text(call.name, run) or "",
+                call_id=call_id,
+                name=name,
                 arguments=arguments,
+                altered=capture.keeps_words and (call_id, name, arguments) != (call.id, call.name, call.arguments),
                 commitment=commitment,
             )
 
@@ -258,11 +288,14 @@ class Recorder:
         )
 
         def fill() -> Record:
+            said = [_choice(x, number, capture) for number in sorted(x.seen.choices)]
+            choices = capture.items(said, run)
             return msgspec.structs.replace(
                 facts,
                 answer_model=_name(capture, x.seen.model or x.request.model),
                 answer_id=capture.text(x.seen.answer_id, run),
-                choices=capture.items([_choice(x, number, capture) for number in sorted(x.seen.choices)], run),
+                choices=choices,
+                altered=_altered(said, choices) if capture.keeps_words and choices != said else [],
             )
 
         self._note(facts, fill, weight=x.seen.size)
@@ -295,8 +328,29 @@ def _message(message: SentMessage) -> dict[str, Any]:
     return plain
 
 
-def _tool(name: str, description: str | None, parameters: Any) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+def _tools(request: ChatRequest) -> list[dict[str, Any]]:
+    return [
+        {"type": "function", "function": {"name": t.name, "description": t.description, "parameters": t.parameters}}
+        for t in request.tools
+    ]
+
+
+def _params(request: ChatRequest) -> dict[str, Any]:
+    """The sampling fields, and what else says how the answer is made; a tool choice that is not the usual one."""
+    params = {**request.sampling, "n": request.n, "max_tokens": request.limit}
+    if request.tool_choice != ("auto" if request.tools else "none"):
+        params["tool_choice"] = request.tool_choice
+    return params
+
+
+def _altered(said: list[dict[str, Any]], kept: list[Any]) -> list[str]:
+    """Which parts of which choices are not kept as they were said."""
+    return [
+        f"choices/{at}/{part}"
+        for at, choice in enumerate(said)
+        for part, value in choice.items()
+        if at >= len(kept) or kept[at].get(part) != value
+    ]
 
 
 def _choice(x: Exchange, number: int, capture: Capture) -> dict[str, Any]:

@@ -31,6 +31,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -123,6 +124,17 @@ class Run:
             recent_calls=[self._recent_call(call) for call in self.recent],
             findings=list(self.findings),
         )
+
+    def so_far(self) -> dict[str, Any]:
+        """The counts of :meth:`facts` and the findings, without those that are zero."""
+        facts = {
+            "tool_calls": self.tool_calls,
+            "tokens": self.tokens,
+            "cost_usd": self.cost,
+            "seconds": max(self.seen - self.started, 0.0),
+            "findings": list(self.findings),
+        }
+        return {name: value for name, value in facts.items() if value}
 
     def _recent_call(self, call: Recent) -> RecentCall:
         repeats = self.loop.repeats_of(call.step.pair) if call.step and call.step.pair else 0

@@ -79,6 +79,11 @@ class Capture:
         self._memory = _Memory()
         self._masked = lru_cache(maxsize=4096)(self.mask)
 
+    @property
+    def keeps_words(self) -> bool:
+        """Whether what is kept can be read, but for what is masked."""
+        return self.mode in ("full", "redacted")
+
     def text(self, text: str | None, run: str) -> str | None:
         """One text; None in mode ``none``."""
         if text is None or self.mode == "none":

@@ -32,6 +32,9 @@ from tracing.records import AnyRecord, Record
 
 _encoder = msgspec.json.Encoder()
 
+ERASED = "erased"
+"""``capture_error`` of a record that is read back when its content has been erased."""
+
 OneRecord = TypeVar("OneRecord", bound=Record)
 
 
@@ -54,6 +57,7 @@ class Line(msgspec.Struct, frozen=True):
     prev: str
     record: AnyRecord
     hash: str
+    seal: str | None = None
     content: dict[str, Any] | None = None
 
 
@@ -92,7 +96,9 @@ def read_line(line: bytes) -> Line:
     try:
         read = _line.decode(line)
         if not read.content:
-            return read
+            if read.seal is None:
+                return read
+            return msgspec.structs.replace(read, record=msgspec.structs.replace(read.record, capture_error=ERASED))
         names = {name: read.content[name] for name in read.record.CONTENT if name in read.content}
         whole = msgspec.structs.replace(read.record, **names)
         return Line(seq=read.seq, prev=read.prev, record=whole, hash=read.hash)

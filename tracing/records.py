@@ -49,15 +49,22 @@ class Started(Record, frozen=True, tag="started"):
 
 class Opened(Record, frozen=True, tag="opened"):
     """A request was accepted. ``trace_id``/``span_id`` (hex) are the ids that its spans will have;
-    ``parent_id`` is the caller's span. ``messages`` and ``tools`` as captured (OpenAI form)."""
+    ``parent_id`` is the caller's span. ``messages`` and ``tools`` as captured (OpenAI form); ``altered`` names what of
+    them is not as it was sent, masked or cut off (``messages/3``, ``tools/0``, ``params``). ``new_from`` is the first
+    message that the run had not shown before; ``so_far`` what the run had used until then, and found (``tokens``,
+    ``cost_usd``, ``tool_calls``, ``seconds``, ``findings``; what is zero is left out)."""
 
     CONTENT = ("params", "messages", "tools")
 
     agent: str = ""
+    owner: str | None = None
+    team: str | None = None
     run: str = ""
     step: int = 0
+    so_far: dict[str, Any] = {}
     method: str = ""
     path: str = ""
+    api: str = "chat"
     model: str | None = None
     stream: bool = False
     trace_id: str = ""
@@ -69,13 +76,19 @@ class Opened(Record, frozen=True, tag="opened"):
     params: dict[str, Any] = {}
     messages: list[Any] = []
     messages_left_out: int = 0
+    new_from: int = 0
     tools: list[Any] = []
+    altered: list[str] = []
     capture: str = "redacted"
 
 
 class Decided(Record, frozen=True, tag="decided"):
     """A decision: of a stage, with what fired. ``decision`` is the decision model as plain data. ``exposed``: bytes of
-    what was found in a flowing text that had left for the client before it could be stopped."""
+    what was found in a flowing text that had left for the client before it could be stopped. ``moment``: what of the
+    input was known at that moment alone, part → value (``policies.inputs.only_then``); ``altered`` names its parts that
+    are masked or cut off."""
+
+    CONTENT = ("moment",)
 
     stage: str = ""
     surface: str = ""
@@ -84,6 +97,8 @@ class Decided(Record, frozen=True, tag="decided"):
     micros: int = 0
     decision: dict[str, Any] = {}
     exposed: int = 0
+    moment: dict[str, Any] = {}
+    altered: list[str] = []
 
 
 class CallOutcome(Record, frozen=True, tag="call"):
@@ -92,7 +107,8 @@ class CallOutcome(Record, frozen=True, tag="call"):
     are too large to hold), unasked (no policy needed asking), unrecorded (refused because this record could
     not be brought to disk in time; it stands beside the record of what had been decided), unjudged (a judge
     was needed and failed, and the settings let it by), dropped (the answer broke off while it was held). ``in_text``:
-    the model left it in plain text of that surface, where no server reads it as a call."""
+    the model left it in plain text of that surface, where no server reads it as a call. ``altered``: name, id and
+    ``arguments`` are not all as the model made them (masked, cut off, or an excerpt)."""
 
     CONTENT = ("arguments",)
 
@@ -104,6 +120,7 @@ class CallOutcome(Record, frozen=True, tag="call"):
     outcome: str = ""
     rule: str | None = None
     arguments: str | None = None
+    altered: bool = False
     commitment: str | None = None
     held_micros: int = 0
     in_text: str | None = None
@@ -136,7 +153,8 @@ class Settled(Record, frozen=True, tag="settled"):
     """The exchange is over. ``ending``: done, refused, cut, client_gone, upstream_failed, interrupted.
 
     ``choices``: the answer as captured, one object per choice: ``{index, finish_reason, content, reasoning,
-    tool_calls: [{id, name, arguments, outcome}]}``. ``forwarded_ns``, ``first_byte_ns`` and ``answered_ns``
+    tool_calls: [{id, name, arguments, outcome}]}``; ``altered`` names what of it is not as it was said
+    (``choices/0/content``). ``forwarded_ns``, ``first_byte_ns`` and ``answered_ns``
     are when the request left, the answer's first byte came, and its last (0: never). ``checks_pending`` is
     how many checks were still out: the span exporter waits for them up to its grace time.
     """
@@ -151,6 +169,7 @@ class Settled(Record, frozen=True, tag="settled"):
     answer_id: str | None = None
     answer_model: str | None = None
     choices: list[Any] = []
+    altered: list[str] = []
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0

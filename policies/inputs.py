@@ -1,0 +1,180 @@
+"""Decision inputs from plain data: the one place where they are made, for the judge of live traffic and for replay.
+
+A stage's input is a function of three things: the exchange as it was asked (:class:`Asked`), the surface at hand (a
+call, a text, a whole choice), and what only that moment knew (the run so far, budgets, verdicts of checks, how sure
+the model was). The first two can be had again from the record of an exchange; the third is put on record with the
+decision (:func:`only_then`), as far as a policy in force was shown it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol
+
+from policies.model import (
+    BudgetFacts,
+    CallFacts,
+    CallLogprobs,
+    CheckFact,
+    DecisionInput,
+    Identity,
+    MessageView,
+    OfferedTool,
+    RequestFacts,
+    ResponseFacts,
+    RunFacts,
+    Signal,
+    Stage,
+    SurfaceFacts,
+)
+from serving.wire.dialect import Api
+from serving.wire.request import ChatRequest, SentMessage, SentTool
+from serving.wire.strict import NotStrict, read_arguments
+from serving.wire.vocabulary import ToolCall
+
+NO_RUN, NO_REQUEST = RunFacts(id=""), RequestFacts()
+"""What stands in the input where no policy is shown them."""
+
+FROM_THE_WIRE = frozenset({"id", "name", "index", "choice", "arguments", "raw", "complete", "offered"})
+"""The fields of a call that follow from what was sent; the others are known at its moment alone."""
+
+_AS_SENT = dict.fromkeys(FROM_THE_WIRE, True)
+_OF_THE_MOMENT = tuple(name for name in CallFacts.model_fields if name not in FROM_THE_WIRE)
+
+
+class Asked(Protocol):
+    """An exchange as far as every stage sees it alike. ``news`` are the messages that the run had not shown before, of
+    ``message_count`` in all; ``opened_ns`` is in nanoseconds since the epoch."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def agent(self) -> str: ...
+    @property
+    def owner(self) -> str | None: ...
+    @property
+    def team(self) -> str | None: ...
+    @property
+    def api(self) -> Api: ...
+    @property
+    def request(self) -> ChatRequest: ...
+    @property
+    def news(self) -> Sequence[SentMessage]: ...
+    @property
+    def message_count(self) -> int: ...
+    @property
+    def opened_ns(self) -> int: ...
+
+
+def decision_input(
+    x: Asked,
+    stage: Stage,
+    shown: Callable[[Stage, str], bool],
+    *,
+    run: Callable[[], RunFacts],
+    call: CallFacts | None = None,
+    response: ResponseFacts | None = None,
+    surface: SurfaceFacts | None = None,
+    signals: list[Signal] | None = None,
+    checks: list[CheckFact] | None = None,
+    budgets: list[BudgetFacts] | None = None,
+) -> DecisionInput:
+    """The input of a stage. ``shown(stage, part)``: whether a policy is shown anything of that part; what none is
+    shown is not made."""
+    return DecisionInput(
+        stage=stage,
+        time=datetime.fromtimestamp(x.opened_ns / 1e9, UTC).isoformat() if shown(stage, "time") else "",
+        exchange=x.id,
+        identity=Identity(agent=x.agent, owner=x.owner, team=x.team),
+        run=run() if shown(stage, "run") else NO_RUN,
+        request=request_facts(x) if shown(stage, "request") else NO_REQUEST,
+        call=call,
+        response=response,
+        surface=surface,
+        signals=signals or [],
+        checks=checks or [],
+        budgets=budgets or [],
+    )
+
+
+def request_facts(x: Asked) -> RequestFacts:
+    """The request as policies see it: the messages that the run had not shown before."""
+    request = x.request
+    return RequestFacts(
+        api=x.api,
+        model=request.model,
+        stream=request.stream,
+        n=request.n,
+        tool_choice=request.tool_choice,
+        tools=[OfferedTool(name=t.name, description=t.description, parameters=t.parameters) for t in request.tools],
+        messages=[MessageView(role=m.role, text=m.text, name=m.name, tool_call_id=m.tool_call_id) for m in x.news],
+        message_count=x.message_count,
+        sampling=request.sampling,
+    )
+
+
+def call_facts(
+    call: ToolCall,
+    arguments: dict[str, Any] | None,
+    tools: Iterable[SentTool],
+    logprobs: CallLogprobs | None = None,
+) -> CallFacts:
+    """A call as policies see it. ``arguments``: as :func:`object_of` reads them; ``tools``: what the request offers."""
+    return CallFacts(
+        id=call.id,
+        name=call.name,
+        index=call.index,
+        choice=call.choice,
+        arguments=arguments,
+        raw=call.arguments,
+        complete=call.complete,
+        offered=any(tool.name == call.name for tool in tools),
+        logprobs=logprobs,
+    )
+
+
+def text_facts(
+    name: Literal["output", "reasoning"], choice: int, said: bytes | bytearray | None, size: int, *, complete: bool
+) -> SurfaceFacts:
+    """A text of which ``size`` bytes have come. ``said``: its bytes, of which only those are shown; None: no policy
+    reads them."""
+    text = "" if said is None else bytes(said[:size]).decode("utf-8", "surrogatepass")
+    return SurfaceFacts(choice=choice, name=name, bytes=size, text=text, complete=complete)
+
+
+def object_of(arguments: str, depth: int) -> dict[str, Any] | None:
+    """Arguments that are exactly one JSON object under the strict reading; None if they are not."""
+    try:
+        return read_arguments(arguments, depth=depth)
+    except NotStrict:
+        return None
+
+
+def only_then(question: DecisionInput, shown: Callable[[Stage, str], bool]) -> dict[str, Any]:
+    """What of an input cannot be had again from the exchange's own record, as plain data: part → value. Parts that no
+    policy was shown are not there; those that are known to be empty are."""
+    kept: dict[str, Any] = {}
+    stage = question.stage
+    if question.run is not NO_RUN:
+        kept["run"] = question.run.model_dump(mode="json", exclude_defaults=True)
+    for part, facts in (("checks", question.checks), ("budgets", question.budgets)):
+        if facts or shown(stage, part):
+            kept[part] = [fact.model_dump(mode="json") for fact in facts]
+    if question.signals:
+        kept["signals"] = [signal.model_dump(mode="json", exclude_defaults=True) for signal in question.signals]
+    if question.call is not None and (more := _of_the_moment(question.call)):
+        kept["call"] = more
+    if question.response is not None:
+        calls = {str(call.index): more for call in question.response.calls if (more := _of_the_moment(call))}
+        if calls:
+            kept["calls"] = calls
+    if question.surface is not None:
+        kept["surface"] = {"bytes": question.surface.bytes, "complete": question.surface.complete}
+    return kept
+
+
+def _of_the_moment(call: CallFacts) -> dict[str, Any]:
+    if not any(getattr(call, name) for name in _OF_THE_MOMENT):
+        return {}
+    return call.model_dump(mode="json", exclude=_AS_SENT, exclude_defaults=True)
