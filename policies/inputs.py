@@ -8,7 +8,7 @@ decision (:func:`only_then`), as far as a policy in force was shown it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
@@ -37,10 +37,12 @@ NO_RUN, NO_REQUEST = RunFacts(id=""), RequestFacts()
 """What stands in the input where no policy is shown them."""
 
 FROM_THE_WIRE = frozenset({"id", "name", "index", "choice", "arguments", "raw", "complete", "offered"})
-"""The fields of a call that follow from what was sent; the others are known at its moment alone."""
+"""The fields of a call that follow from what was sent."""
+
+OF_THE_MOMENT = tuple(name for name in CallFacts.model_fields if name not in FROM_THE_WIRE)
+"""Those others."""
 
 _AS_SENT = dict.fromkeys(FROM_THE_WIRE, True)
-_OF_THE_MOMENT = tuple(name for name in CallFacts.model_fields if name not in FROM_THE_WIRE)
 
 
 class Asked(Protocol):
@@ -151,9 +153,12 @@ def object_of(arguments: str, depth: int) -> dict[str, Any] | None:
         return None
 
 
-def only_then(question: DecisionInput, shown: Callable[[Stage, str], bool]) -> dict[str, Any]:
+def only_then(
+    question: DecisionInput, shown: Callable[[Stage, str], bool], named: Set[str] = frozenset()
+) -> dict[str, Any]:
     """What of an input cannot be had again from the exchange's own record, as plain data: part → value. Parts that no
-    policy was shown are not there; those that are known to be empty are."""
+    policy was shown are not there; those that are known to be empty are. ``named``: the fields of a call that a policy
+    asks for by name, which are there also where there is nothing to say."""
     kept: dict[str, Any] = {}
     stage = question.stage
     if question.run is not NO_RUN:
@@ -163,10 +168,10 @@ def only_then(question: DecisionInput, shown: Callable[[Stage, str], bool]) -> d
             kept[part] = [fact.model_dump(mode="json") for fact in facts]
     if question.signals:
         kept["signals"] = [signal.model_dump(mode="json", exclude_defaults=True) for signal in question.signals]
-    if question.call is not None and (more := _of_the_moment(question.call)):
+    if question.call is not None and (more := _of_the_moment(question.call, named)):
         kept["call"] = more
     if question.response is not None:
-        calls = {str(call.index): more for call in question.response.calls if (more := _of_the_moment(call))}
+        calls = {str(call.index): more for call in question.response.calls if (more := _of_the_moment(call, named))}
         if calls:
             kept["calls"] = calls
     if question.surface is not None:
@@ -174,7 +179,8 @@ def only_then(question: DecisionInput, shown: Callable[[Stage, str], bool]) -> d
     return kept
 
 
-def _of_the_moment(call: CallFacts) -> dict[str, Any]:
-    if not any(getattr(call, name) for name in _OF_THE_MOMENT):
+def _of_the_moment(call: CallFacts, named: Set[str]) -> dict[str, Any]:
+    if not named and not any(getattr(call, name) for name in OF_THE_MOMENT):
         return {}
-    return call.model_dump(mode="json", exclude=_AS_SENT, exclude_defaults=True)
+    said = call.model_dump(mode="json", exclude=_AS_SENT, exclude_defaults=True)
+    return {**dict.fromkeys(sorted(named)), **said}

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any, Literal
 
 from policies.bundle import Bundle
@@ -26,7 +26,7 @@ from policies.model import TEXT_STAGES, Action, CallFacts, Decision, DecisionInp
 from policies.modes import modes_in_force, rollout_digest
 from policies.projection import Include, document_of, include_of, reads_of
 from policies.signals import signals_of_call
-from policies.text_rules import TextRule, reads_field, text_rule, wakes
+from policies.text_rules import TextRule, names_field, reads_field, text_rule, wakes
 from serving.patterns import PatternSet, shipped_patterns
 from serving.settings import AgentSettings, PolicySettings
 
@@ -137,23 +137,33 @@ class PolicySet:
         """Whether an enforced policy reads just ``field`` (dotted) or a part of it at this stage, so that it is to be
         had if it can be. One that may read anything takes what there is."""
         return any(
-            name == field or name.startswith(f"{field}.")
+            names_field(reads, field)
             for policy, reads in self._asked[stage].items()
             if self.modes[policy] is Mode.ENFORCE
-            for name in reads
         )
+
+    def names(self, stage: Stage, field: str) -> bool:
+        """The same of a policy in whatever mode."""
+        return any(names_field(reads, field) for reads in self._asked[stage].values())
+
+    def asked(self, stage: Stage) -> Mapping[str, frozenset[str]]:
+        """The policies in force that have this stage, each with the dotted input fields that it reads there."""
+        return self._asked[stage]
 
     def signals(self, call: CallFacts) -> list[Signal]:
         """The signals of a tool call; none are looked for if no policy in force reads them."""
         return signals_of_call(call, self._patterns) if self.reads_field(Stage.TOOL_CALL, "signals") else []
 
-    async def decide(self, question: DecisionInput) -> Decision:
-        """Ask every policy that can have something to say. Never raises for what a policy, an engine or the
-        input does wrong: that is in ``decision.errors``, and denies if the policy is enforced."""
+    async def decide(self, question: DecisionInput, without: Set[str] = frozenset()) -> Decision:
+        """Ask every policy that can have something to say, but for those named in ``without``. Never raises for what a
+        policy, an engine or the input does wrong: that is in ``decision.errors``, and denies if the policy is
+        enforced."""
         began = self._clock()
         stage = question.stage
         asked = frozenset(
-            name for name, reads in self._asked[stage].items() if wakes(self._entries[name], reads, question.signals)
+            name
+            for name, reads in self._asked[stage].items()
+            if name not in without and wakes(self._entries[name], reads, question.signals)
         )
         if not asked:
             return self._signed(Decision(stage=stage, action=Action.ALLOW), began)

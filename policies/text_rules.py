@@ -129,6 +129,11 @@ def reads_field(reads: Iterable[str], field: str) -> bool:
     return any(name in ("*", field) or name.startswith(f"{field}.") or field.startswith(f"{name}.") for name in reads)
 
 
+def names_field(reads: Iterable[str], field: str) -> bool:
+    """Whether ``field`` or a part of it is among ``reads``, and not just a whole that it is part of."""
+    return any(name == field or name.startswith(f"{field}.") for name in reads)
+
+
 def _width(name: str, pattern: Pattern) -> int | None:
     try:
         return pattern.max_width

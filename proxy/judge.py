@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from policies.inputs import call_facts, decision_input, object_of, only_then, text_facts
+from policies.inputs import OF_THE_MOMENT, call_facts, decision_input, object_of, only_then, text_facts
 from policies.model import (
     Action,
     BudgetFacts,
@@ -56,9 +56,10 @@ _UNRECORDED = (
     "Blocked by rule interlock/record. The tool call was not executed, because its record could not be "
     "written. Nothing is wrong with the call; it may be tried again later."
 )
-_TEXT_STAGES: dict[Surface, Stage] = {"reasoning": Stage.REASONING, "text": Stage.OUTPUT}
+TEXT_STAGE_OF: dict[Surface, Stage] = {"reasoning": Stage.REASONING, "text": Stage.OUTPUT}
 _LATER = (Stage.REASONING, Stage.TOOL_CALL, Stage.OUTPUT, Stage.RESPONSE)
-_CANNOT_CHANGE = frozenset({Action.REDACT, Action.QUARANTINE})
+CANNOT_CHANGE = frozenset({Action.REDACT, Action.QUARANTINE})
+"""What is asked for and cannot be done; it refuses."""
 
 
 class Judge:
@@ -82,12 +83,15 @@ class Judge:
         self._depth = json_depth
         self.closing = "content_filter" if settings.refusal == "content_filter" else "stop"
         self.holds_calls = policies.enforced(Stage.TOOL_CALL)
-        rules = {surface: policies.text_rule(stage) for surface, stage in _TEXT_STAGES.items()}
+        rules = {surface: policies.text_rule(stage) for surface, stage in TEXT_STAGE_OF.items()}
         self.texts: dict[Surface, TextRule] = {s: rule for s, rule in rules.items() if rule is not None and rule.holds}
         self._texts_beside = {s: rule for s, rule in rules.items() if rule is not None and not rule.holds}
         self._surfaces = self._enforced_surfaces()
         self.wants_logprobs = policies.wants(Stage.TOOL_CALL, "call.logprobs")
         self._reads_logprobs = policies.reads_field(Stage.TOOL_CALL, "call.logprobs")
+        self._named = {
+            stage: frozenset(f for f in OF_THE_MOMENT if policies.names(stage, f"call.{f}")) for stage in Stage
+        }
         self._forgets_messages = not any(policies.reads_field(stage, "request.messages") for stage in _LATER)
         self._forgets_tools = not any(policies.reads_field(stage, "request.tools") for stage in _LATER)
 
@@ -112,7 +116,7 @@ class Judge:
         if not self._policies.in_force(Stage.REQUEST):
             return
         decision = await self._decide(x, Stage.REQUEST, "request")
-        if decision.refuses or decision.action in _CANNOT_CHANGE:
+        if decision.refuses or decision.action in CANNOT_CHANGE:
             unavailable = decision.code == "judge_unavailable"
             raise Refuse(
                 decision.code,
@@ -160,7 +164,9 @@ class Judge:
             seen = x.seen.choice(choice)
             nth, seen.written = seen.written, seen.written + 1
             whole = ToolCall(choice, nth, None, call.name, call.arguments, call.complete)
-            outcome = await self._outcome(x, Question(0, whole))
+            outcome = await self._outcome(
+                x, Question(0, whole), f"call {nth} in the {found.surface} of choice {choice}"
+            )
             outcome.in_text = found.surface
             x.outcomes[(choice, -1 - nth)] = outcome
             try:
@@ -175,7 +181,7 @@ class Judge:
 
     async def _text_decision(self, x: Exchange, choice: int, found: Found) -> str | None:
         """The refusal with which the answer is cut; None to let it go on."""
-        stage = _TEXT_STAGES[found.surface]
+        stage = TEXT_STAGE_OF[found.surface]
         rule = self._policies.text_rule(stage)
         assert rule is not None
         seen = x.seen.choices[choice]
@@ -191,7 +197,7 @@ class Judge:
             signals=signals_of_hits(found.hits),
             exposed=exposed,
         )
-        if not decision.refuses and decision.action not in _CANNOT_CHANGE:
+        if not decision.refuses and decision.action not in CANNOT_CHANGE:
             return None
         try:
             await self._recorder.commit(x.decided_seq)
@@ -239,7 +245,7 @@ class Judge:
         with contextlib.suppress(JournalError):
             self._recorder.call(x, outcome)
 
-    async def _outcome(self, x: Exchange, question: Question) -> Outcome:
+    async def _outcome(self, x: Exchange, question: Question, place: str | None = None) -> Outcome:
         call = question.call
         offered = any(tool.name == call.name for tool in x.request.tools)
         if question.problem == "held_bytes":
@@ -258,8 +264,9 @@ class Judge:
         if not self._policies.in_force(Stage.TOOL_CALL):
             return Outcome(call, "unasked")
         facts = self._call_facts(x, call, arguments)
-        decision = await self._decide(x, Stage.TOOL_CALL, f"call {call.choice}.{call.index}", call=facts)
-        if decision.action in _CANNOT_CHANGE:
+        place = place or f"call {call.choice}.{call.index}"
+        decision = await self._decide(x, Stage.TOOL_CALL, place, call=facts)
+        if decision.action in CANNOT_CHANGE:
             text = f"Blocked by policy {decision.rule}. The tool call was not executed."
             return self._refused(call, offered, "denied", decision.rule, text)
         if decision.refusal is not None:
@@ -310,7 +317,9 @@ class Judge:
         for found in decision.findings:
             x.sighting.run.add_finding(f"{found.policy}/{found.finding.id}")
         if decision.asked:
-            x.decided_seq = self._recorder.decided(x, surface, decision, exposed, partial(only_then, question, shown))
+            x.decided_seq = self._recorder.decided(
+                x, surface, decision, exposed, partial(only_then, question, shown, self._named[stage])
+            )
         return decision
 
     def _count(self, decision: Decision) -> None:

@@ -92,7 +92,8 @@ class Recorder:
             messages, left_out = capture.messages(sent, run)
             tools = capture.items(offered, run)
             params = capture.value(asked, run) or {}
-            altered: list[str] = []
+            model = _name(capture, request.model)
+            altered = [] if model == request.model else ["model"]
             if capture.keeps_words:
                 altered += [f"messages/{at}" for at, kept in enumerate(messages, left_out) if kept != sent[at]]
                 altered += [
@@ -100,7 +101,7 @@ class Recorder:
                 ]
             return msgspec.structs.replace(
                 facts,
-                model=_name(capture, request.model),
+                model=model,
                 messages=messages,
                 messages_left_out=left_out,
                 tools=tools,
@@ -163,13 +164,13 @@ class Recorder:
             if not outcome.given:
                 denied = capture.denied(call.arguments, run)
                 arguments, commitment = denied.excerpt, denied.commitment
-            call_id, name = capture.text(call.id, run), capture.text(call.name, run) or ""
+            kept = {"call_id": capture.text(call.id, run), "name": capture.text(call.name, run) or ""}
+            made = {"call_id": call.id, "name": call.name, "arguments": call.arguments}
+            kept["arguments"] = arguments
             return msgspec.structs.replace(
                 facts,
-                call_id=call_id,
-                name=name,
-                arguments=arguments,
-                altered=capture.keeps_words and (call_id, name, arguments) != (call.id, call.name, call.arguments),
+                **kept,
+                altered=[part for part in made if kept[part] != made[part]] if capture.keeps_words else [],
                 commitment=commitment,
             )
 
@@ -357,11 +358,17 @@ def _choice(x: Exchange, number: int, capture: Capture) -> dict[str, Any]:
     """A choice of the answer: what the model said, each call with what became of it. A denied call's
     arguments are not here; its own record has what may be kept of them."""
     seen = x.seen.choices[number]
-    calls = []
+    calls: list[dict[str, Any]] = []
     for index in sorted(seen.calls):
         call_id, name, arguments = seen.call(index)
         outcome = x.outcomes.get((number, index))
-        call: dict[str, Any] = {"id": call_id, "name": name, "outcome": outcome.outcome if outcome else "unjudged"}
+        at = {} if index == len(calls) else {"index": index}
+        call: dict[str, Any] = {
+            **at,
+            "id": call_id,
+            "name": name,
+            "outcome": outcome.outcome if outcome else "unjudged",
+        }
         if outcome is None or outcome.given or capture.mode == "full":
             call["arguments"] = arguments
         else:

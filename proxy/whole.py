@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from proxy.exchange import Exchange
 from proxy.gated_choice import Answer, Question, TextQuestion
 from proxy.gated_text import Found, Surface, TextRule, TextWatch
 from proxy.refusals import Refuse
 from serving.wire.dialect import AnswerChoice, WholeAnswer
+from serving.wire.request import SentTool
 from serving.wire.vocabulary import ChoiceDelta
 from serving.wire.writer import ChoiceChange
 
@@ -34,7 +35,7 @@ async def judge_whole(
         return None
     x.seen.whole(answer)
     for choice in answer.choices:
-        for found in _found(x, texts, choice, hold):
+        for found in texts_of(x.request.tools, texts, choice, hold=hold):
             _stop_if(x, await ask(x, TextQuestion(0, choice.number, found)))
     refused = await _refused_calls(x, answer, ask, hold, held_limit) if x.cut_text is None else {}
     if x.cut_text is not None:
@@ -49,11 +50,13 @@ async def judge_whole(
     return x.dialect.whole(x.request).whole(body, changes)
 
 
-def _found(x: Exchange, texts: Mapping[Surface, TextRule], choice: AnswerChoice, hold: bool) -> list[Found]:
+def texts_of(
+    tools: Sequence[SentTool], texts: Mapping[Surface, TextRule], choice: AnswerChoice, *, hold: bool
+) -> list[Found]:
     """What is to be asked about the texts of a choice. Nothing of them has left."""
     if not hold and not texts:
         return []
-    watch = TextWatch(texts, frozenset(tool.name for tool in x.request.tools) if hold else None)
+    watch = TextWatch(texts, frozenset(tool.name for tool in tools) if hold else None)
     _, reasoning = watch.take(ChoiceDelta(choice.number, None, choice.reasoning))
     _, text = watch.take(ChoiceDelta(choice.number, choice.text))
     return [*watch.standing([*reasoning, *text]), *watch.finish()]

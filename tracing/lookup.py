@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tracing.exchange import Exchange
-from tracing.records import Record
+from tracing.records import Opened, Record
 from tracing.segments import Entry, ReadFault, read
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -37,10 +37,12 @@ def find_exchanges(
         )
 
     running: dict[str, Exchange] = {}
-    for entry in read(state_dir, faults):
-        if not entry.record.exchange:
-            continue
-        exchange = running.setdefault(entry.record.exchange, Exchange(entry.record.exchange))
+    for entry in read(state_dir, faults, since_ns):
+        exchange = running.get(entry.record.exchange)
+        if exchange is None:
+            if not isinstance(entry.record, Opened):
+                continue  # of no exchange, or a late verdict on one that was settled
+            exchange = running[entry.record.exchange] = Exchange(entry.record.exchange)
         exchange.add(entry.record)
         if exchange.settled is not None and running.pop(exchange.id) and wanted(exchange):
             yield exchange

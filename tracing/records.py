@@ -107,8 +107,8 @@ class CallOutcome(Record, frozen=True, tag="call"):
     are too large to hold), unasked (no policy needed asking), unrecorded (refused because this record could
     not be brought to disk in time; it stands beside the record of what had been decided), unjudged (a judge
     was needed and failed, and the settings let it by), dropped (the answer broke off while it was held). ``in_text``:
-    the model left it in plain text of that surface, where no server reads it as a call. ``altered``: name, id and
-    ``arguments`` are not all as the model made them (masked, cut off, or an excerpt)."""
+    the model left it in plain text of that surface, where no server reads it as a call. ``altered`` names
+    which of ``name``, ``call_id`` and ``arguments`` are not as the model made them (masked, cut off, or an excerpt)."""
 
     CONTENT = ("arguments",)
 
@@ -120,7 +120,7 @@ class CallOutcome(Record, frozen=True, tag="call"):
     outcome: str = ""
     rule: str | None = None
     arguments: str | None = None
-    altered: bool = False
+    altered: list[str] = []
     commitment: str | None = None
     held_micros: int = 0
     in_text: str | None = None

@@ -109,11 +109,13 @@ def lines(segment: Path) -> Iterator[tuple[int, int, bytes]]:
             offset += len(line)
 
 
-def read(state_dir: Path, faults: list[ReadFault] | None = None) -> Iterator[Entry]:
-    """Every record of every chain, chain by chain, each in its order; unreadable lines go to ``faults``."""
+def read(state_dir: Path, faults: list[ReadFault] | None = None, since_ns: int = 0) -> Iterator[Entry]:
+    """Every record of every chain, chain by chain, each in its order; unreadable lines go to ``faults``. Segments that
+    were written to the last time before ``since_ns`` (nanoseconds since the epoch) are passed over."""
     for chain in chains(state_dir):
         for segment in segments(chain.folder):
-            yield from read_segment(chain.name, segment, faults)
+            if segment.stat().st_mtime_ns >= since_ns:
+                yield from read_segment(chain.name, segment, faults)
 
 
 def read_segment(chain: str, segment: Path, faults: list[ReadFault] | None = None) -> Iterator[Entry]:

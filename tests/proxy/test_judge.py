@@ -23,7 +23,7 @@ class Slow(Judge):
         self.texts = {}
         self.recorded: list[Outcome] = []
 
-    async def _outcome(self, x: Exchange, question: Question) -> Outcome:
+    async def _outcome(self, x: Exchange, question: Question, place: str | None = None) -> Outcome:
         for _ in range(5 if question.call.name == "first" else 1):
             await asyncio.sleep(0)
         return Outcome(question.call, "denied", refusal=f"No {question.call.name}.")

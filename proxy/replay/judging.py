@@ -1,0 +1,354 @@
+"""Asks policies about a stored exchange as the live judge asks about one that runs, stage by stage.
+
+The inputs come from ``policies.inputs``, the texts are looked through as those of a whole answer are
+(``proxy.whole``), and what stops an exchange stops it here: nothing is asked about what would then not have come. Two
+things are not had again: how a stream happened to be cut into pieces, and what the agent would have done next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from policies.inputs import OF_THE_MOMENT, call_facts, decision_input, object_of, text_facts
+from policies.model import (
+    BudgetFacts,
+    CallFacts,
+    CheckFact,
+    Decision,
+    DecisionInput,
+    Mode,
+    ResponseFacts,
+    RunFacts,
+    Signal,
+    Stage,
+)
+from policies.service import PolicySet
+from policies.signals import signals_of_hits
+from policies.text_rules import names_field, reads_field
+from proxy.gated_text import Found, Surface, TextRule
+from proxy.judge import CANNOT_CHANGE, TEXT_STAGE_OF
+from proxy.replay.stored import UNFINISHED, UNREAD, Stored, StoredCall, StoredChoice, Unknown
+from proxy.whole import texts_of
+from serving.wire.dialect import AnswerChoice
+from serving.wire.strict import DEPTH
+from serving.wire.vocabulary import ToolCall
+from tracing.records import Decided
+
+MALFORMED = "interlock/malformed_arguments"
+_MOMENT_OF_CALL = {f"call.{name}": UNREAD for name in OF_THE_MOMENT}
+_ASKED_BY_NAME = frozenset({*_MOMENT_OF_CALL, "request.orders"})
+"""Fields that only a policy which names them depends on; one that reads a whole takes what there is."""
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """Why a policy could not be asked: the field that it reads, and what became of it."""
+
+    policy: str
+    field: str
+    why: str
+
+
+class Said(msgspec.Struct, frozen=True):
+    """What policies say at one place of an exchange (``request``, ``call 0.1``, ``text of choice 0``). ``stopped_by``:
+    the rule that stops it; ``recorded``: at this stage nothing can be stopped any more."""
+
+    place: str
+    stage: Stage
+    question: DecisionInput | None = None
+    decision: Decision | None = None
+    stopped_by: str | None = None
+    missing: tuple[Missing, ...] = ()
+    about: ToolCall | None = None
+
+
+class Rejudge:
+    """One policy set that is asked again. ``seconds`` is the time that its answers took. ``as_then``: about texts it is
+    asked what was asked then, as far as each had come by that time; else about all that was found in them."""
+
+    def __init__(self, policies: PolicySet, *, json_depth: int = DEPTH, as_then: bool = False) -> None:
+        self.policies = policies
+        self._as_then = as_then
+        self.seconds = 0.0
+        self.questions = 0
+        self._depth = json_depth
+        self._holds = policies.enforced(Stage.TOOL_CALL)
+        rules = {surface: policies.text_rule(stage) for surface, stage in TEXT_STAGE_OF.items()}
+        self._texts: dict[Surface, TextRule] = {s: rule for s, rule in rules.items() if rule is not None and rule.holds}
+        self._beside = {s: rule for s, rule in rules.items() if rule is not None and not rule.holds}
+        self._missing: dict[tuple[Stage, frozenset[str]], tuple[tuple[str, str], ...]] = {}
+
+    async def exchange(self, x: Stored) -> list[Said]:
+        """Everything that is asked about ``x``, in order, up to what stops it."""
+        if not x.judged:
+            return []
+        asking = _Asking(x)
+        said: list[Said] = []
+        if not x.fetched and self.policies.in_force(Stage.REQUEST):
+            said.append(await self._ask(asking, "request", Stage.REQUEST))
+            if said[-1].stopped_by is not None:
+                return said
+        if await self._answer(asking, said):
+            return said
+        for choice in x.choices:
+            for surface in self._beside:
+                said += await self._text_beside(asking, choice, surface)
+        if self.policies.in_force(Stage.RESPONSE) and x.choices:
+            said += [await self._response(asking, choice) for choice in x.choices]
+        return said
+
+    async def _answer(self, asking: _Asking, said: list[Said]) -> bool:
+        """Texts and calls; whether the answer is cut."""
+        x = asking.x
+        if not x.ended and (self._texts or self.policies.in_force(Stage.TOOL_CALL)):
+            missing = self._all(UNFINISHED)
+            if missing:
+                said.append(Said("answer", Stage.TOOL_CALL, missing=missing))
+        for choice in x.choices:
+            async for one in self._texts_of(asking, choice):
+                said.append(one)
+                if one.stopped_by is not None:
+                    return True
+        for call in x.calls:
+            if call.in_text is not None:
+                continue
+            one = await self._call(asking, call, f"call {call.call.choice}.{call.call.index}")
+            said.append(one)
+            if one.decision is not None and one.decision.action == "terminate":
+                return True
+        return False
+
+    async def _texts_of(self, asking: _Asking, choice: StoredChoice) -> Any:
+        whole = AnswerChoice(choice.number, choice.number, choice.text, choice.reasoning, (), choice.finish)
+        known: set[Surface] = set()
+        written = 0
+        for surface in self._texts:
+            if self._as_then or _part_of(surface) in choice.unknown:
+                known.add(surface)
+                for one in await self._text_then(asking, choice, surface):
+                    yield one
+        for found in texts_of(asking.x.request.tools, self._texts, whole, hold=self._holds):
+            for shadow in found.calls:
+                call = ToolCall(choice.number, written, None, shadow.name, shadow.arguments, shadow.complete)
+                place = f"call {written} in the {found.surface} of choice {choice.number}"
+                written += 1
+                why = choice.unknown.get(_part_of(found.surface))
+                lost = dict.fromkeys(("call.arguments", "call.raw"), why) if why and _masked(call.arguments) else {}
+                yield await self._call(asking, StoredCall(call, unknown=lost), place)
+            if (found.hits or found.ended) and found.surface in self._texts and found.surface not in known:
+                yield await self._text(asking, choice, found)
+
+    async def _text(self, asking: _Asking, choice: StoredChoice, found: Found) -> Said:
+        stage = TEXT_STAGE_OF[found.surface]
+        rule = self.policies.text_rule(stage)
+        said = choice.text if found.surface == "text" else choice.reasoning
+        return await self._ask(
+            asking,
+            f"{found.surface} of choice {choice.number}",
+            stage,
+            surface=text_facts(
+                "output" if stage is Stage.OUTPUT else "reasoning",
+                choice.number,
+                said.encode("utf-8", "surrogatepass") if rule is not None and rule.text else None,
+                found.size,
+                complete=found.ended,
+            ),
+            signals=signals_of_hits(found.hits),
+        )
+
+    async def _text_then(self, asking: _Asking, choice: StoredChoice, surface: Surface) -> list[Said]:
+        """A text as it was asked about then, by what is on record of that."""
+        stage, place = TEXT_STAGE_OF[surface], f"{surface} of choice {choice.number}"
+        why = choice.unknown.get(_part_of(surface))
+        rule = self.policies.text_rule(stage)
+        reads = rule is not None and rule.text and why is None
+        text = (choice.text if surface == "text" else choice.reasoning).encode("utf-8", "surrogatepass")
+        said: list[Said] = []
+        while (then := asking.then(stage, place)) is not None:
+            facts = then.moment.get("surface") or {}
+            whole = text_facts(
+                "output" if stage is Stage.OUTPUT else "reasoning",
+                choice.number,
+                text if reads else None,
+                facts.get("bytes", 0),
+                complete=bool(facts.get("complete")),
+            )
+            signals = [Signal.model_validate(one) for one in then.moment.get("signals", ())]
+            lost = {} if why is None else {"surface.text": why} if signals else {"surface.text": why, "signals": why}
+            said.append(await self._ask(asking, place, stage, surface=whole, signals=signals, unknown=lost, then=then))
+        if not said and why is not None:
+            lost = {"surface": why, "signals": why}
+            said.append(await self._ask(asking, place, stage, surface=None, unknown=lost))
+        return said
+
+    async def _text_beside(self, asking: _Asking, choice: StoredChoice, surface: Surface) -> list[Said]:
+        """A text about which policies only record."""
+        rule, part = self._beside[surface], _part_of(surface)
+        said = choice.text if surface == "text" else choice.reasoning
+        if self._as_then or part in choice.unknown:
+            return await self._text_then(asking, choice, surface)
+        if not said:
+            return []
+        scanner = rule.scanner() if rule.scanner is not None else None
+        hits = (*scanner.feed(said), *scanner.end()) if scanner is not None else ()
+        if not hits and not rule.at_end:
+            return []
+        size = len(said.encode("utf-8", "surrogatepass"))
+        return [await self._text(asking, choice, Found(surface, hits, (), True, size, size))]
+
+    async def _call(self, asking: _Asking, stored: StoredCall, place: str) -> Said:
+        call, unknown = stored.call, dict(stored.unknown)
+        readable = "call.arguments" not in unknown
+        arguments = object_of(call.arguments, self._depth) if readable else None
+        if (readable and arguments is None and call.complete) or stored.outcome in ("malformed", "held_bytes"):
+            rule = stored.rule if stored.outcome in ("malformed", "held_bytes") else MALFORMED
+            return Said(place, Stage.TOOL_CALL, stopped_by=rule if self._holds else None, about=call)
+        if not self.policies.in_force(Stage.TOOL_CALL):
+            return Said(place, Stage.TOOL_CALL, about=call)
+        facts = call_facts(call, arguments, asking.x.request.tools)
+        if "request.tools" in asking.x.unknown and not facts.offered:
+            unknown["call.offered"] = asking.x.unknown["request.tools"]
+        then = asking.then(Stage.TOOL_CALL, place)
+        unknown |= _MOMENT_OF_CALL
+        if then is not None and (moment := then.moment.get("call")) is not None:
+            facts, unknown = _with_moment(facts, moment), {n: w for n, w in unknown.items() if n[5:] not in moment}
+        if readable:
+            signals = self.policies.signals(facts)
+        elif then is not None and "signals" in then.moment:
+            signals = [Signal.model_validate(one) for one in then.moment["signals"]]
+        else:
+            signals, unknown["signals"] = [], unknown["call.arguments"]
+        return await self._ask(
+            asking, place, Stage.TOOL_CALL, call=facts, signals=signals, unknown=unknown, then=then, about=call
+        )
+
+    async def _response(self, asking: _Asking, choice: StoredChoice) -> Said:
+        place = f"choice {choice.number}"
+        then = asking.then(Stage.RESPONSE, place)
+        more = (then.moment.get("calls") if then is not None else None) or {}
+        facts = ResponseFacts(
+            choice=choice.number,
+            text=choice.text,
+            reasoning=choice.reasoning,
+            finish_reason=choice.finish,
+            calls=[
+                _with_moment(
+                    call_facts(call, object_of(call.arguments, self._depth), asking.x.request.tools),
+                    more.get(str(call.index), {}),
+                )
+                for call in choice.calls
+            ],
+        )
+        parts = {"content": "response.text", "reasoning": "response.reasoning", "tool_calls": "response.calls"}
+        unknown = {parts[name]: why for name, why in choice.unknown.items() if name in parts}
+        return await self._ask(asking, place, Stage.RESPONSE, response=facts, unknown=unknown, then=then)
+
+    async def _ask(
+        self,
+        asking: _Asking,
+        place: str,
+        stage: Stage,
+        *,
+        unknown: Unknown | None = None,
+        then: Decided | None = None,
+        about: ToolCall | None = None,
+        **surface: Any,
+    ) -> Said:
+        then = then if then is not None else asking.then(stage, place)
+        moment = then.moment if then is not None else {}
+        lost = {name: why for name, why in {**asking.x.unknown, **(unknown or {})}.items() if _part(name) not in moment}
+        checks = [CheckFact.model_validate(one) for one in moment.get("checks", ())]
+        budgets = [BudgetFacts.model_validate(one) for one in moment.get("budgets", ())]
+        question = decision_input(
+            asking.x,
+            stage,
+            self.policies.shown,
+            run=lambda: asking.run(moment),
+            checks=checks,
+            budgets=budgets,
+            **surface,
+        )
+        missing = self._needed(stage, lost)
+        began = time.perf_counter()
+        decision = await self.policies.decide(question, frozenset(one.policy for one in missing))
+        self.seconds += time.perf_counter() - began
+        self.questions += 1
+        asking.found(decision)
+        stopped = stage is not Stage.RESPONSE and (decision.refuses or decision.action in CANNOT_CHANGE)
+        return Said(place, stage, question, decision, decision.rule if stopped else None, missing, about)
+
+    def _needed(self, stage: Stage, lost: Unknown) -> tuple[Missing, ...]:
+        """The policies that read something that is lost."""
+        key = (stage, frozenset(lost))
+        known = self._missing.get(key)
+        if known is None:
+            known = self._missing[key] = tuple(_dependent(self.policies.asked(stage), lost))
+        return tuple([Missing(policy, name, lost[name]) for policy, name in known])
+
+    def _all(self, why: str) -> tuple[Missing, ...]:
+        asked = {**self.policies.asked(Stage.TOOL_CALL), **self.policies.asked(Stage.OUTPUT)}
+        enforced = [policy for policy in sorted(asked) if self.policies.modes[policy] is Mode.ENFORCE]
+        return tuple([Missing(policy, "answer", why) for policy in enforced])
+
+
+class _Asking:
+    """One exchange while it is asked about: what was recorded at each place, and what was found by now."""
+
+    def __init__(self, x: Stored) -> None:
+        self.x = x
+        self._then: dict[tuple[str, str], list[Decided]] = {}
+        for decided in x.decided:
+            self._then.setdefault((decided.stage, decided.surface), []).append(decided)
+        self._findings = list(x.run.findings)
+
+    def then(self, stage: Stage, place: str) -> Decided | None:
+        """The next decision that was recorded for this place; what is masked of it counts as not there."""
+        waiting = self._then.get((stage.value, place))
+        if not waiting:
+            return None
+        then = waiting.pop(0)
+        if not then.altered:
+            return then
+        return msgspec.structs.replace(then, moment={k: v for k, v in then.moment.items() if k not in then.altered})
+
+    def run(self, moment: Mapping[str, Any]) -> RunFacts:
+        if "run" in moment:
+            return RunFacts.model_validate(moment["run"])
+        return self.x.run.model_copy(update={"findings": list(self._findings)})
+
+    def found(self, decision: Decision) -> None:
+        for entry in decision.findings:
+            name = f"{entry.policy}/{entry.finding.id}"
+            if name not in self._findings:
+                self._findings.append(name)
+
+
+def _dependent(asked: Mapping[str, Collection[str]], lost: Unknown) -> Iterator[tuple[str, str]]:
+    """Each policy that depends on something lost, with the first such field."""
+    for policy, reads in asked.items():
+        for name in lost:
+            if names_field(reads, name) if name in _ASKED_BY_NAME else reads_field(reads, name):
+                yield policy, name
+                break
+
+
+def _part(name: str) -> str:
+    """The part of a recorded moment that says a field."""
+    return name.partition(".")[0] if name in ("run.recent_calls", "checks", "budgets") else name
+
+
+def _part_of(surface: Surface) -> str:
+    return "content" if surface == "text" else "reasoning"
+
+
+def _masked(text: str) -> bool:
+    return "[redacted" in text or text.endswith("…")
+
+
+def _with_moment(facts: CallFacts, moment: Mapping[str, Any]) -> CallFacts:
+    if not moment:
+        return facts
+    return CallFacts.model_validate({**facts.model_dump(), **{k: v for k, v in moment.items() if v is not None}})
