@@ -1,9 +1,13 @@
-"""The short way into a compiled policy: one call of the module per question.
+"""The short way into a compiled policy.
 
 opa-py-wasm brings everything that is hard (instances, the ABI's checks, host builtins, deadlines, the memory
-cap) and evaluates with five calls into the module, each of which costs about 40 µs of Python. Four of them only
-move the heap's mark, and ``opa_eval`` sets that itself (OPA ``wasm/src/context.c``, ABI 1.2): the input may be
-written above the data and the mark put above the input. That halves the price of a small question.
+cap) and evaluates with five calls into the module, each of which costs 15 to 40 µs of Python. Here the calls go
+straight to wasmtime (``policies.engines.direct``).
+
+``opa_eval``, the one call of ABI 1.2, begins by emptying the heap, and with it goes what the module keeps of regular
+expressions: every decision would compile each of them anew, and find out anew how it matches. So small inputs are
+asked about with the calls of ABI 1.0, which leave the heap as it is, and the heap is emptied when ``HEAP_BYTES`` of it
+are used. Nothing that a policy can see is kept: values are made anew, and rules are remembered for one evaluation.
 
 An instance has one user at a time, and one that failed is never used again.
 """
@@ -29,9 +33,14 @@ from opapywasm.instance import OpaPolicyInstance
 from opapywasm.runtime import WasmtimeRuntimeFactory
 from wasmtime import Trap, WasmtimeError
 
+from policies.engines.direct import Direct
+
 FIRST_PAGES = 64
-ROOM = 1024 * 1024
-"""Bytes of memory that must be free above the input; without them the caller takes the long way."""
+SMALL_BYTES = 32 * 1024
+"""Of an input that has its place in every instance; a larger one is laid on the heap, and read without the lock."""
+
+HEAP_BYTES = 4 * 1024 * 1024
+"""Used by evaluations before the heap is emptied: some ten to a hundred of them."""
 
 # opa-py-wasm 1.2 gives every module two pages to begin with, and then refuses one whose constants need three: it
 # retries with more only after a trap, and this is an import that does not fit. It has no setting for it.
@@ -48,12 +57,12 @@ class QuickModule:
         self._data = data
         self._factory = WasmtimeRuntimeFactory(wasm, max_memory_pages=config.max_memory_pages)
         self._registry = BuiltinRegistry(default_builtins())
-        self._idle: list[OpaPolicyInstance] = []
+        self._idle: list[_Instance] = []
         try:
             first = self._fresh()
             self._idle.append(first)
-            self.entrypoints = first.entrypoints()
-            self.missing_builtins = sorted(set(first.builtins()) - set(self._registry.snapshot()))
+            self.entrypoints = first.opa.entrypoints()
+            self.missing_builtins = sorted(set(first.opa.builtins()) - set(self._registry.snapshot()))
         except OpaWasmError:
             self.close()
             raise
@@ -74,40 +83,82 @@ class QuickModule:
         except IndexError:
             instance = self._fresh()
         try:
-            answer = self._ask(instance, document, self.entrypoints[entrypoint], seconds)
+            text = instance.ask(document, self.entrypoints[entrypoint], self._factory.epoch.deadline_ticks(seconds))
         except BaseException:
             instance.close()
             raise
         self._idle.append(instance)
+        answer = json.loads(text)
         return answer[0]["result"] if answer else UNDEFINED
 
-    def _ask(self, instance: OpaPolicyInstance, document: bytes, entrypoint: int, seconds: float) -> Any:
-        abi, loaded = instance.abi, instance._data
-        start = loaded.data_heap_ptr
-        above = (start + len(document) + 15) & ~15
-        if above + ROOM > abi.memory_len():
-            return instance.evaluate(document, entrypoint)
-        abi.set_epoch_deadline(self._factory.epoch.deadline_ticks(seconds))
+    def _fresh(self) -> _Instance:
+        return _Instance(
+            OpaPolicyInstance(
+                self._factory,
+                self._config,
+                OpaAbiSpec(),
+                initial_data=self._data,
+                data_version=1,
+                builtins=self._registry,
+                epoch=self._factory.epoch,
+            ),
+            self._config.max_result_bytes,
+        )
+
+
+class _Instance:
+    """One instance: its data, a place for small inputs, and above them what evaluations use."""
+
+    def __init__(self, opa: OpaPolicyInstance, most: int) -> None:
+        self.opa = opa
+        self._most = most
+        self._calls = direct = Direct(opa._runtime)
+        self._parse, self._parse_long = direct.short("opa_value_parse", 2), direct.long("opa_value_parse", 2)
+        self._dump, self._dump_long = direct.short("opa_json_dump", 1), direct.long("opa_json_dump", 1)
+        self._heap, self._empty = direct.short("opa_heap_ptr_get", 0), direct.short("opa_heap_ptr_set", 1)
+        self._context_new = direct.short("opa_eval_ctx_new", 0)
+        self._set_data = direct.short("opa_eval_ctx_set_data", 2)
+        self._set_input = direct.short("opa_eval_ctx_set_input", 2)
+        self._set_entrypoint = direct.short("opa_eval_ctx_set_entrypoint", 2)
+        self._result = direct.short("opa_eval_ctx_get_result", 1)
+        self._eval, self._malloc = direct.long("eval", 1), direct.short("opa_malloc", 1)
+        self._input = self._malloc(SMALL_BYTES)
+        self._floor = self._heap()
+        self._begin()
+
+    def close(self) -> None:
+        self.opa.close()
+
+    def _begin(self) -> None:
+        """Empty the heap."""
+        self._empty(self._floor)
+        self._context = self._context_new()
+        self._set_data(self._context, self.opa._data.data_addr)
+
+    def ask(self, document: bytes, entrypoint: int, ticks: int) -> bytes:
+        """The result set, as JSON text."""
         try:
-            abi.memory_write(start, document)
-            address = abi.opa_eval(entrypoint, loaded.data_addr, start, len(document), above)
+            self._calls.deadline(ticks)
+            return self._asked(document, entrypoint)
         except (Trap, WasmtimeError, OpaAbortError) as error:
             raise _own_error(error) from error
-        text = instance.codec.read_cstring(address)
-        if len(text) > self._config.max_result_bytes:
-            raise OpaMemoryError(f"the answer has {len(text)} bytes")
-        return json.loads(text)
 
-    def _fresh(self) -> OpaPolicyInstance:
-        return OpaPolicyInstance(
-            self._factory,
-            self._config,
-            OpaAbiSpec(),
-            initial_data=self._data,
-            data_version=1,
-            builtins=self._registry,
-            epoch=self._factory.epoch,
-        )
+    def _asked(self, document: bytes, entrypoint: int) -> bytes:
+        small = len(document) <= SMALL_BYTES
+        place = self._input if small else self._malloc(len(document))
+        self._calls.write(place, document)
+        value = (self._parse if small else self._parse_long)(place, len(document))
+        if not value:
+            return b"[]"
+        context = self._context
+        self._set_input(context, value)
+        self._set_entrypoint(context, entrypoint)
+        if failed := self._eval(context):
+            raise OpaEvaluationError(f"evaluation failed: {failed}")
+        text = self._calls.text((self._dump if small else self._dump_long)(self._result(context)), self._most)
+        if self._heap() - self._floor > HEAP_BYTES:
+            self._begin()
+        return text
 
 
 def _own_error(error: Exception) -> OpaWasmError:

@@ -18,6 +18,7 @@ commands(text) := [command |
 		"text": part[1],
 		"nested": nested(part[1]),
 		"fed_by": [feeding |
+			pipe(parts[index - 1][2])
 			some back in [1, 2, 3]
 			start := index - back
 			start >= 0
@@ -65,7 +66,9 @@ nested(segment) := [inner |
 ]
 
 # What look-alikes, continuation lines and empty expansions stand for.
-plain(text) := strings.replace_n(spellings, without_lookups(without_ifs(text)))
+plain(text) := strings.replace_n(spellings, without_lookups(without_ifs(text))) if {
+	regex.match(`[\\\r\t$\x60>]|[^\x00-\x7F]`, text)
+} else := text
 
 spellings := {
 	"\\\r\n": "", "\\\n": "", "\r\n": "\n", "\r": "\n", "\t": " ",
@@ -81,12 +84,13 @@ spellings := {
 }
 
 # `$(which rm)` is `rm`, `$(true)` is nothing, and what `mktemp` makes is scratch.
-without_lookups(text) := text if not mentions(text, {"which", "command", "type", "whence", "true", "(:", "mktemp"})
-
 without_lookups(text) := concat("", [piece |
 	some found in regex.find_all_string_submatch_n(lookup_pattern, text, -1)
 	piece := looked_up(found)
-]) if mentions(text, {"which", "command", "type", "whence", "true", "(:", "mktemp"})
+]) if {
+	mentions(text, {"$(", "`"})
+	mentions(text, {"which", "command", "type", "whence", "true", "(:", "mktemp"})
+} else := text
 
 lookup_pattern := concat("", [
 	`(?s)(?:\$\(|\x60)\s*(?:(?:which|command\s+-v|type\s+-[pP]|whence)\s+([\w./-]+)|(true|:)|(mktemp[^()\x60]*))\s*[)\x60]`,
@@ -112,12 +116,12 @@ in_dollars(found) := concat("", ["$(", found[1], ")"]) if found[1] != ""
 
 in_dollars(found) := found[0] if found[1] == ""
 
-without_ifs(text) := text if not contains(text, "IFS")
-
 without_ifs(text) := concat("", [piece |
 	some found in regex.find_all_string_submatch_n(`(?s)(\$\{IFS[^}]*\}|\$IFS)|[^$]+|\$`, text, -1)
 	piece := spaced(found)
-]) if contains(text, "IFS")
+]) if {
+	contains(text, "IFS")
+} else := text
 
 spaced(found) := " " if found[1] != ""
 
@@ -183,7 +187,9 @@ value_of(part, found, nth) := bare(values[min([nth, count(values) - 1])]) if {
 } else := part[0]
 
 # The last step of a path: `/bin/rm` is `rm`.
-basename(word) := steps[count(steps) - 1] if steps := split(word, "/")
+basename(word) := word if {
+	not contains(word, "/")
+} else := steps[count(steps) - 1] if steps := split(word, "/")
 
 # Whether an option of `args` is the long option `long` (or a beginning of it) or has a letter of `letters`
 # in a cluster of short ones.

@@ -68,12 +68,14 @@ sed_script(word, command) if {
 }
 
 # The quoted parts of a command that are run as scripts.
-scripts_of(command) := command.nested if runs_strings(command)
-
-scripts_of(command) := [text |
+scripts_of(command) := [] if {
+	count(command.nested) == 0
+} else := command.nested if {
+	runs_strings(command)
+} else := [text |
 	some text in command.nested
 	shell.mentions(text, {"$(", "`"})
-] if not runs_strings(command)
+]
 
 runs_strings(command) if {
 	some word in command.words
@@ -98,18 +100,11 @@ runs_strings(command) if {
 }
 
 # A program and its arguments, with what is piped into it.
-runs := array.concat(
-	[run |
-		some command in commands
-		position := first_program(command.words)
-		run := run_at(command, position)
-	],
-	[run |
-		some command in commands
-		position := far_program(command.words, first_program(command.words))
-		run := run_at(command, position)
-	],
-)
+runs := [run |
+	some command in commands
+	some position in positions(command.words)
+	run := run_at(command, position)
+]
 
 run_at(command, position) := {
 	"program": trim_suffix(lower(shell.basename(command.words[position])), ".exe"),
@@ -118,48 +113,32 @@ run_at(command, position) := {
 	"command": command,
 }
 
-heads(words) := {head |
-	some head in array.concat(
-		[words[index] | index := first_program(words)],
-		[words[index] | index := far_program(words, first_program(words))],
-	)
-}
+# Where the programs of a command stand: the first one, and the one that it runs elsewhere.
+positions(words) := array.concat([head], [far | far := far_program(words, head)]) if head := first_program(words)
+
+heads(words) := {words[position] | some position in positions(words)}
 
 # The first word that is neither a wrapper, an assignment, an option nor an option's value, or a program that we
 # know if one stands before it.
-first_program(words) := min(stops) if {
-	stops := {index |
-		some index, word in words
-		index < 24
-		stops_at(words, index, word)
-	}
+first_program(words) := 0 if {
+	known(words[0])
+} else := 0 if {
+	not skippable(words, 0)
+} else := min(stops) if {
+	near := array.slice(words, 0, 24)
+	standing := {index | some index, _ in near; not skippable(words, index)}
+	first := min(standing | {count(near)})
+	stops := {index | some index, word in array.slice(near, 0, first); known(word)} | {first | first < count(near)}
 	count(stops) > 0
 }
 
-stops_at(words, index, word) if {
-	known(word)
-	every before in numbers.range(0, index) {
-		passes(words, before, index)
-	}
-}
-
-stops_at(words, index, word) if {
-	not known(word)
-	not skippable(words, index)
-	word != ""
-}
-
-passes(_, before, index) if before == index
-
-passes(words, before, _) if skippable(words, before)
-
-known(word) if lower(trim_suffix(shell.basename(word), ".exe")) in known_programs
+known(word) if known_programs[lower(trim_suffix(shell.basename(word), ".exe"))]
 
 known(word) if startswith(shell.basename(word), "mkfs")
 
-skippable(words, index) if {
-	lower(shell.basename(words[index])) in settings.wrappers
-}
+skippable(words, index) if wrappers[lower(shell.basename(words[index]))]
+
+wrappers := {name | some name in settings.wrappers}
 
 skippable(words, index) if {
 	index > 0
@@ -173,7 +152,10 @@ skippable(words, index) if {
 	not shell.mentions(parts[0], {"/", "-", "$"})
 }
 
-skippable(words, index) if substring(words[index], 0, 1) in {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}
+skippable(words, index) if {
+	words[index] != ""
+	contains("0123456789", substring(words[index], 0, 1))
+}
 
 skippable(words, index) if {
 	index > 1

@@ -147,19 +147,17 @@ suspects contains text if {
 	some candidate in candidates
 	text := shell.plain(candidate)
 	squeezed := lower(shell.bare(text))
-	some word in triggers
-	contains(squeezed, word)
+	regex.match(triggers, squeezed)
 }
 
-triggers := {
-	"rm", "unlink", "remove", "delete", "del ", "rd ", "shred", "wipe", "erase", "truncate", "mkfs", "mke2fs",
-	"dd ", "/dev/", "chmod", "chown", "chgrp", "mv ", "find", "clean", "drop", "flush", "destroy", "terminate",
-	"prune", "rb ", "curl", "wget", "fetch", "http", "base64", "base32", "xxd", "eval", "exec", "\\x", "printf",
-	"|", "parted", "fdisk", "crypt", "zpool", "zfs", "lvm", "format", "halt", "reboot", "shutdown", "poweroff",
-	"init ", "crontab", "kill", "userdel", "rsync", "tree", "$", ">", ":(", "fork", "encoded", "decode", "rimraf",
-	"uninstall", "badblocks", "hdparm", "diskutil", "cp ", "tee ", "sgdisk", "vgremove", "srm", "blkdiscard",
-	"/???", "*", "purge", "mdadm", "powershell", "pwsh", "ri -", "iptables", "nft ", "push", "sed ", "ln ", "tar ",
-}
+# One expression, because it reads a long text once, where so many words would each read it.
+triggers := concat("|", [
+	`rm|unlink|remove|delete|del |rd |shred|wipe|erase|truncate|mkfs|mke2fs|dd |/dev/|chmod|chown|chgrp|mv `,
+	`find|clean|drop|flush|destroy|terminate|prune|rb |curl|wget|fetch|http|base64|base32|xxd|eval|exec|\\x`,
+	`printf|\||parted|fdisk|crypt|zpool|zfs|lvm|format|halt|reboot|shutdown|poweroff|init |crontab|kill|userdel`,
+	`rsync|tree|\$|>|:\(|fork|encoded|decode|rimraf|uninstall|badblocks|hdparm|diskutil|cp |tee |sgdisk`,
+	`vgremove|srm|blkdiscard|/\?\?\?|\*|purge|mdadm|powershell|pwsh|ri -|iptables|nft |push|sed |ln |tar `,
+])
 
 readings contains reading if {
 	some text in suspects
