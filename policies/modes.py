@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from policies.model import Mode
 
@@ -21,6 +22,21 @@ class UnknownPolicyError(ValueError):
     """The settings name a policy that the bundle does not have."""
 
 
+def default_mode(policy: str) -> Literal["enforce", "shadow"]:
+    """The mode of a policy that nobody has given one."""
+    return "enforce" if policy in ENFORCED_BY_DEFAULT else "shadow"
+
+
+def unknown_policies(policies: Iterable[str], named: Iterable[str], where: str) -> None:
+    """Raises :class:`UnknownPolicyError` if ``where`` speaks of a policy that is not there."""
+    names = sorted(policies)
+    unknown = sorted(set(named) - set(names))
+    if unknown:
+        raise UnknownPolicyError(
+            f"{where} names {', '.join(unknown)}, which the bundle does not have; it has: {', '.join(names)}"
+        )
+
+
 def modes_in_force(policies: Iterable[str], settings: Mapping[str, str]) -> dict[str, Mode]:
     """The mode of each policy that is in force; one that is switched off is not in the answer.
 
@@ -28,14 +44,10 @@ def modes_in_force(policies: Iterable[str], settings: Mapping[str, str]) -> dict
     must not leave a guard in shadow.
     """
     names = sorted(policies)
-    unknown = sorted(set(settings) - set(names))
-    if unknown:
-        raise UnknownPolicyError(
-            f"policies.modes names {', '.join(unknown)}, which the bundle does not have; it has: {', '.join(names)}"
-        )
+    unknown_policies(names, settings, "policies.modes")
     modes: dict[str, Mode] = {}
     for name in names:
-        wanted = settings.get(name, "enforce" if name in ENFORCED_BY_DEFAULT else "shadow")
+        wanted = settings.get(name, default_mode(name))
         if wanted != "off":
             modes[name] = Mode(wanted)
     return modes
