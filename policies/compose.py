@@ -9,8 +9,8 @@ error of that policy alone: it denies (if the policy is enforced) and leaves the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -71,38 +71,42 @@ def compose(
     stage: Stage,
     modes: Mapping[str, Mode],
     answers: Mapping[str, list[Finding] | EngineError],
-    on_error: Literal["deny", "allow"] = "deny",
+    *,
+    passes: Callable[[str], bool] | None = None,
+    excepted: Callable[[str, str], str | None] | None = None,
 ) -> Decision:
     """One decision from the answers of the policies that were asked, each with its mode.
 
-    ``on_error="allow"`` lets an engine that is not there pass, recorded; a failure that an input can bring about
-    always denies, or whoever writes the input could switch a policy off.
+    ``passes`` says whether a policy may let by what it could not judge; only an engine that is not there is asked
+    about: a failure that an input can bring about always denies, or whoever writes the input could switch a policy
+    off. ``excepted`` gives the exception that covers a policy's finding, if there is one.
     """
     findings: list[PolicyFinding] = []
     errors: list[PolicyError] = []
     for policy in sorted(answers):
         answer, mode = answers[policy], modes[policy]
         if isinstance(answer, EngineError):
-            errors.append(PolicyError(policy=policy, mode=mode, cause=answer.cause, message=str(answer)))
+            passed = mode is Mode.ENFORCE and answer.excusable and passes is not None and passes(policy)
+            errors.append(PolicyError(policy=policy, mode=mode, cause=answer.cause, message=str(answer), passed=passed))
         else:
-            findings += (PolicyFinding(policy=policy, mode=mode, finding=finding) for finding in answer)
+            findings += (
+                PolicyFinding(
+                    policy=policy,
+                    mode=mode,
+                    finding=finding,
+                    exception=excepted(policy, finding.id) if excepted is not None else None,
+                )
+                for finding in answer
+            )
     findings.sort(key=_rank)
     outcome = _from_findings(stage, findings)
     if STRICTNESS[outcome.action] < STRICTNESS[Action.DENY]:
-        denying = [
-            error
-            for error in errors
-            if error.mode is Mode.ENFORCE and not (on_error == "allow" and _excusable(answers[error.policy]))
-        ]
+        denying = [error for error in errors if error.mode is Mode.ENFORCE and not error.passed]
         if denying:
             outcome = _from_error(stage, denying)
     return outcome.model_copy(
         update={"findings": findings, "errors": errors, "asked": sorted(answers)},
     )
-
-
-def _excusable(answer: list[Finding] | EngineError) -> bool:
-    return isinstance(answer, EngineError) and answer.excusable
 
 
 def _rank(entry: PolicyFinding) -> tuple[int, int, str, str]:
@@ -114,7 +118,7 @@ def _rank(entry: PolicyFinding) -> tuple[int, int, str, str]:
 
 def _from_findings(stage: Stage, ranked: list[PolicyFinding]) -> Decision:
     for entry in ranked:
-        if entry.mode is not Mode.ENFORCE:
+        if entry.mode is not Mode.ENFORCE or entry.exception is not None:
             continue
         rule = f"{entry.policy}/{entry.finding.id}"
         decision = Decision(stage=stage, action=entry.finding.action, rule=rule)

@@ -358,11 +358,13 @@ class Finding(_Part):
 
 
 class PolicyFinding(_Part):
-    """A finding with where it came from and how far it counts."""
+    """A finding with where it came from and how far it counts. ``exception``: the roll-out's exception (`layer/id`)
+    that covers it; then it changes nothing."""
 
     policy: str = Field(description="`owner.name`, the package below `interlock.policies`.")
     mode: Mode
     finding: Finding
+    exception: str | None = None
 
 
 class PolicyError(_Part):
@@ -372,6 +374,7 @@ class PolicyError(_Part):
     mode: Mode
     cause: Literal["engine", "input", "policy"]
     message: str
+    passed: bool = Field(default=False, description="It let by all the same: `on_error: allow`, within its budget.")
 
 
 class Decision(_Part):
@@ -390,7 +393,7 @@ class Decision(_Part):
     code: str = Field(default="policy_denied", description="`policy_denied` or `judge_unavailable`.")
     engine: str = "none"
     bundle: str = Field(default="", description="Bundle digest (sources and data).")
-    rollout: str = Field(default="", description="Roll-out digest (modes).")
+    rollout: str = Field(default="", description="Roll-out digest.")
     asked: list[str] = Field(default=[], description="Policies that were asked.")
     duration_us: int = 0
 

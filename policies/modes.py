@@ -53,8 +53,7 @@ def modes_in_force(policies: Iterable[str], settings: Mapping[str, str]) -> dict
     return modes
 
 
-def rollout_digest(modes: Mapping[str, Mode], on_error: str) -> str:
-    """``sha256:…`` over the modes in force and what a failure means."""
-    document = {"modes": {name: modes[name].value for name in sorted(modes)}, "on_error": on_error}
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+def rollout_digest(modes: Mapping[str, Mode]) -> str:
+    """``sha256:…`` over the modes in force."""
+    text = json.dumps({name: modes[name].value for name in sorted(modes)}, sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()

@@ -37,7 +37,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -147,7 +147,7 @@ class Document(_Part):
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exempted:
     """An exception with its layer; ``name`` is unique in the roll-out (``platform/build-cleaning``)."""
 
@@ -242,12 +242,12 @@ class Rollout:
         every = [Exempted(layer, one) for layer, document in layers for one in document.exceptions]
         return every if agent is None else [one for one in every if one.covers_agent(agent, team)]
 
-    def strangers(self, agents: Mapping[str, str | None]) -> set[str]:
-        """Names of agents that the documents speak of and ``agents`` (name → team) does not have."""
+    def strangers(self, agents: Set[str]) -> set[str]:
+        """Names of agents that the documents speak of and ``agents`` does not have."""
         documents = [self.platform, *self.teams.values()]
         named = {name for document in documents for modes in document.modes.values() for name in modes.agents}
         named |= {name for one in self.exceptions() for name in one.written.agents or ()}
-        return named - set(agents)
+        return named - agents
 
     def _only_tightens(self) -> None:
         for team, document in self.teams.items():

@@ -1,12 +1,9 @@
-"""The policies in force, as the proxy sees them: one object to ask.
+"""The policies in force for an agent, as the proxy sees them: one object to ask.
 
-    policies = PolicySet.load(settings.policies, settings.agents)
-    await policies.start()
     decision = await policies.decide(question)
-    await policies.close()
 
-A decision is a function of the question, the bundle and the modes; the same projected question is therefore
-answered from memory. Only whole answers are remembered, never failures.
+A decision is a function of the question, the bundle and the roll-out; the same projected question is therefore
+answered from memory. Only whole answers are remembered, never failures. Which set is whose: ``policies.in_force``.
 """
 
 from __future__ import annotations
@@ -14,17 +11,19 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Set
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence, Set
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 from policies.bundle import Bundle
 from policies.compose import compose, findings_of
 from policies.engines.base import Engine, EngineError
-from policies.engines.embedded import EmbeddedEngine
-from policies.engines.opa import OpaEngine
+from policies.fail_open import FailOpen
 from policies.model import TEXT_STAGES, Action, CallFacts, Decision, DecisionInput, Finding, Mode, Signal, Stage
-from policies.modes import modes_in_force, rollout_digest
+from policies.modes import rollout_digest
 from policies.projection import Include, document_of, include_of, reads_of
+from policies.rollout import Exempted
 from policies.signals import signals_of_call
 from policies.text_rules import TextRule, names_field, reads_field, text_rule, wakes
 from serving.patterns import PatternSet, shipped_patterns
@@ -34,27 +33,33 @@ REMEMBERED = 512
 REMEMBERED_BYTES = 4096
 
 Answers = dict[str, list[Finding] | EngineError]
+Excepting = tuple[Exempted, ...]
 
 
 class PolicySet:
-    """A bundle, its modes and the engine that evaluates it. Made by :meth:`load`."""
+    """A bundle, its modes and the engine that evaluates it. ``rollout``: the digest of what says the modes; without it,
+    of the modes themselves. ``exceptions``: those that may hold for the agents of this set."""
 
     def __init__(
         self,
         bundle: Bundle,
         engine: Engine,
         modes: Mapping[str, Mode],
-        on_error: Literal["deny", "allow"] = "deny",
+        *,
         patterns: tuple[PatternSet, ...] | None = None,
         clock: Callable[[], float] = time.perf_counter,
         timeout_seconds: float = math.inf,
+        rollout: str | None = None,
+        exceptions: Sequence[Exempted] = (),
+        fail_open: FailOpen | None = None,
     ) -> None:
         self.bundle = bundle
         self.modes = dict(modes)
         self.digest = bundle.digest
-        self.rollout_digest = rollout_digest(modes, on_error)
+        self.rollout_digest = rollout or rollout_digest(modes)
         self._engine = engine
-        self._on_error = on_error
+        self._exceptions = tuple(exceptions)
+        self._fail_open = fail_open
         self._patterns = shipped_patterns() if patterns is None else patterns
         self._clock = clock
         self._timeout = timeout_seconds
@@ -69,32 +74,7 @@ class PolicySet:
         self._include: dict[Stage, Include | None] = {s: include_of(self._reads[s]) for s in Stage}
         self._entries = {entry.name: entry for entry in entries}
         self._text_rules = {stage: text_rule(stage, entries, self.modes, self._patterns) for stage in TEXT_STAGES}
-        self._remembered: OrderedDict[tuple[Stage, bytes, frozenset[str]], Decision] = OrderedDict()
-
-    @classmethod
-    def load(cls, settings: PolicySettings, agents: Mapping[str, AgentSettings] | None = None) -> PolicySet:
-        """Read the bundle and compile it for the engine that the settings name.
-
-        Raises :class:`BundleError` (a hold that is too short for a pattern among them), :class:`UnknownPolicyError` or
-        :class:`ValueError`, each saying which setting or file is wrong.
-        """
-        bundle = effective_bundle(settings, agents or {})
-        modes = modes_in_force([entry.name for entry in bundle.policies], settings.modes)
-        engine: Engine
-        if settings.engine == "opa":
-            if settings.opa_url is None:
-                raise ValueError("policies.engine is opa, but policies.opa_url does not say where it is")
-            token = settings.opa_token.get_secret_value() if settings.opa_token else None
-            engine = OpaEngine(bundle, str(settings.opa_url), token, settings.timeout_seconds)
-        else:
-            engine = EmbeddedEngine(bundle, settings.timeout_seconds)
-        return cls(
-            bundle,
-            engine,
-            modes,
-            settings.on_error,
-            timeout_seconds=settings.timeout_seconds,
-        )
+        self._remembered: OrderedDict[tuple[Stage, bytes, frozenset[str], Excepting], Decision] = OrderedDict()
 
     async def start(self) -> None:
         await self._engine.start()
@@ -127,7 +107,9 @@ class PolicySet:
         """Whether a policy at this stage is shown anything of a part of the input (``request``, ``run``). What none is
         shown need not be made."""
         parts = self._parts[stage]
-        return part in parts or "*" in parts
+        if part in parts or "*" in parts:
+            return True
+        return part == "request" and any(one.written.when.models is not None for one in self._exceptions)
 
     def text_rule(self, stage: Stage) -> TextRule | None:
         """What the policies in force want of text that is still being written; None if none has this stage."""
@@ -154,10 +136,11 @@ class PolicySet:
         """The signals of a tool call; none are looked for if no policy in force reads them."""
         return signals_of_call(call, self._patterns) if self.reads_field(Stage.TOOL_CALL, "signals") else []
 
-    async def decide(self, question: DecisionInput, without: Set[str] = frozenset()) -> Decision:
+    async def decide(self, question: DecisionInput, now_ns: int = 0, without: Set[str] = frozenset()) -> Decision:
         """Ask every policy that can have something to say, but for those named in ``without``. Never raises for what a
         policy, an engine or the input does wrong: that is in ``decision.errors``, and denies if the policy is
-        enforced."""
+        enforced. ``now_ns``: nanoseconds since the epoch, when the exchange began; an exception that has ended by then
+        does not hold."""
         began = self._clock()
         stage = question.stage
         asked = frozenset(
@@ -167,14 +150,18 @@ class PolicySet:
         )
         if not asked:
             return self._signed(Decision(stage=stage, action=Action.ALLOW), began)
+        agent = question.identity.agent
+        if self._fail_open is not None:
+            self._fail_open.asked(agent, asked)
+        excepting = self._excepting(question, now_ns) if self._exceptions else ()
         try:
             document = document_of(question, self._include[stage])
         except EngineError as error:
-            return self._signed(self._composed(stage, dict.fromkeys(asked, error)), began)
-        key = (stage, document, asked)
+            return self._signed(self._composed(stage, dict.fromkeys(asked, error), agent, excepting), began)
+        key = (stage, document, asked, excepting)
         known = self._remembered.get(key)
         if known is None:
-            known = self._composed(stage, await self._answers(stage, document, asked))
+            known = self._composed(stage, await self._answers(stage, document, asked), agent, excepting)
             if not known.errors and len(document) <= REMEMBERED_BYTES:
                 self._remembered[key] = known
                 if len(self._remembered) > REMEMBERED:
@@ -204,14 +191,30 @@ class PolicySet:
                 answers[name] = error
         return answers
 
-    def _composed(self, stage: Stage, answers: Answers) -> Decision:
+    def _excepting(self, question: DecisionInput, now_ns: int) -> Excepting:
+        """The exceptions that hold for this question."""
+        now = datetime.fromtimestamp(now_ns / 1e9, UTC)
+        agent, team = question.identity.agent, question.identity.team
+        return tuple(one for one in self._exceptions if one.covers_agent(agent, team) and one.holds(question, now))
+
+    def _composed(self, stage: Stage, answers: Answers, agent: str, excepting: Excepting) -> Decision:
         if any(answers.values()):
-            return compose(stage, self.modes, answers, self._on_error)
+            return compose(
+                stage,
+                self.modes,
+                answers,
+                passes=partial(self._passes, agent) if self._fail_open is not None else None,
+                excepted=partial(_excepted, excepting) if excepting else None,
+            )
         silent = (stage, frozenset(answers))  # nobody found anything: always the same decision
         known = self._quiet.get(silent)
         if known is None:
-            known = self._quiet[silent] = compose(stage, self.modes, answers, self._on_error)
+            known = self._quiet[silent] = compose(stage, self.modes, answers)
         return known
+
+    def _passes(self, agent: str, policy: str) -> bool:
+        assert self._fail_open is not None
+        return self._fail_open.passes(agent, policy, self._entries[policy].severity)
 
     def _signed(self, decision: Decision, began: float) -> Decision:
         return decision.model_copy(
@@ -222,6 +225,10 @@ class PolicySet:
                 "duration_us": round((self._clock() - began) * 1e6),
             }
         )
+
+
+def _excepted(excepting: Excepting, policy: str, finding: str) -> str | None:
+    return next((one.name for one in excepting if one.covers(policy, finding)), None)
 
 
 def effective_bundle(settings: PolicySettings, agents: Mapping[str, AgentSettings]) -> Bundle:

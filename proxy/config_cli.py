@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from policies.modes import modes_in_force
+from policies.in_force import rollout_of
 from policies.service import effective_bundle
 from proxy.serve_cli import add_config_flag
 from serving.config_file import ConfigError, ConfigProblem, load, readable_secrets
@@ -68,7 +68,7 @@ def _named_things(settings: Settings, where: str) -> list[ConfigProblem]:
     problems = []
     try:
         bundle = effective_bundle(settings.policies, settings.agents)
-        modes_in_force([entry.name for entry in bundle.policies], settings.policies.modes)
+        rollout_of(settings.policies, bundle)
     except ValueError as error:
         problems.append(ConfigProblem(where, "policies", str(error), "correct `policies`"))
     try:

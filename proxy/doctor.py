@@ -32,8 +32,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from policies.modes import modes_in_force
+from policies.in_force import rollout_of
 from policies.service import effective_bundle
+from proxy.identity import ANONYMOUS
 from proxy.serve_cli import add_config_flag, overrides_of
 from serving.config_file import ConfigError, load
 from serving.launch.commands import LaunchError, find_command
@@ -237,7 +238,7 @@ async def vllm(settings: Settings) -> Finding:
 async def policies(settings: Settings) -> Finding:
     try:
         bundle = effective_bundle(settings.policies, settings.agents)
-        modes = modes_in_force([entry.name for entry in bundle.policies], settings.policies.modes)
+        modes = rollout_of(settings.policies, bundle).modes([entry.name for entry in bundle.policies], ANONYMOUS, None)
     except ValueError as error:
         return Finding("policies", "broken", str(error), "`serve` does not start")
     said = ", ".join(f"{name} {mode.value}" for name, mode in modes.items())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,6 +19,9 @@ from serving.wire.injection import Uninjector
 from serving.wire.request import ChatRequest, SentMessage, SentTool
 from serving.wire.token_alignment import TokenTrail
 from serving.wire.vocabulary import Event, ToolCall, Usage
+
+if TYPE_CHECKING:
+    from proxy.judge import Judge  # which is asked about exchanges
 
 
 @dataclass(slots=True)
@@ -181,8 +184,9 @@ class Kept:
 
 @dataclass(slots=True)
 class Exchange:
-    """One exchange. ``*_ns`` are nanoseconds since the epoch, but ``held_ns``, which is how long something was held by
-    now; ``held_since`` is when the hold that lasts now began, by ``time.perf_counter_ns`` (0: nothing is held).
+    """One exchange. ``judge`` asks the policies that are in force for its agent. ``*_ns`` are nanoseconds since the
+    epoch, but ``held_ns``, which is how long something was held by now; ``held_since`` is when the hold that lasts now
+    began, by ``time.perf_counter_ns`` (0: nothing is held).
     ``undo`` takes what was asked for besides the client's request out of the answer; ``ahead`` are bytes of the answer
     that were read to see whether that was taken. ``decided_seq`` is the journal's
     number of the newest decision. ``waiting`` is the task that waits for something before the answer begins, which a
@@ -194,6 +198,7 @@ class Exchange:
     agent: str
     owner: str | None
     team: str | None
+    judge: Judge
     dialect: Dialect
     request: ChatRequest
     sighting: Sighting

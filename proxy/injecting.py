@@ -18,16 +18,15 @@ _NOT_SHOWN = "not to be had: answers to such a request show none for tool calls"
 
 
 class Injecting:
-    """For one model server. ``wants_logprobs``: an enforced policy reads the logprobs of tool calls."""
+    """For one model server."""
 
-    def __init__(self, *, wants_logprobs: bool) -> None:
-        self._wants_logprobs = wants_logprobs
+    def __init__(self) -> None:
         self._fingerprint = Fingerprint()
 
     def into(self, x: Exchange, body: bytes) -> Injected | None:
         """The body to send in place of ``body``; None if nothing more is to be asked for."""
         usage = x.admitted is not None and x.admitted.lease.binding
-        logprobs = self._wants_logprobs and x.request.calls_possible
+        logprobs = x.judge.wants_logprobs and x.request.calls_possible
         if not usage and not logprobs:
             return None
         api = x.dialect.api

@@ -310,7 +310,7 @@ class Judge:
             checks=checks,
             budgets=budgets,
         )
-        decision = await self._policies.decide(question)
+        decision = await self._policies.decide(question, x.opened_ns)
         self._count(decision)
         if decision.errors:
             self._recorder.judge_failed(x, decision)
@@ -327,6 +327,8 @@ class Judge:
         for error in decision.errors:
             self._metrics.judge_error(decision.engine, error.cause)
         for found in decision.findings:
-            if found.mode is not Mode.ENFORCE:
+            if found.exception is not None:
+                self._metrics.excepted(found.policy, found.exception)
+            elif found.mode is not Mode.ENFORCE:
                 action = found.finding.action.value
                 self._metrics.decision(decision.stage.value, action, found.policy, found.mode.value)

@@ -12,11 +12,13 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from aiohttp import web
 
 from checks.nemo import NemoCheck, nemo_session
 from checks.scheduler import CheckScheduler
+from policies.in_force import Policies
 from policies.model import BudgetFacts, CheckFact
 from policies.service import PolicySet
 from proxy import __version__
@@ -24,8 +26,9 @@ from proxy.beside import Beside
 from proxy.breakers.admission import Admission
 from proxy.carry import CarryingServer, Upstream
 from proxy.exchange import Exchange
-from proxy.identity import Identifier
+from proxy.identity import ANONYMOUS, Identifier
 from proxy.judge import Judge
+from proxy.judges import Judges
 from proxy.recorder import Recorder
 from proxy.relay import Relay
 from proxy.share import ShareMeter
@@ -82,10 +85,10 @@ class DataPlane:
 
     async def _start(self) -> None:
         settings, metrics = self.settings, self.metrics
-        policies = self.policies = PolicySet.load(settings.policies, settings.agents)
+        policies = self.policies = Policies.load(settings.policies, settings.agents)
         await policies.start()
         self._stack.push_async_callback(policies.close)
-        journal = self.journal = open_journal(settings, self._worker, policies.digest, policies.rollout_digest)
+        journal = self.journal = open_journal(settings, self._worker, policies.digest, policies.rollout.digest)
         self._stack.callback(journal.close)
         metrics.watch_journal(journal)
         recorder = self.recorder = make_recorder(settings, journal, metrics, self._alerts)
@@ -96,14 +99,16 @@ class DataPlane:
         async def facts(x: Exchange) -> tuple[list[CheckFact], list[BudgetFacts]]:
             return beside.facts(x), await admission.budgets(x.agent, x.sighting.run.id)
 
-        judge = Judge(
-            policies,
-            settings.policies,
-            recorder,
-            metrics,
-            json_depth=settings.limits.json_depth,
-            facts=facts,
-        )
+        def judge(policies: PolicySet) -> Judge:
+            return Judge(
+                policies,
+                settings.policies,
+                recorder,
+                metrics,
+                json_depth=settings.limits.json_depth,
+                facts=facts,
+            )
+
         upstream = Upstream(settings.upstream, settings.limits)
         self._stack.push_async_callback(upstream.close)
         self.relay = Relay(
@@ -112,7 +117,7 @@ class DataPlane:
             identifier=Identifier(settings),
             runs=self._runs,
             admission=admission,
-            judge=judge,
+            judges=Judges(policies, judge),
             recorder=recorder,
             beside=beside,
             metrics=metrics,
@@ -121,6 +126,8 @@ class DataPlane:
         self._stack.push_async_callback(self.relay.live.settled)
         self._stack.push_async_callback(every(60.0, recorder.expire_alerts))
         self._stack.push_async_callback(every(2.0, self.relay.holes.give_back))
+        recorder.exceptions_end(policies)
+        self._stack.push_async_callback(every(300.0, partial(recorder.exceptions_end, policies)))
 
     async def listen(self) -> None:
         """Take connections; ``url`` says where."""
@@ -147,8 +154,13 @@ class DataPlane:
     def describe(self) -> str:
         """The policies in force, in one line."""
         policies = self.policies
-        modes = ", ".join(f"{name} {mode.value}" for name, mode in sorted(policies.modes.items()))
-        return f"policies ({policies.engine}, bundle {policies.digest.removeprefix('sha256:')[:12]}): {modes}"
+        modes = ", ".join(f"{name} {mode.value}" for name, mode in sorted(policies.of(ANONYMOUS, None).modes.items()))
+        said = f"policies ({policies.engine}, bundle {policies.digest.removeprefix('sha256:')[:12]}): {modes}"
+        if self.settings.policies.rollout is not None:
+            said += f"; by the roll-out {self.settings.policies.rollout} some agents may have others"
+        if policies.strangers:
+            said += f"; the roll-out names agents that the settings do not have: {', '.join(policies.strangers)}"
+        return said
 
     async def _until_idle(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

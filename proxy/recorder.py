@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from checks.verdict import Verdict
+from policies.in_force import Policies
 from policies.model import Decision
 from proxy.breakers.words import Alert
 from proxy.exchange import Exchange, Outcome
@@ -252,6 +254,33 @@ class Recorder:
         """End alerts whose cause has been quiet for long; called now and then."""
         for record in self._alerts.expire():
             self._note(record)
+
+    def exceptions_end(self, policies: Policies) -> None:
+        """Tell of exceptions that end within a week, and of those that have; called now and then."""
+        now = datetime.fromtimestamp(self._clock_ns() / 1e9, UTC)
+        soon = {one.name for one in policies.expiring(now)}
+        for one in policies.rollout.exceptions():
+            subject, written = f"exception {one.name}", one.written
+            ended = written.expires <= now
+            if not ended and one.name not in soon:
+                continue
+            if ended:
+                self.resolve("exception_expires", subject, "*")
+            self.fire(
+                "exception_expired" if ended else "exception_expires",
+                subject,
+                "*",
+                summary=f"An exception of policy {written.policy} {'has ended' if ended else 'ends within a week'}.",
+                severity="low" if ended else "medium",
+                evidence={
+                    "policy": written.policy,
+                    "reason": written.reason,
+                    "owner": written.owner,
+                    "approver": written.approver,
+                    "expires": written.expires.isoformat(),
+                },
+                release="Take it out of the roll-out, or have a new end approved and sign the document again.",
+            )
 
     def operated(self, operator: str, action: str, target: str, reason: str) -> int:
         return self._journal.append(

@@ -31,6 +31,7 @@ from proxy.gated_choice import Answer, Question, TextQuestion
 from proxy.identity import Agent, Identifier
 from proxy.injecting import Injecting, resized
 from proxy.judge import Judge
+from proxy.judges import Judges
 from proxy.live import KILLED, Live
 from proxy.passing import break_off, copy, like, open_upstream
 from proxy.random_ids import random_hex
@@ -84,7 +85,7 @@ class Relay:
         identifier: Identifier,
         runs: Runs,
         admission: Admission,
-        judge: Judge,
+        judges: Judges,
         recorder: Recorder,
         beside: Beside,
         metrics: Metrics,
@@ -96,21 +97,20 @@ class Relay:
         self._identifier = identifier
         self._runs = runs
         self._admission = admission
-        self._judge = judge
+        self._judges = judges
         self._recorder = recorder
         self._beside = beside
         self._metrics = metrics
         self._answers = AnswerBook(settings.limits.kept_answers_bytes)
         self._clock_ns = clock_ns
         self._share = share or ShareMeter(time.monotonic)
-        self._injecting = Injecting(wants_logprobs=judge.wants_logprobs)
+        self._injecting = Injecting()
         self._traced = bool(settings.tracing.otlp or settings.tracing.mlflow)
         self._passes_unjudged = settings.unjudged == "allow"
         self.holes = Holes()
         self.live = Live()
         self._settling = Settling(
             admission=admission,
-            judge=judge,
             recorder=recorder,
             beside=beside,
             metrics=metrics,
@@ -171,14 +171,15 @@ class Relay:
     async def _understand(self, request: web.BaseRequest, sent: _Sent, agent: Agent, endpoint: str) -> Exchange | None:
         """The exchange that a request begins; None if no strict reader takes its body. It alone holds what was read:
         a long history in the frame of a handler would stay there until the answer is over."""
-        known = (endpoint, sent.headers, sent.body, self._settings.limits.json_depth, self._judge.surfaces())
+        judge = self._judges.of(agent)
+        known = (endpoint, sent.headers, sent.body, self._settings.limits.json_depth, judge.surfaces())
         read = read_request(*known) if len(sent.body) < _LARGE else await asyncio.to_thread(read_request, *known)
         if read is None:
             return None
         dialect, view, coverage = read
-        view, run, unseen = self._answers.resume(agent.name, view, self._judge.surfaces())
+        view, run, unseen = self._answers.resume(agent.name, view, judge.surfaces())
         sighting = await self._runs.identify(agent.name, view, run or request.headers.get(_RUN_HEADER))
-        x = self._open_exchange(request, agent, dialect, view, len(sent.body), sighting)
+        x = self._open_exchange(request, agent, judge, dialect, view, len(sent.body), sighting)
         x.coverage |= coverage | unseen
         if view.answer_id is not None:
             self._answers.begun(x)
@@ -190,15 +191,16 @@ class Relay:
         """An answer that was made before is fetched, or cancelled: judged like any, as an answer to what was asked."""
         fetch = read_fetch(request.raw_path)
         body = await read_body(request, self._settings.limits.request_bytes)
+        judge = self._judges.of(agent)
         kept = self._answers.find(fetch.answer_id, agent.name)
         if kept is None:
             answer = await self._open(request.method, request.raw_path, headers, body)
-            if answer.status < 300 and self._judge.surfaces() and not self._passes_unjudged:
+            if answer.status < 300 and judge.surfaces() and not self._passes_unjudged:
                 answer.close()
                 raise unknown("the path")
             return await copy(request, answer)
         view = msgspec.structs.replace(kept.request, after=fetch.after)
-        x = self._open_exchange(request, agent, dialect, view, len(body), kept.sighting)
+        x = self._open_exchange(request, agent, judge, dialect, view, len(body), kept.sighting)
         x.kept, x.fetched, x.again = kept, True, kept.given is not None
         return await self._walk(request, _Sent(request.method, fetch.target, headers, body), x)
 
@@ -252,6 +254,7 @@ class Relay:
         self,
         request: web.BaseRequest,
         agent: Agent,
+        judge: Judge,
         dialect: Dialect,
         view: ChatRequest,
         size: int,
@@ -262,6 +265,7 @@ class Relay:
             agent=agent.name,
             owner=agent.owner,
             team=agent.team,
+            judge=judge,
             dialect=dialect,
             request=view,
             sighting=sighting,
@@ -296,9 +300,9 @@ class Relay:
 
     async def _forward(self, request: web.BaseRequest, sent: _Sent, x: Exchange, delay: float) -> web.StreamResponse:
         if not x.fetched:
-            await self._judge.request(x)
+            await x.judge.request(x)
             self._beside.request(x)
-            self._judge.forget(x)
+            x.judge.forget(x)
         if delay:
             await asyncio.sleep(delay)
         if self._traced:
@@ -362,12 +366,12 @@ class Relay:
         reader, writer = x.dialect.stream(x.request)
         gate = Gate(
             writer,
-            hold=self._judge.holds_calls,
-            watch_tokens=x.request.shows_tokens and (x.request.calls_possible or bool(self._judge.texts)),
+            hold=x.judge.holds_calls,
+            watch_tokens=x.request.shows_tokens and (x.request.calls_possible or bool(x.judge.texts)),
             held_limit=limits.held_bytes,
-            closing=self._judge.closing,
-            texts=self._judge.texts,
-            offered=frozenset(tool.name for tool in x.request.tools) if self._judge.holds_calls else None,
+            closing=x.judge.closing,
+            texts=x.judge.texts,
+            offered=frozenset(tool.name for tool in x.request.tools) if x.judge.holds_calls else None,
         )
         flow = StreamedAnswer(
             x,
@@ -415,9 +419,9 @@ class Relay:
                 x,
                 b"".join(parts),
                 self._verdict,
-                self._judge.texts,
-                hold=self._judge.holds_calls,
-                closing=self._judge.closing,
+                x.judge.texts,
+                hold=x.judge.holds_calls,
+                closing=x.judge.closing,
                 held_limit=self._settings.limits.held_bytes,
             )
             if body is not None and x.undo is not None:
@@ -464,13 +468,13 @@ class Relay:
     async def _verdict(self, x: Exchange, question: Question | TextQuestion) -> Answer:
         """What was decided about a call of an answer holds for every copy of it."""
         if isinstance(question, TextQuestion):
-            return await self._judge.ask(x, question)
+            return await x.judge.ask(x, question)
         kept = x.kept
         known = kept.outcomes.get(question.call.index) if kept is not None else None
         if known is not None and known.call == question.call and known.outcome != "unrecorded":
             x.outcomes[(question.call.choice, question.call.index)] = known
-            return self._judge.answer(known)
-        answer = await self._judge.call(x, question)
+            return x.judge.answer(known)
+        answer = await x.judge.call(x, question)
         if kept is not None:
             kept.outcomes[question.call.index] = x.outcomes[(question.call.choice, question.call.index)]
         return answer

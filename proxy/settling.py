@@ -8,7 +8,6 @@ from collections.abc import Callable
 from proxy.beside import Beside
 from proxy.breakers.admission import Admission
 from proxy.exchange import Exchange
-from proxy.judge import Judge
 from proxy.live import Live
 from proxy.recorder import Recorder
 from proxy.refusals import Refuse
@@ -27,7 +26,6 @@ class Settling:
         self,
         *,
         admission: Admission,
-        judge: Judge,
         recorder: Recorder,
         beside: Beside,
         metrics: Metrics,
@@ -36,7 +34,6 @@ class Settling:
         clock_ns: Callable[[], int],
     ) -> None:
         self._admission = admission
-        self._judge = judge
         self._recorder = recorder
         self._beside = beside
         self._metrics = metrics
@@ -72,7 +69,7 @@ class Settling:
             else:
                 await self._admission.abandon(x.admitted)
         if x.seen.choices and not x.again and not x.seen.pending:
-            await self._judge.response(x)
+            await x.judge.response(x)
         cost = self._recorder.settled(x, counted, estimated=usage is None and bool(x.seen.choices))
         x.sighting.run.settle(counted.prompt + counted.completion, cost.total or 0.0)
         self._beside.forget(x)

@@ -126,6 +126,18 @@ class LimitSettings(_Section):
     """Nesting of a request body or of tool-call arguments."""
 
 
+class FailOpenSettings(_Section):
+    """How much may pass unjudged while the engine is away, with `on_error: allow`. Counted per agent and policy.
+    Nothing passes of a policy whose severity is high, critical or not said, nor what an input made fail."""
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.02
+    """Of the decisions in the window, this part at most."""
+    window_seconds: PositiveSeconds = 300.0
+    """The rolling window."""
+    least: PositiveInt = 200
+    """As long as there are fewer decisions in the window, nothing passes."""
+
+
 class PolicySettings(_Section):
     """Which bundle, which engine, and each policy's mode."""
 
@@ -146,8 +158,14 @@ class PolicySettings(_Section):
     are enforced, everything else is shadow."""
     data: dict[str, dict[str, Any]] = {}
     """Policy → data, laid over the bundle's own data for it."""
+    rollout: UserPath | None = None
+    """A folder with the roll-out: `platform.yaml` and `teams/*.yaml`; null: `modes` says it."""
+    rollout_keys: dict[str, list[str]] = {}
+    """Layer (`platform`, or a team) → public keys, one of which must have signed that layer's document; empty: nothing
+    needs a signature."""
     on_error: Literal["deny", "allow"] = "deny"
-    """What holds when the engine does not answer."""
+    """What holds when the engine does not answer: `allow` lets by what `fail_open` has room for."""
+    fail_open: FailOpenSettings = FailOpenSettings()
     refusal: Literal["text", "content_filter", "error"] = "text"
     """What takes the place of a denied tool call."""
 

@@ -33,6 +33,7 @@ class Metrics:
         self._values: dict[tuple[int, int], set[str]] = {}
         self._exchanges = self._counter("exchanges", "Exchanges by how they ended.", "agent", "ending")
         self._decisions = self._counter("decisions", "Policy decisions.", "stage", "action", "policy", "mode")
+        self._excepted = self._counter("excepted", "Findings that an exception covered.", "policy", "exception")
         self._calls = self._counter("tool_calls", "Tool calls of answers, by what became of them.", "outcome")
         self._judge_errors = self._counter(
             "judge_errors", "Questions to a policy engine that got no decision.", "engine", "cause"
@@ -77,6 +78,9 @@ class Metrics:
     def decision(self, stage: str, action: str, policy: str = "none", mode: str = "enforce") -> None:
         """``policy`` is the one whose rule decided, ``none`` if no rule fired."""
         self._count(self._decisions, stage, action, policy, mode)
+
+    def excepted(self, policy: str, exception: str) -> None:
+        self._count(self._excepted, policy, exception)
 
     def call(self, outcome: str) -> None:
         self._count(self._calls, outcome)

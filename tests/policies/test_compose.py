@@ -83,8 +83,9 @@ def test_the_setting_allow_is_for_an_engine_that_is_not_there_only() -> None:
     gone, slow = EngineError("engine", "not reachable", excusable=True), EngineError("engine", "too slow")
     cases = ((gone, Action.ALLOW), (slow, Action.DENY), (EngineError("input", "x"), Action.DENY))
     for error, action in (*cases, (EngineError("policy", "x"), Action.DENY)):
-        decision = compose(Stage.TOOL_CALL, {"a.b": ENFORCE}, {"a.b": error}, on_error="allow")
+        decision = compose(Stage.TOOL_CALL, {"a.b": ENFORCE}, {"a.b": error}, passes=lambda policy: policy == "a.b")
         assert decision.action is action, error
+        assert [entry.passed for entry in decision.errors] == [action is Action.ALLOW]
         assert len(decision.errors) == 1
 
 

@@ -14,6 +14,7 @@ from policies.authoring.opa_tool import OpaTool
 from policies.authoring.sources import LIBRARY, tree_to_build
 from policies.bundle import LIBRARY_BUNDLE, Bundle
 from policies.engines.embedded import EmbeddedEngine
+from policies.in_force import Policies
 from policies.model import Action, CallFacts, Decision, DecisionInput, Mode, Signal, Stage
 from policies.modes import modes_in_force
 from policies.service import PolicySet
@@ -38,7 +39,7 @@ def as_call(case: Any) -> CallFacts:
 @pytest.fixture(scope="module")
 def policies() -> PolicySet:
     """The settings' defaults, but for one agent that has a list of tools."""
-    return PolicySet.load(PolicySettings(timeout_seconds=60), AGENTS)
+    return Policies.load(PolicySettings(timeout_seconds=60), AGENTS).of("anonymous", None)
 
 
 @pytest.fixture(scope="module")
@@ -188,9 +189,8 @@ async def test_tools_and_paths_only_watch_until_they_are_enforced(policies: Poli
         ("interlock.paths", Mode.SHADOW),
         ("interlock.tools", Mode.SHADOW),
     }
-    strict = PolicySet.load(
-        PolicySettings(timeout_seconds=20, modes={"interlock.tools": "enforce", "interlock.paths": "off"}), AGENTS
-    )
+    settings = PolicySettings(timeout_seconds=20, modes={"interlock.tools": "enforce", "interlock.paths": "off"})
+    strict = Policies.load(settings, AGENTS).of("anonymous", None)
     decision = await strict.decide(question)
     assert decision.rule == "interlock.tools/tool_not_allowed"
     assert {entry.policy for entry in decision.findings} == {"interlock.tools"}
@@ -198,13 +198,12 @@ async def test_tools_and_paths_only_watch_until_they_are_enforced(policies: Poli
 
 
 async def test_settings_say_what_the_workspace_is(policies: PolicySet) -> None:
-    own = PolicySet.load(
-        PolicySettings(
-            timeout_seconds=20,
-            modes={"interlock.paths": "enforce"},
-            data={"interlock.paths": {"workspace": ["/data/project"]}},
-        )
+    settings = PolicySettings(
+        timeout_seconds=20,
+        modes={"interlock.paths": "enforce"},
+        data={"interlock.paths": {"workspace": ["/data/project"]}},
     )
+    own = Policies.load(settings).of("anonymous", None)
     assert own.digest != policies.digest
     inside = await own.decide(about(call("read_file", {"path": "/data/project/a.txt"})))
     outside = await own.decide(about(call("read_file", {"path": "/workspace/a.txt"})))

@@ -133,7 +133,7 @@ def test_a_misspelt_policy_is_an_error(tmp_path: Path) -> None:
 
 def test_agents_that_nobody_knows_are_named(tmp_path: Path) -> None:
     rollout = Rollout.load(written(tmp_path))
-    assert rollout.strangers({"coder": None}) == {"release-bot"}
+    assert rollout.strangers({"coder"}) == {"release-bot"}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from serving.settings import BreakerSettings
 from serving.wire.request import ChatRequest, SentMessage
 from serving.wire.responses import Responses
 from serving.wire.vocabulary import Usage
+from tests.support.nobody import NOBODY
 
 READS = frozenset({"request"})
 
@@ -31,7 +32,7 @@ class Stage:
         view, run, _ = self.book.resume(agent, view, READS)
         sighting = self.runs.identify(agent, view, run)
         trace = TraceContext("0" * 32, "0" * 16, "0" * 16, "", True, "")
-        return Exchange("x", agent, None, None, Responses(), view, sighting, trace, 0, 0)
+        return Exchange("x", agent, None, None, NOBODY, Responses(), view, sighting, trace, 0, 0)
 
     def answer(self, x: Exchange, answer_id: str, text: str = "Hello.") -> None:
         x.seen.answer_id = answer_id

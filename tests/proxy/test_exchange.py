@@ -10,6 +10,7 @@ from proxy.runs import Run, Sighting
 from proxy.trace_context import TraceContext
 from serving.wire.chat import Chat
 from serving.wire.request import ChatRequest, SentMessage, SentTool
+from tests.support.nobody import NOBODY
 
 MESSAGES = tuple(SentMessage("user", text) for text in ("old", "older", "new"))
 TOOLS = (SentTool("bash", "Runs a command.", {"type": "object"}),)
@@ -19,7 +20,17 @@ def exchange(**fields: Any) -> Exchange:
     view = ChatRequest("tiny", MESSAGES, tools=TOOLS, **fields)
     sighting = Sighting(Run("run", "ann", 0.0, 0.0), 2, (), START, "history", b"", True)
     return Exchange(
-        "x", "ann", None, None, Chat(), view, sighting, TraceContext("0" * 32, "0" * 16, "0" * 16, "", True, ""), 0, 0
+        "x",
+        "ann",
+        None,
+        None,
+        NOBODY,
+        Chat(),
+        view,
+        sighting,
+        TraceContext("0" * 32, "0" * 16, "0" * 16, "", True, ""),
+        0,
+        0,
     )
 
 

@@ -20,6 +20,7 @@ from serving.settings import BreakerSettings
 from serving.wire.chat import Chat
 from serving.wire.dialect import Coerced, UpstreamRefuses
 from tests.support.chat import Call, Say, read_stream, stream
+from tests.support.nobody import NOBODY
 
 LOOK = Call("get_weather", '{"city": "Oslo"}')
 SHUT = "Stopped by rule test/cut."
@@ -54,7 +55,7 @@ def exchange() -> Exchange:
     view = dialect.request({"model": "tiny", "messages": [{"role": "user", "content": "Hi."}], "stream": True})
     assert not isinstance(view, Coerced | UpstreamRefuses)
     sighting = RunBook(BreakerSettings(), lambda: 0.0, lambda: "run", b"key").identify("a", view, None)
-    return Exchange("x", "a", None, None, dialect, view, sighting, _TRACE, 0, 0)
+    return Exchange("x", "a", None, None, NOBODY, dialect, view, sighting, _TRACE, 0, 0)
 
 
 async def run(
