@@ -166,7 +166,6 @@ class PolicySettings(_Section):
     on_error: Literal["deny", "allow"] = "deny"
     """What holds when the engine does not answer: `allow` lets by what `fail_open` has room for."""
     fail_open: FailOpenSettings = FailOpenSettings()
-    """The budget of `on_error: allow`."""
     refusal: Literal["text", "content_filter", "error"] = "text"
     """What takes the place of a denied tool call."""
 
