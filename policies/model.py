@@ -206,8 +206,8 @@ class Origin(_Part):
 class ValueProvenance(_Part):
     """All origins of a value of the arguments, or of the span of it between ``start`` and ``end`` (code points; both
     null: all of it). ``path`` is its JSON pointer. No origins: it stands nowhere in what the model had seen.
-    ``by_user``: it stands in a user's or the system's message; ``by_plan``: in what the assistant wrote before the first
-    passage that gives orders came."""
+    ``by_user``: it stands in a user's or the system's message; ``by_plan``: in what the assistant wrote before the
+    first passage that gives orders came."""
 
     path: str
     start: int | None = None

@@ -273,7 +273,8 @@ class Rejudge:
         )
         missing = self._needed(stage, lost)
         began = time.perf_counter()
-        decision = await self.policies.decide(question, frozenset(one.policy for one in missing))
+        without = frozenset(one.policy for one in missing)
+        decision = await self.policies.decide(question, asking.x.opened_ns, without)
         self.seconds += time.perf_counter() - began
         self.questions += 1
         asking.found(decision)

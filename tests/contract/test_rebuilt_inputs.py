@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from policies.in_force import Policies
 from policies.model import Decision, DecisionInput
 from policies.service import PolicySet
 from proxy.replay.judging import Rejudge
@@ -162,7 +163,7 @@ async def test_so_does_a_run_that_goes_on(bundle: Path, asked: list[DecisionInpu
 
 async def _rebuild(state: Path, policies: dict[str, Any]) -> None:
     """Ask the same policies again, from the record."""
-    rejudge = Rejudge(PolicySet.load(PolicySettings.model_validate(policies)), as_then=True)
+    rejudge = Rejudge(Policies.load(PolicySettings.model_validate(policies)).of("anonymous", None), as_then=True)
     for exchange in find_exchanges(state):
         found = stored(exchange)
         assert found is not None
