@@ -9,7 +9,8 @@ from proxy.admin import Action, NotHeld, Scope, Unknown
 from proxy.breakers.admission import ALL, Admission, agent_scope, run_scope
 from proxy.breakers.breaker import State
 from proxy.recorder import Recorder
-from proxy.runs import Run, RunBook
+from proxy.run import Run
+from proxy.runs import RunBook
 from serving.patterns import shipped_redactor
 from serving.settings import Settings
 
@@ -70,6 +71,8 @@ class Operators:
             target = ALL
         if action == "kill":
             alert = await self._admission.kill(target, by=operator, reason=reason)
+            if run is not None and (killed := self._runs.get(run)) is not None:
+                killed.tripped = "killed"
             self._cut(agent, run)
         else:
             released = await self._admission.release(target, by=operator, reason=reason)

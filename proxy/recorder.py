@@ -63,6 +63,12 @@ class Recorder:
         """Return when record ``seq`` is on disk. Raises ``JournalError``."""
         await self._journal.commit(seq)
 
+    async def room(self, x: Exchange, seconds: float) -> None:
+        """Wait until the journal has room for a new exchange, which is then to be opened at once. Raises
+        ``JournalError`` if it has none within ``seconds``."""
+        if await self._journal.room(x.request_bytes, seconds):
+            self._metrics.waited()
+
     def opened(self, x: Exchange, method: str, path: str) -> int:
         """Raises ``JournalError`` if the journal takes no new exchange."""
         request, capture, run = x.request, self._capture(x), x.sighting.run.id

@@ -111,6 +111,7 @@ class Relay:
         self.live = Live()
         self._settling = Settling(
             admission=admission,
+            runs=runs,
             recorder=recorder,
             beside=beside,
             metrics=metrics,
@@ -179,7 +180,7 @@ class Relay:
         dialect, view, coverage = read
         view, run, unseen = self._answers.resume(agent.name, view, judge.surfaces())
         sighting = await self._runs.identify(agent.name, view, run or request.headers.get(_RUN_HEADER))
-        x = self._open_exchange(request, agent, judge, dialect, view, len(sent.body), sighting)
+        x = await self._open_exchange(request, agent, judge, dialect, view, len(sent.body), sighting)
         x.coverage |= coverage | unseen
         if view.answer_id is not None:
             self._answers.begun(x)
@@ -200,7 +201,8 @@ class Relay:
                 raise unknown("the path")
             return await copy(request, answer)
         view = msgspec.structs.replace(kept.request, after=fetch.after)
-        x = self._open_exchange(request, agent, judge, dialect, view, len(body), kept.sighting)
+        self._runs.begun(kept.sighting.run)
+        x = await self._open_exchange(request, agent, judge, dialect, view, len(body), kept.sighting)
         x.kept, x.fetched, x.again = kept, True, kept.given is not None
         return await self._walk(request, _Sent(request.method, fetch.target, headers, body), x)
 
@@ -250,7 +252,7 @@ class Relay:
             raise Refuse("unjudged_answer", "The model server took a request that the judge cannot read.")
         return await copy(request, answer)
 
-    def _open_exchange(
+    async def _open_exchange(
         self,
         request: web.BaseRequest,
         agent: Agent,
@@ -260,6 +262,7 @@ class Relay:
         size: int,
         sighting: Sighting,
     ) -> Exchange:
+        """From here on the exchange is on record, and is to be settled."""
         x = Exchange(
             id=random_hex(16),
             agent=agent.name,
@@ -274,9 +277,14 @@ class Relay:
             request_bytes=size,
         )
         try:
+            await self._recorder.room(x, self._settings.tracing.wait_seconds)
             self._recorder.opened(x, request.method, request.path)
         except JournalError as problem:
+            self._runs.settled(sighting.run, 0, 0.0)
             raise Refuse("record_unavailable", str(problem), retry_after=5) from problem
+        except asyncio.CancelledError:
+            self._runs.settled(sighting.run, 0, 0.0)
+            raise
         self._metrics.opened()
         return x
 

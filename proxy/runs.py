@@ -21,169 +21,30 @@ fork or a retry at just that point may count for its twin. A client's name decid
 Nodes carry the state of the loop detector, so that it, too, follows the branch and not the clock. A request
 that is refused leaves nothing, and counts for no detector.
 
-Everything is kept per agent (the agent is in every hash), in memory, and bounded: the runs that were not
-seen for longest are forgotten first. A forgotten run that goes on is an unknown history.
+Everything is kept per agent (the agent is in every hash), in memory, and bounded in number and bytes. What is
+forgotten is fair (``proxy.shares``): the agent that has most loses its run that was not seen for longest, and runs
+that are tripped, under way or killed last of all. A forgotten run that goes on is an unknown history.
 """
 
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
-from policies.model import CheckFact, RecentCall, RunFacts
 from proxy.breakers import loops
-from proxy.history import Step, canonical_arguments, turns
+from proxy.history import Step, turns
+from proxy.run import RUN_BYTES, Node, Run
 from proxy.shape import Answered, CallKeys, Shape, answered, call_keys, seed_of
+from proxy.shares import Shares
 from serving.settings import BreakerSettings
 from serving.wire.request import ChatRequest, SentCall, SentMessage
 
 NODES_PER_RUN = 256
-NODES_PER_KEPT_RUN = 4
-LEAST_NODES_KEPT = 4096
 TWINS_KEPT = 16
-RECENT_CALLS = 16
-RECENT_ARGUMENTS = 1024
-FINDINGS_KEPT = 64
-CHECKS_KEPT = 32
 NAMES_PER_RUN = 8
 NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
-
-class Recent(msgspec.Struct, eq=False):
-    """A call of late, with the result that came for it, and whether that was another one than the time before."""
-
-    call_id: str | None
-    name: str
-    arguments: str
-    step: Step | None = None
-    changed: bool | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Node:
-    """A point that a run's history reached. ``given``: it ends with an answer of ours (else: with a request)."""
-
-    run: Run
-    key: bytes
-    loop: loops.LoopState
-    given: bool
-    ids: tuple[bytes, ...] = ()
-    continued: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Run:
-    """One agent task. Times are the clock's seconds, ``cost`` is in USD; ``step`` counts the exchanges before
-    the latest one. ``tripped`` is the cause while a breaker holds the run, for those who look on."""
-
-    id: str
-    agent: str
-    started: float
-    seen: float
-    step: int = -1
-    tokens: int = 0
-    cost: float = 0.0
-    tool_calls: int = 0
-    tripped: str | None = None
-    findings: list[str] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    checks: list[CheckFact] = field(default_factory=list)
-    loop: loops.LoopState = loops.START
-    recent: list[Recent] = field(default_factory=list)
-    _nodes: dict[bytes, _Node] = field(default_factory=dict)
-
-    def settle(self, tokens: int, cost: float) -> None:
-        """Adds what an exchange used."""
-        self.tokens += tokens
-        self.cost += cost
-
-    def add_finding(self, finding: str) -> None:
-        """Remembers ``policy/id`` for later policies: each once, the first 64."""
-        if finding not in self.findings and len(self.findings) < FINDINGS_KEPT:
-            self.findings.append(finding)
-
-    def add_check(self, fact: CheckFact) -> None:
-        """Remembers what a guardrail check said: the latest 32."""
-        self.checks.append(fact)
-        del self.checks[:-CHECKS_KEPT]
-
-    def facts(self) -> RunFacts:
-        """What policies see. Arguments of recent calls are canonical, cut after 1024 characters."""
-        return RunFacts(
-            id=self.id,
-            step=max(self.step, 0),
-            tool_calls=self.tool_calls,
-            tokens=self.tokens,
-            cost_usd=self.cost,
-            seconds=max(self.seen - self.started, 0.0),
-            recent_calls=[self._recent_call(call) for call in self.recent],
-            findings=list(self.findings),
-        )
-
-    def so_far(self) -> dict[str, Any]:
-        """The counts of :meth:`facts` and the findings, without those that are zero."""
-        facts = {
-            "tool_calls": self.tool_calls,
-            "tokens": self.tokens,
-            "cost_usd": self.cost,
-            "seconds": max(self.seen - self.started, 0.0),
-            "findings": list(self.findings),
-        }
-        return {name: value for name, value in facts.items() if value}
-
-    def _recent_call(self, call: Recent) -> RecentCall:
-        repeats = self.loop.repeats_of(call.step.pair) if call.step and call.step.pair else 0
-        return RecentCall(name=call.name, arguments=call.arguments, result_changed=call.changed, repeats=repeats)
-
-    def called(self, call: SentCall) -> None:
-        """A call was given to the client."""
-        self.tool_calls += 1
-        arguments = canonical_arguments(call.arguments)[:RECENT_ARGUMENTS]
-        self._remember(Recent(call.id, call.name, arguments))
-
-    def went_on(self, loop: loops.LoopState, steps: Sequence[Step]) -> None:
-        """A request came with these results, the latest 16 of which count, and brought the detector to ``loop``."""
-        self.loop = loop
-        for step in steps[-RECENT_CALLS:]:
-            self._answered(step)
-
-    def _answered(self, step: Step) -> None:
-        """Joins a result to its call. Reading the same result again changes nothing."""
-        arguments = step.arguments[:RECENT_ARGUMENTS]
-        call = self._call_of(step)
-        if call is None:
-            call = Recent(step.call_id, step.name, arguments)
-            self._remember(call)
-        elif call.step is not None:
-            return
-        earlier = self._earlier(call)
-        call.step = step
-        if earlier is not None and earlier.step is not None and step.result is not None:
-            call.changed = earlier.step.result != step.result
-
-    def _call_of(self, step: Step) -> Recent | None:
-        """The call that this result answers, or answered already."""
-        for call in reversed(self.recent):
-            answered = call.step is not None and call.step.result != step.result
-            if call.call_id == step.call_id and call.name == step.name and not answered:
-                return call
-        return None
-
-    def _earlier(self, call: Recent) -> Recent | None:
-        for other in reversed(self.recent):
-            alike = other.name == call.name and other.arguments == call.arguments
-            if other is not call and alike and other.step is not None and other.step.result is not None:
-                return other
-        return None
-
-    def _remember(self, call: Recent) -> None:
-        self.recent.append(call)
-        del self.recent[:-RECENT_CALLS]
 
 
 class Sighting(msgspec.Struct, frozen=True):
@@ -230,29 +91,39 @@ class RunBook:
     """All runs that are remembered. Not for several threads.
 
     ``new_id`` makes a run's id; ``key`` (up to 64 random bytes) keys every digest, so that none can be
-    guessed from outside.
+    guessed from outside. ``forgotten`` is told of each run that is forgotten. Every exchange that :meth:`find` or
+    :meth:`begun` saw is to be told to :meth:`settled`, once.
     """
 
     def __init__(
-        self, settings: BreakerSettings, clock: Callable[[], float], new_id: Callable[[], str], key: bytes
+        self,
+        settings: BreakerSettings,
+        clock: Callable[[], float],
+        new_id: Callable[[], str],
+        key: bytes,
+        forgotten: Callable[[Run], None] | None = None,
     ) -> None:
-        self._kept = settings.runs_kept
-        self._nodes_kept = max(NODES_PER_KEPT_RUN * settings.runs_kept, LEAST_NODES_KEPT)
         self._clock = clock
         self._new_id = new_id
         self._key = key
-        self._runs: OrderedDict[str, Run] = OrderedDict()
-        self._by_history: dict[bytes, tuple[_Node, ...]] = {}
-        self._by_call: dict[bytes, tuple[_Node, ...]] = {}
+        self._forgotten = forgotten
+        self._runs: dict[str, Run] = {}
+        self._shares: Shares[Run] = Shares(settings.runs_kept, settings.runs_bytes)
+        self._by_history: dict[bytes, Node | tuple[Node, ...]] = {}
+        self._by_call: dict[bytes, Node | tuple[Node, ...]] = {}
         self._names: dict[tuple[str, str], Run] = {}
-        self._node_count = 0
 
     def __len__(self) -> int:
         return len(self._runs)
 
     def __iter__(self) -> Iterator[Run]:
         """Runs, the one that was seen last at the end."""
-        return iter(self._runs.values())
+        return iter(sorted(self._runs.values(), key=lambda run: run.seen))
+
+    @property
+    def weight(self) -> int:
+        """What all of them take, about."""
+        return self._shares.bytes
 
     def get(self, run_id: str) -> Run | None:
         return self._runs.get(run_id)
@@ -269,7 +140,8 @@ class RunBook:
         return sighting
 
     def find(self, agent: str, shape: Shape, calls: CallKeys, named: str | None = None) -> Found:
-        """The run of a history, and where in it the history stands; the exchange counts as one of the run's."""
+        """The run of a history, and where in it the history stands; the exchange counts as one of the run's, which is
+        under way until it is settled."""
         chain, first = shape.chain, shape.first
         name = named if named is not None and NAME.fullmatch(named) else None
         known = self._named(agent, name) if name is not None else None
@@ -284,11 +156,25 @@ class RunBook:
             evidence = "name" if known is not None else "unknown" if first is not None else "first"
         new_from = 0
         if first is not None:
-            new_from = next((at for at in range(len(chain) - 1, 0, -1) if chain[at] in run._nodes), 0)
+            new_from = next((at for at in range(len(chain) - 1, 0, -1) if chain[at] in run.nodes), 0)
             if new_from >= start and new_from:
-                start, loop = new_from, run._nodes[chain[new_from]].loop
+                start, loop = new_from, run.nodes[chain[new_from]].loop
         self._see(run, name)
+        self.begun(run)
         return Found(run, start, loop, new_from, evidence)
+
+    def begun(self, run: Run) -> None:
+        """An exchange of the run is under way."""
+        run.live += 1
+
+    def settled(self, run: Run, tokens: int, cost: float) -> None:
+        """It is over, and this is what it used."""
+        run.settle(tokens, cost)
+        run.live = max(run.live - 1, 0)
+        if run.id in self._runs:
+            self._shares.weigh(run, run.weight)
+            self._shares.touch(run)
+            self._make_room(run)
 
     def _named(self, agent: str, name: str) -> Run | None:
         """The agent's run of that name, or of that very id."""
@@ -315,15 +201,14 @@ class RunBook:
             return
         self._add(run, head, loop, given=False, joins=joins)
         self._add(run, point.key, loop, given=True, ids=point.calls)
-        self._make_room(run)
 
-    def _anchor(self, shape: Shape, calls: CallKeys, first: int, named: Run | None) -> tuple[int, _Node, str] | None:
+    def _anchor(self, shape: Shape, calls: CallKeys, first: int, named: Run | None) -> tuple[int, Node, str] | None:
         """How many messages are known by the strongest evidence, the node they lead to, and which it is."""
         chain, end = shape.chain, len(shape.speakers)
         known, found = 0, None
         for at in range(end, first, -1):
             goes_on = at < end and shape.is_assistants(at)
-            nodes = [node for node in self._by_history.get(chain[at], ()) if node.given or goes_on]
+            nodes = [node for node in _all(self._by_history.get(chain[at])) if node.given or goes_on]
             if nodes:
                 known, found = at, min(nodes, key=lambda node: (node.run is not named, node.continued))
                 break
@@ -333,9 +218,9 @@ class RunBook:
                 return at + 1, by_call, "call_id"
         return (known, found, "history") if found is not None else None
 
-    def _node_of_calls(self, calls: Sequence[bytes]) -> _Node | None:
+    def _node_of_calls(self, calls: Sequence[bytes]) -> Node | None:
         for call in calls:
-            nodes = self._by_call.get(call, ())
+            nodes = _all(self._by_call.get(call))
             if nodes and all(node.run is nodes[-1].run for node in nodes):
                 return nodes[-1]
         return None
@@ -343,12 +228,11 @@ class RunBook:
     def _begin(self, agent: str) -> Run:
         now = self._clock()
         run = Run(self._new_id(), agent, now, now)
+        self._shares.weigh(run, RUN_BYTES)
         self._runs[run.id] = run
         return run
 
     def _see(self, run: Run, name: str | None) -> None:
-        self._runs[run.id] = run
-        self._runs.move_to_end(run.id)
         run.step += 1
         run.seen = self._clock()
         if (
@@ -358,7 +242,8 @@ class RunBook:
             and len(run.names) < NAMES_PER_RUN
         ):
             self._names[run.agent, name] = run
-            run.names.append(name)
+            run.names = (*run.names, name)
+        self._shares.touch(run)
         self._make_room(run)
 
     def _add(
@@ -371,49 +256,55 @@ class RunBook:
         joins: bool = True,
         ids: tuple[bytes, ...] = (),
     ) -> None:
-        known = run._nodes.get(key)
+        known = run.nodes.get(key)
         if known is not None and (known.given or not given):
             return
         if known is not None:
             self._drop(known)
-        node = _Node(run, key, loop, given, ids)
-        run._nodes[key] = node
-        self._node_count += 1
+        node = Node(run, key, loop, given, ids)
+        run.nodes[key] = node
+        run.nodes_bytes += node.weight
         if joins:
             self._enter(self._by_history, key, node)
         for call in ids:
             self._enter(self._by_call, call, node)
-        if len(run._nodes) > NODES_PER_RUN:
-            self._drop(next(iter(run._nodes.values())))
+        if len(run.nodes) > NODES_PER_RUN:
+            self._drop(next(iter(run.nodes.values())))
 
     @staticmethod
-    def _enter(index: dict[bytes, tuple[_Node, ...]], key: bytes, node: _Node) -> None:
-        index[key] = (*index.get(key, ()), node)[-TWINS_KEPT:]
+    def _enter(index: dict[bytes, Node | tuple[Node, ...]], key: bytes, node: Node) -> None:
+        known = index.get(key)
+        index[key] = node if known is None else (*_all(known), node)[-TWINS_KEPT:]
 
     @staticmethod
-    def _remove(index: dict[bytes, tuple[_Node, ...]], key: bytes, node: _Node) -> None:
-        left = tuple(other for other in index.get(key, ()) if other is not node)
+    def _remove(index: dict[bytes, Node | tuple[Node, ...]], key: bytes, node: Node) -> None:
+        left = tuple([other for other in _all(index.get(key)) if other is not node])
         if left:
-            index[key] = left
+            index[key] = left[0] if len(left) == 1 else left
         else:
             index.pop(key, None)
 
-    def _drop(self, node: _Node) -> None:
-        del node.run._nodes[node.key]
-        self._node_count -= 1
+    def _drop(self, node: Node) -> None:
+        del node.run.nodes[node.key]
+        node.run.nodes_bytes -= node.weight
         self._remove(self._by_history, node.key, node)
         for call in node.ids:
             self._remove(self._by_call, call, node)
 
     def _make_room(self, keep: Run) -> None:
-        """Forgets runs, the longest unseen first, but never the one at hand."""
-        while len(self._runs) > 1 and (len(self._runs) > self._kept or self._node_count > self._nodes_kept):
-            oldest = next(iter(self._runs.values()))
-            if oldest is keep:
-                self._runs.move_to_end(oldest.id)
-                continue
-            del self._runs[oldest.id]
-            for node in list(oldest._nodes.values()):
+        """Forgets what is too much, but never the run at hand."""
+        while (gone := self._shares.excess(keep)) is not None:
+            del self._runs[gone.id]
+            for node in list(gone.nodes.values()):
                 self._drop(node)
-            for name in oldest.names:
-                del self._names[oldest.agent, name]
+            for name in gone.names:
+                del self._names[gone.agent, name]
+            if self._forgotten is not None:
+                self._forgotten(gone)
+
+
+def _all(nodes: Node | tuple[Node, ...] | None) -> tuple[Node, ...]:
+    """The nodes of a place of an index, which is nearly always one."""
+    if nodes is None:
+        return ()
+    return nodes if isinstance(nodes, tuple) else (nodes,)

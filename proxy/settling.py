@@ -12,6 +12,7 @@ from proxy.live import Live
 from proxy.recorder import Recorder
 from proxy.refusals import Refuse
 from proxy.share import ShareMeter
+from proxy.state import Runs
 from serving.wire.vocabulary import Usage
 from tracing.journal import JournalError
 from tracing.metrics import Metrics
@@ -26,6 +27,7 @@ class Settling:
         self,
         *,
         admission: Admission,
+        runs: Runs,
         recorder: Recorder,
         beside: Beside,
         metrics: Metrics,
@@ -34,6 +36,7 @@ class Settling:
         clock_ns: Callable[[], int],
     ) -> None:
         self._admission = admission
+        self._runs = runs
         self._recorder = recorder
         self._beside = beside
         self._metrics = metrics
@@ -57,6 +60,26 @@ class Settling:
 
     async def _finish(self, x: Exchange) -> None:
         self._live.over(x)
+        tokens, cost = 0, 0.0
+        try:
+            tokens, cost = await self._book(x)
+        finally:
+            self._runs.settled(x.sighting.run, tokens, cost)
+        self._beside.forget(x)
+        self._metrics.settled(x.agent, x.ending)
+        if x.held_ns:
+            self._metrics.held(x.held_ns / 1e9)
+        for outcome in x.outcomes.values():
+            self._metrics.coverage("tool_call", "not_needed" if outcome.outcome == "unasked" else "judged")
+        for surface in x.coverage:
+            self._metrics.coverage(surface, "unjudged")
+        if x.admitted is not None and x.admitted.lease.binding:
+            for budget in await self._admission.budgets(x.agent, x.sighting.run.id):
+                if budget.scope != "run":
+                    self._metrics.budget(x.agent, budget.scope, budget.unit, budget.used, budget.limit)
+
+    async def _book(self, x: Exchange) -> tuple[int, float]:
+        """Puts what it used on its budgets and on record; gives tokens and USD."""
         if x.share_mark is not None:
             x.share_seconds = self._share.end(x.share_mark)
         usage = x.seen.usage
@@ -71,9 +94,6 @@ class Settling:
         if x.seen.choices and not x.again and not x.seen.pending:
             await x.judge.response(x)
         cost = self._recorder.settled(x, counted, estimated=usage is None and bool(x.seen.choices))
-        x.sighting.run.settle(counted.prompt + counted.completion, cost.total or 0.0)
-        self._beside.forget(x)
-        self._metrics.settled(x.agent, x.ending)
         self._metrics.tokens(
             x.agent,
             prompt=counted.prompt,
@@ -82,13 +102,4 @@ class Settling:
             reasoning=counted.reasoning,
         )
         self._metrics.cost(x.agent, cost)
-        if x.held_ns:
-            self._metrics.held(x.held_ns / 1e9)
-        for outcome in x.outcomes.values():
-            self._metrics.coverage("tool_call", "not_needed" if outcome.outcome == "unasked" else "judged")
-        for surface in x.coverage:
-            self._metrics.coverage(surface, "unjudged")
-        if x.admitted is not None and x.admitted.lease.binding:
-            for budget in await self._admission.budgets(x.agent, x.sighting.run.id):
-                if budget.scope != "run":
-                    self._metrics.budget(x.agent, budget.scope, budget.unit, budget.used, budget.limit)
+        return counted.prompt + counted.completion, cost.total or 0.0

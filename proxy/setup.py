@@ -9,10 +9,12 @@ import time
 from aiohttp import web
 
 from proxy.admin import AdminState, admin_app
-from proxy.breakers.admission import Admission
+from proxy.breakers.admission import Admission, circuit_key, run_scope
+from proxy.breakers.budgets import run_accounts
 from proxy.breakers.store import MemoryStore
 from proxy.plane import url_of
 from proxy.random_ids import random_hex
+from proxy.run import Run
 from proxy.runs import RunBook
 from serving.settings import Settings
 from tracing.folders import private_folder
@@ -33,8 +35,12 @@ class State:
     def __init__(self, settings: Settings) -> None:
         self.key = secrets.token_bytes(RUN_KEY_BYTES)
         self.store = MemoryStore(time.monotonic)
-        self.runs = RunBook(settings.breakers, time.monotonic, lambda: random_hex(8), self.key)
+        self.runs = RunBook(settings.breakers, time.monotonic, lambda: random_hex(8), self.key, self._forgotten)
         self.admission = Admission(settings.breakers, settings.agents, self.store, time.monotonic)
+
+    def _forgotten(self, run: Run) -> None:
+        """A run's number never comes again: what was kept under it is of no use."""
+        self.store.forget([circuit_key(run_scope(run.id)), *run_accounts(run.id)])
 
 
 async def listen_admin(settings: Settings, operators: AdminState, stack: contextlib.AsyncExitStack) -> str:

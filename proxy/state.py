@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from proxy.run import Run
 from proxy.runs import RunBook, Sighting
 from serving.wire.request import ChatRequest
 from tracing.alerts import Severity
@@ -19,6 +20,12 @@ class Runs(Protocol):
     async def identify(self, agent: str, request: ChatRequest, named: str | None) -> Sighting:
         """The run of a request, as :meth:`proxy.runs.RunBook.identify` finds it."""
 
+    def begun(self, run: Run) -> None:
+        """Another exchange of a run that is known; a request that was identified has begun with that."""
+
+    def settled(self, run: Run, tokens: int, cost: float) -> None:
+        """An exchange of the run is over, and has used this: said once of each that has begun."""
+
     def left(self, sighting: Sighting, text: str, calls: Iterable[tuple[str | None, str, str]] = ()) -> None:
         """Says what the client was given for one choice, before its last byte leaves."""
 
@@ -28,7 +35,7 @@ class OwnRuns:
 
     def __init__(self, book: RunBook) -> None:
         self._book = book
-        self.left = book.left
+        self.left, self.begun, self.settled = book.left, book.begun, book.settled
 
     async def identify(self, agent: str, request: ChatRequest, named: str | None) -> Sighting:
         return self._book.identify(agent, request, named)

@@ -247,6 +247,8 @@ class TracingSettings(_Section):
     """Records are on disk before a held call or a refusal leaves."""
     segment_bytes: PositiveInt = 64 * 1024 * 1024
     """Size at which a journal segment is closed."""
+    wait_seconds: PositiveSeconds = 3.0
+    """How long a request waits where the disk is slower than the traffic, before it is refused."""
 
 
 class WebhookSettings(_Section):
@@ -282,8 +284,10 @@ class BreakerSettings(_Section):
     """Tokens of one run of any agent."""
     run_usd: PositiveUsd | None = None
     """Cost in USD of one run of any agent."""
-    runs_kept: PositiveInt = 10_000
-    """Runs remembered at once."""
+    runs_kept: PositiveInt = 20_000
+    """Runs remembered at once. What is too much is taken from the agent that has most."""
+    runs_bytes: PositiveInt = 64 * 1024 * 1024
+    """Memory for them, about: a long run takes more."""
 
 
 class ModelSettings(_Section):

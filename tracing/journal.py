@@ -16,7 +16,8 @@ What happens when things go wrong:
   ``opened`` is refused; what was appended stays in memory. Every ``retry_seconds`` the thread cuts the
   segment back to what is known to be on disk and writes the rest into a new segment. When that succeeds the
   journal is healthy again, and nothing is missing.
-* **The disk is too slow**: what is appended and not yet on disk is bounded by ``pending_bytes``. Beyond it
+* **The disk is too slow**: what is appended and not yet on disk is bounded. Who is about to append an ``opened``
+  waits for :meth:`Journal.room`, which there is below a quarter of ``pending_bytes``. Beyond ``pending_bytes``
   ``opened`` is refused (:class:`JournalOverloaded`), so that no new exchange is taken in; the records of
   running exchanges have as much room again. Beyond that every append is refused, and a ``gap`` record says
   so where it happened: whoever is refused ends its exchange.
@@ -98,6 +99,8 @@ class Journal:
         self._refused_since = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._queued: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._promised = 0
         self._closing = False
         # Written by the writing thread only.
         self._segment = segment
@@ -193,13 +196,13 @@ class Journal:
         if self._closing:
             raise JournalClosed("the journal is closed")
         weight += _FACTS_WEIGHT
-        pending = self._appended_weight - self._written_weight + weight
+        pending = self._appended_weight - self._written_weight
         if isinstance(record, Opened):
             if self._failure is not None:
                 raise JournalFailed(f"the journal cannot be written: {self._failure}")
-            if pending > self._pending_bytes:
+            if pending + weight > self._pending_bytes and pending > self._pending_bytes // 4:
                 raise JournalOverloaded(f"{pending} bytes wait for the disk; no new exchange is taken")
-        elif pending > 2 * self._pending_bytes:
+        elif pending + weight > 2 * self._pending_bytes:
             if not self._refused:
                 self._refused_since = record.time_ns
             self._refused += 1
@@ -209,6 +212,38 @@ class Journal:
             self._refused = 0
             self._put(gap, None, _FACTS_WEIGHT)
         return self._put(record, fill, weight)
+
+    async def room(self, weight: int, seconds: float) -> bool:
+        """Return once there is room for an ``opened`` of this weight, who asked first going first; it is to be appended
+        at once. Whether that had to be waited for.
+
+        :class:`JournalOverloaded` if there is none within ``seconds``, :class:`JournalFailed` if the disk fails.
+        """
+        if not self._queued and self._has_room:
+            return False
+        if self._failure is not None:
+            raise JournalFailed(f"the journal cannot be written: {self._failure}")
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        waiter = loop.create_future()
+        self._queued.append((weight, waiter))
+        self._hurry.set()
+        self._wake.set()
+        try:
+            async with asyncio.timeout(seconds):
+                await waiter
+        except TimeoutError:
+            raise JournalOverloaded(
+                f"{self.pending_bytes} bytes wait for the disk; no new exchange is taken after {seconds:g} s"
+            ) from None
+        finally:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._promised -= weight
+        return True
+
+    @property
+    def _has_room(self) -> bool:
+        return self.pending_bytes + self._promised < self._pending_bytes // 4
 
     async def commit(self, seq: int) -> None:
         """Return once the record ``seq`` and all before it are on disk (with ``fsync``: synced).
@@ -302,6 +337,15 @@ class Journal:
             else:
                 kept.append((seq, waiter))
         self._waiters = kept
+        while self._queued and (failure is not None or self._has_room):
+            weight, waiter = self._queued.popleft()
+            if waiter.done():
+                continue
+            if failure is not None:
+                waiter.set_exception(JournalFailed(f"the journal cannot be written: {failure}"))
+            else:
+                self._promised += weight
+                waiter.set_result(None)
 
     # What the writing thread does.
 
@@ -384,6 +428,6 @@ class Journal:
             return True
 
     def _tell(self) -> None:
-        if self._loop is not None and self._waiters:
+        if self._loop is not None and (self._waiters or self._queued):
             with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
                 self._loop.call_soon_threadsafe(self._answer_waiters)

@@ -45,6 +45,7 @@ class Metrics:
         )
         self._trips = self._counter("breaker_trips", "Breakers that opened.", "agent", "cause")
         self._alerts = self._counter("alerts", "Alerts that fired.", "cause", "severity")
+        self._waits = self._counter("record_waits", "Requests that waited for the journal to have room for them.")
         self._workers = self._counter("worker_restarts", "Workers that ended by themselves and were started again.")
         self._tokens = self._counter("tokens", "Tokens by kind; reasoning and cached are parts.", "agent", "kind")
         self._cost = self._counter("cost_usd", "What exchanges cost, as far as it is known.", "agent")
@@ -90,6 +91,10 @@ class Metrics:
 
     def refused(self, code: str) -> None:
         self._count(self._refusals, code)
+
+    def waited(self) -> None:
+        """A request waited for the journal to have room."""
+        self._waits.inc()
 
     def held(self, seconds: float) -> None:
         self._held.observe(seconds)

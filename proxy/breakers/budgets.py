@@ -47,7 +47,16 @@ class Budget(msgspec.Struct, frozen=True):
     window: float | None = None
 
     def charge(self, amount: float) -> Charge:
-        return Charge(f"budget:{self.scope}:{self.unit}:{self.name}", amount, self.limit, self.window)
+        return Charge(_account(self.scope, self.unit, self.name), amount, self.limit, self.window)
+
+
+def _account(scope: Scope, unit: Unit, name: str) -> str:
+    return f"budget:{scope}:{unit}:{name}"
+
+
+def run_accounts(run: str) -> list[str]:
+    """The accounts of a run's own budgets."""
+    return [_account("run", "tokens", run), _account("run", "usd", run)]
 
 
 class Estimate(msgspec.Struct, frozen=True):

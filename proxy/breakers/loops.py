@@ -25,7 +25,7 @@ from proxy.history import Turn
 from serving.settings import BreakerSettings
 
 PAIRS_KEPT = 64
-"""Pairs that a stretch remembers. A cycle of more distinct pairs than that is not seen."""
+"""Pairs that a stretch or a turn remembers. A cycle of more distinct pairs than that is not seen."""
 
 
 class LoopState(msgspec.Struct, frozen=True):
@@ -39,6 +39,11 @@ class LoopState(msgspec.Struct, frozen=True):
     def repeats(self) -> int:
         """Repeats of the pair that was repeated most."""
         return max((count - 1 for _, count in self.counts), default=0)
+
+    @property
+    def weight(self) -> int:
+        """What it takes, about: the pairs themselves are shared with the state before."""
+        return 8 * len(self.seen) + 88 * len(self.counts)
 
     def repeats_of(self, pair: bytes | None) -> int:
         return next((count - 1 for known, count in self.counts if known == pair), 0)
@@ -61,7 +66,7 @@ def advance(state: LoopState, turn: Turn) -> LoopState:
     new = [pair for pair in pairs if pair not in state.seen]
     incomparable = any(step.pair is None for step in turn.steps)
     if new or incomparable:
-        return LoopState((*state.seen, *new)[-PAIRS_KEPT:], tuple((pair, 1) for pair in pairs))
+        return LoopState((*state.seen, *new)[-PAIRS_KEPT:], tuple([(pair, 1) for pair in pairs[-PAIRS_KEPT:]]))
     counts = dict(state.counts)
     for pair in pairs:
         counts[pair] = counts.get(pair, 0) + 1

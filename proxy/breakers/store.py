@@ -11,8 +11,9 @@ suspend, which is what makes each of them atomic.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+import heapq
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -25,8 +26,8 @@ step more, never for less."""
 ROUNDING = 1e-9
 """USD (or tokens) below which what is held is taken for the rounding of sums that cancel out."""
 
-ACCOUNTS_KEPT = 400_000
-VALUES_KEPT = 400_000
+ACCOUNTS_KEPT = 100_000
+VALUES_KEPT = 100_000
 
 
 class Charge(msgspec.Struct, frozen=True):
@@ -73,13 +74,13 @@ class _Account:
     window: float | None
     spent: float = 0.0
     held: float = 0.0
-    buckets: deque[tuple[int, float]] = field(default_factory=deque)
+    buckets: list[tuple[int, float]] = field(default_factory=list)
 
     def prune(self, now: float) -> None:
         if self.window is None:
             return
         while self.buckets and self._leaves(self.buckets[0][0]) <= now:
-            self.spent -= self.buckets.popleft()[1]
+            self.spent -= self.buckets.pop(0)[1]
         if not self.buckets:
             self.spent = 0.0
 
@@ -114,8 +115,9 @@ class _Account:
 class MemoryStore:
     """The store of one process. ``clock`` gives seconds and never runs backwards.
 
-    Bounded: beyond ``accounts`` accounts (``values`` values that may be forgotten), the one used longest ago
-    is dropped; an account with a hold, or a window in which something was spent, is not.
+    Bounded: what belongs to a run goes with it (:meth:`forget`), and a value when its time is over. Should that not be
+    enough, beyond ``accounts`` accounts (``values`` values that may be forgotten) the one used longest ago is dropped;
+    an account with a hold, or a window in which something was spent, is not.
     """
 
     def __init__(self, clock: Callable[[], float], *, accounts: int = ACCOUNTS_KEPT, values: int = VALUES_KEPT) -> None:
@@ -125,6 +127,7 @@ class MemoryStore:
         self._accounts: OrderedDict[str, _Account] = OrderedDict()
         self._lasting: dict[str, bytes] = {}
         self._passing: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+        self._ends: list[tuple[float, str]] = []
 
     async def read(self, keys: Sequence[str]) -> list[bytes | None]:
         return [self._value(key) for key in keys]
@@ -137,10 +140,20 @@ class MemoryStore:
         if new is not None and seconds is None:
             self._lasting[key] = new
         elif new is not None and seconds is not None:
-            self._passing[key] = (new, self._clock() + seconds)
-            while len(self._passing) > self._values_kept:
-                self._passing.popitem(last=False)
+            now = self._clock()
+            self._passing[key] = (new, now + seconds)
+            heapq.heappush(self._ends, (now + seconds, key))
+            self._let_pass(now)
         return True
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Accounts and values under these keys are no longer needed. One with a hold stays until it is dropped."""
+        for key in keys:
+            self._lasting.pop(key, None)
+            self._passing.pop(key, None)
+            account = self._accounts.get(key)
+            if account is not None and not account.held:
+                del self._accounts[key]
 
     async def hold(self, charges: Sequence[Charge]) -> Shortage | None:
         now = self._clock()
@@ -170,6 +183,20 @@ class MemoryStore:
             if account is not None:
                 account.prune(now)
         return [account.spent + account.held if account is not None else 0.0 for account in accounts]
+
+    def _let_pass(self, now: float) -> None:
+        """Drops values whose time is over, a few at a time, and what is too much."""
+        for _ in range(4):
+            if not self._ends or self._ends[0][0] > now:
+                break
+            until, key = heapq.heappop(self._ends)
+            if (known := self._passing.get(key)) is not None and known[1] <= until:
+                del self._passing[key]
+        while len(self._passing) > self._values_kept:
+            self._passing.popitem(last=False)
+        if len(self._ends) > 2 * len(self._passing) + 64:
+            self._ends = [(until, key) for key, (_, until) in self._passing.items()]
+            heapq.heapify(self._ends)
 
     def _value(self, key: str) -> bytes | None:
         if key in self._lasting:

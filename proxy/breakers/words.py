@@ -15,7 +15,7 @@ import msgspec
 
 from proxy.breakers.breaker import Circuit, Evidence
 from proxy.breakers.budgets import Exhausted
-from proxy.runs import Run
+from proxy.run import Run
 
 Severity = Literal["low", "medium", "high", "critical"]
 TOOL_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")

@@ -17,6 +17,7 @@ import math
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +29,7 @@ from proxy.breakers.admission import circuit_keys
 from proxy.breakers.store import Charge
 from proxy.history import DIGEST_BYTES
 from proxy.recorder import Recorder
-from proxy.runs import Run
+from proxy.run import Run
 from proxy.setup import State
 from proxy.shape import Shape
 from proxy.workers import words
@@ -153,6 +154,7 @@ class Peer:
         self._pid = pid
         self._number: int | None = None
         self._held: dict[tuple[str, float | None], float] = {}
+        self._live: Counter[str] = Counter()
         self.policies: str | None = None
         self.trouble: str | None = None
         self.beat = time.monotonic()
@@ -177,7 +179,7 @@ class Peer:
                 self.link.send(-number, self._stored(word))
             case words.Settle():
                 self._settle(word)
-            case words.WentOn() | words.Left() | words.Spent() | words.Noted() | words.Tripped():
+            case words.WentOn() | words.Left() | words.Began() | words.Spent() | words.Noted() | words.Tripped():
                 if (run := self._state.runs.get(word.run)) is not None:
                     self._told(run, word)
             case words.Fire():
@@ -201,6 +203,9 @@ class Peer:
         held = [Charge(key, amount, math.inf, window) for (key, window), amount in self._held.items()]
         if held:
             _at_once(self._state.store.settle(held, [0.0] * len(held)))
+        for run_id in self._live.elements():
+            if (run := self._state.runs.get(run_id)) is not None:
+                self._state.runs.settled(run, 0, 0.0)
         self._desk.left(self._number, self)
 
     # -- the store ---------------------------------------------------------------------------------
@@ -241,11 +246,12 @@ class Peer:
         found = self._state.runs.find(
             word.agent, Shape(chain, word.speakers), lambda at: word.calls.get(at, ()), word.named
         )
+        self._live[found.run.id] += 1
         circuits = _at_once(self._state.store.read(circuit_keys(word.agent, found.run.id)))
         place = words.Place(_now(found.run), found.start, found.loop, found.new_from, found.evidence, circuits)
         self.link.send(-number, place)
 
-    def _told(self, run: Run, word: words.WentOn | words.Left | words.Spent | words.Noted | words.Tripped) -> None:
+    def _told(self, run: Run, word: words.OfRun) -> None:
         match word:
             case words.WentOn(_, loop, steps):
                 run.went_on(loop, steps)
@@ -254,7 +260,11 @@ class Peer:
                     run.called(call)
                 self._state.runs.reached(run, head, loop, point, joins=joins)
             case words.Spent(_, tokens, cost):
-                run.settle(tokens, cost)
+                self._live[run.id] -= 1
+                self._state.runs.settled(run, tokens, cost)
+            case words.Began():
+                self._live[run.id] += 1
+                self._state.runs.begun(run)
             case words.Tripped(_, cause):
                 run.tripped = cause
             case words.Noted(_, finding, check):
@@ -276,10 +286,10 @@ def _now(run: Run) -> words.RunNow:
         cost=run.cost,
         tool_calls=run.tool_calls,
         tripped=run.tripped,
-        findings=run.findings,
+        findings=tuple(run.findings),
         checks=[check.model_dump(mode="json") for check in run.checks],
         loop=run.loop,
-        recent=run.recent,
+        recent=tuple(run.recent),
     )
 
 

@@ -21,7 +21,8 @@ from proxy.breakers.budgets import Estimate
 from proxy.breakers.store import Charge, Shortage
 from proxy.history import Step, canonical_arguments
 from proxy.refusals import Refuse
-from proxy.runs import NAME, RECENT_ARGUMENTS, RECENT_CALLS, Found, Run, Sighting, sight
+from proxy.run import RECENT_ARGUMENTS, RECENT_CALLS, Run
+from proxy.runs import NAME, Found, Sighting, sight
 from proxy.shape import Shape, answered, call_keys, seed_of
 from proxy.share import ShareMeter
 from proxy.workers import words
@@ -168,10 +169,6 @@ class RemoteRun(Run):
 
     parent: Caller
 
-    def settle(self, tokens: int, cost: float) -> None:
-        super().settle(tokens, cost)
-        self.parent.tell(words.Spent(self.id, tokens, cost))
-
     def add_finding(self, finding: str) -> None:
         if finding not in self.findings:
             super().add_finding(finding)
@@ -193,7 +190,7 @@ class RemoteRun(Run):
         self.started, self.seen, self.step = state.started, state.seen, state.step
         self.tokens, self.cost, self.tool_calls = state.tokens, state.cost, state.tool_calls
         self.tripped, self.findings = state.tripped, state.findings
-        self.checks = [CheckFact.model_validate(check) for check in state.checks]
+        self.checks = tuple([CheckFact.model_validate(check) for check in state.checks])
         self.loop, self.recent = state.loop, state.recent
 
 
@@ -214,10 +211,12 @@ class RemoteRuns:
         calls = {at: keys for at, said in enumerate(messages) if said.calls and (keys := call_keys(seed, said))}
         name = named if named is not None and NAME.fullmatch(named) else None
         changes = self._store.changes
+        answer = self._parent.ask(words.Find(agent, b"".join(shape.chain), shape.speakers, calls, name), words.Place)
         try:
-            place: words.Place = await self._parent.ask(
-                words.Find(agent, b"".join(shape.chain), shape.speakers, calls, name), words.Place
-            )
+            place: words.Place = await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            answer.add_done_callback(self._given_up)
+            raise
         except ParentGone:
             raise gone() from None
         run = self._run(place.run)
@@ -237,6 +236,18 @@ class RemoteRuns:
         short = [SentCall(call.id, call.name, canonical_arguments(call.arguments)[:RECENT_ARGUMENTS]) for call in sent]
         word = words.Left(run.id, sighting.head, sighting.loop, sighting.assistant_seen, point, short)
         self._parent.tell_first(word)
+
+    def begun(self, run: Run) -> None:
+        self._parent.tell(words.Began(run.id))
+
+    def settled(self, run: Run, tokens: int, cost: float) -> None:
+        run.settle(tokens, cost)
+        self._parent.tell(words.Spent(run.id, tokens, cost))
+
+    def _given_up(self, found: asyncio.Future[words.Place]) -> None:
+        """The client has gone while its run was asked for."""
+        if not found.cancelled() and found.exception() is None:
+            self._parent.tell(words.Spent(found.result().run.id, 0, 0.0))
 
     def noted(self, word: words.Noted) -> None:
         if (run := self._known.get(word.run)) is not None:

@@ -13,7 +13,7 @@ import msgspec
 from proxy.breakers.loops import LoopState
 from proxy.breakers.store import Charge
 from proxy.history import Step
-from proxy.runs import Recent
+from proxy.run import Recent
 from proxy.shape import Answered
 from serving.wire.request import SentCall
 
@@ -103,10 +103,10 @@ class RunNow(msgspec.Struct, frozen=True):
     cost: float
     tool_calls: int
     tripped: str | None
-    findings: list[str]
+    findings: tuple[str, ...]
     checks: list[dict[str, Any]]
     loop: LoopState
-    recent: list[Recent]
+    recent: tuple[Recent, ...]
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -136,7 +136,15 @@ class Left(msgspec.Struct, frozen=True, tag="left"):
     calls: list[SentCall]
 
 
+class Began(msgspec.Struct, frozen=True, tag="began"):
+    """Another exchange of a run that is known; one that was found has begun with that."""
+
+    run: str
+
+
 class Spent(msgspec.Struct, frozen=True, tag="spent"):
+    """An exchange of the run is over, and has used this."""
+
     run: str
     tokens: int
     cost: float
@@ -153,6 +161,9 @@ class Noted(msgspec.Struct, frozen=True, tag="noted"):
 class Tripped(msgspec.Struct, frozen=True, tag="tripped"):
     run: str
     cause: str | None
+
+
+OfRun = WentOn | Left | Began | Spent | Noted | Tripped
 
 
 # The alerts (``tracing.alerts.AlertBook``).
@@ -193,6 +204,7 @@ FromWorker = (
     | Find
     | WentOn
     | Left
+    | Began
     | Spent
     | Noted
     | Tripped

@@ -6,7 +6,8 @@ from typing import Any
 
 from proxy.breakers.loops import START
 from proxy.exchange import Exchange
-from proxy.runs import Run, Sighting
+from proxy.run import Run
+from proxy.runs import Sighting
 from proxy.trace_context import TraceContext
 from serving.wire.chat import Chat
 from serving.wire.request import ChatRequest, SentMessage, SentTool

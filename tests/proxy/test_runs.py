@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import pickle
+import tracemalloc
+from itertools import count
+
+import msgspec
 import pytest
 
-from proxy.runs import FINDINGS_KEPT, NODES_PER_RUN, RECENT_CALLS
+from proxy.run import FINDINGS_KEPT, RECENT_CALLS, RUN_BYTES
+from proxy.runs import NODES_PER_RUN, RunBook, Sighting
+from serving.settings import BreakerSettings
 from serving.wire.request import SentMessage
 from tests.proxy.breakers.made_up import Clock, Harness, book, call_id, request, said
 
@@ -215,7 +223,7 @@ def test_a_name_never_splits_a_run() -> None:
 def test_a_name_that_is_no_name_is_ignored() -> None:
     runs = book()
     odd = "x" * 129
-    assert runs.identify("alice", request(said("user", "a")), odd).run.names == []
+    assert runs.identify("alice", request(said("user", "a")), odd).run.names == ()
     assert runs.identify("alice", request(said("user", "a")), "a\nb").evidence == "first"
 
 
@@ -275,7 +283,7 @@ def test_a_long_run_stays_itself_in_bounded_memory() -> None:
         agent.is_given("Yes.")
         agent.history.append(said("user", "More."))
         assert agent.asks().run is first.run
-    assert len(first.run._nodes) == NODES_PER_RUN
+    assert len(first.run.nodes) == NODES_PER_RUN
     assert len(agent.runs._by_history) <= NODES_PER_RUN
 
 
@@ -288,7 +296,8 @@ def test_forgotten_runs_leave_nothing_behind() -> None:
     assert len(runs._by_history) == 1
     assert len(runs._by_call) == 1
     assert len(runs._names) == 1
-    assert runs._node_count == 2
+    assert [len(run.nodes) for run in runs] == [2]
+    assert runs.weight == RUN_BYTES
 
 
 def test_facts_tell_policies_what_the_run_did() -> None:
@@ -327,3 +336,116 @@ def test_what_a_run_remembers_is_bounded() -> None:
         seen.run.add_finding(f"a.b/{number}")
     assert len(seen.run.facts().recent_calls) == RECENT_CALLS
     assert len(seen.run.facts().findings) == FINDINGS_KEPT
+
+
+def over(runs: RunBook, agent: str, *words: str) -> list[Sighting]:
+    """First requests that were answered, and are over."""
+    seen = []
+    for word in words:
+        sighting = runs.identify(agent, request(said("user", word)))
+        runs.left(sighting, "Yes.")
+        runs.settled(sighting.run, 1, 0.0)
+        seen.append(sighting)
+    return seen
+
+
+def kept(runs: RunBook, sightings: list[Sighting]) -> list[bool]:
+    return [runs.get(sighting.run.id) is sighting.run for sighting in sightings]
+
+
+def test_a_flood_of_one_agent_forgets_no_other_agents_runs() -> None:
+    runs = book(runs_kept=20)
+    bobs = over(runs, "bob", "one", "two", "three")
+    flood = over(runs, "mallory", *(f"case {number}" for number in range(100)))
+    assert kept(runs, bobs) == [True] * 3
+    assert kept(runs, flood) == [False] * 83 + [True] * 17
+
+
+def test_a_loop_is_found_through_another_agents_flood() -> None:
+    runs = book(runs_kept=8)
+    looping = Harness(runs, "bob")
+    repeats = []
+    for _ in range(4):
+        repeats.append(looping.does(("look", "{}", "same")).loop.repeats)
+        over(runs, "mallory", *(f"case {number}" for number in range(20)))
+    assert repeats == [0, 1, 2, 3]
+
+
+def test_a_run_that_is_under_way_outlasts_those_that_are_not() -> None:
+    runs = book(runs_kept=5)
+    long = runs.identify("alice", request(said("user", "A long stream.")))
+    over(runs, "alice", *(f"case {number}" for number in range(20)))
+    assert kept(runs, [long]) == [True]
+    runs.settled(long.run, 1, 0.0)
+    assert long.run.live == 0
+    over(runs, "alice", *(f"then {number}" for number in range(5)))
+    assert kept(runs, [long]) == [False]
+
+
+def test_killed_and_tripped_runs_outlast_idle_ones() -> None:
+    runs = book(runs_kept=4)
+    killed, tripped, idle = over(runs, "alice", "one", "two", "three")
+    killed.run.tripped, tripped.run.tripped = "killed", "loop_detected"
+    over(runs, "alice", *(f"case {number}" for number in range(10)))
+    assert kept(runs, [killed, tripped, idle]) == [True, True, False]
+
+
+def test_runs_are_bounded_in_bytes_and_the_agent_with_most_pays() -> None:
+    runs = book(runs_bytes=60_000)
+    bobs = over(runs, "bob", "one", "two")
+    long = Harness(runs, "mallory")
+    for number in range(16):
+        sighting = long.does(("look", '{"at": "%s"}' % ("x" * 2000 + str(number)), "y" * number))
+        for _ in range(2):
+            runs.settled(sighting.run, 1, 0.0)
+    assert sighting.run.size > 20_000
+    over(runs, "mallory", *(f"case {number}" for number in range(100)))
+    assert runs.weight <= 60_000
+    assert kept(runs, bobs) == [True, True]
+    assert kept(runs, [sighting]) == [False]
+
+
+def test_what_a_run_remembers_of_calls_is_bounded_however_long_they_are() -> None:
+    agent = Harness(book())
+    for number in range(RECENT_CALLS + 1):
+        agent.asks()
+        huge = f"call_{number:024x}" + "z" * 100_000
+        agent.runs.left(agent.sighting, "", [(huge, "look" * 50_000, '{"at":"%s"}' % ("é" * 100_000))])  # type: ignore[arg-type]
+        agent.history.append(said("assistant", "", [(huge, "look" * 50_000, '{"at":"%s"}' % ("é" * 100_000))]))
+        agent.returns(huge, f"result {number}")
+        seen = agent.asks()
+    assert all(call.answered for call in seen.run.recent)
+    assert len(pickle.dumps([msgspec.to_builtins(call) for call in seen.run.recent])) < 64 * 1024
+
+
+def test_what_a_run_weighs_is_about_what_it_takes() -> None:
+    def grown(number: int) -> None:
+        agent = Harness(runs, "alice", f"case {number}", prefix=f"{number}-")
+        for turn in range(20):
+            sighting = agent.does(("look", f'{{"at": {turn}}}', f"result {number} {turn}"))
+            runs.settled(sighting.run, 1, 0.0)
+        agent.history.clear()
+
+    runs = book()
+    for number in range(5):
+        grown(number)
+    weighed = runs.weight
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(5, 45):
+            grown(number)
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert 0.5 < (runs.weight - weighed) / taken < 2.0
+
+
+def test_who_is_told_of_forgotten_runs_is_told_of_each_once() -> None:
+    gone: list[str] = []
+    numbers = count(1)
+    settings = BreakerSettings(runs_kept=2)
+    runs = RunBook(settings, Clock(), lambda: f"run-{next(numbers)}", b"key", lambda run: gone.append(run.id))
+    over(runs, "alice", *"abcde")
+    assert gone == ["run-1", "run-2", "run-3"]

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from proxy.breakers import loops
 from proxy.history import canonical, canonical_arguments, prefixes
-from proxy.runs import TWINS_KEPT, Run
+from proxy.run import Run
+from proxy.runs import TWINS_KEPT
 from serving.wire.request import SentMessage
 from tests.proxy.breakers.made_up import Harness, book, call_id, request, said
 

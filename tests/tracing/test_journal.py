@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -336,6 +336,105 @@ async def test_a_slow_disk_refuses_new_exchanges_first_and_then_says_how_much_it
     (gap,) = (record for record in records(tmp_path) if isinstance(record, Gap))
     assert (gap.refused, gap.since_ns) == (2, 77)
     assert verify(tmp_path).faults == []
+
+
+def slow_until(free: threading.Event, number: int = 0) -> Callable[[], Record]:
+    def fill() -> Record:
+        free.wait()
+        return opened(number)
+
+    return fill
+
+
+async def waiting(*rooms: Awaitable[bool]) -> list[asyncio.Task[bool]]:
+    """Tasks that have begun to wait."""
+    tasks = [asyncio.ensure_future(room) for room in rooms]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_where_there_is_room_nobody_waits(tmp_path: Path) -> None:
+    journal = open_journal(tmp_path, pending_bytes=8 * 1024)
+    assert await journal.room(1_000_000, 0.0) is False
+    await journal.commit(journal.append(opened(0), weight=1_000_000))
+    journal.close()
+
+
+async def test_who_finds_no_room_waits_until_the_disk_has_taken_enough(tmp_path: Path) -> None:
+    journal, free = open_journal(tmp_path, pending_bytes=8 * 1024), threading.Event()
+    journal.append(opened(0), slow_until(free), weight=4000)
+    (waits,) = await waiting(journal.room(4000, 60.0))
+    assert not waits.done()
+    free.set()
+    assert await waits is True
+    journal.append(opened(1), weight=4000)
+    journal.close()
+
+
+async def test_who_finds_no_room_in_time_is_refused(tmp_path: Path) -> None:
+    journal, free = open_journal(tmp_path, pending_bytes=8 * 1024), threading.Event()
+    journal.append(opened(0), slow_until(free), weight=4000)
+    with pytest.raises(JournalOverloaded, match="no new exchange is taken after"):
+        await journal.room(4000, 0.01)
+    free.set()
+    await journal.commit(1)
+    assert await journal.room(4000, 60.0) is False
+    journal.close()
+
+
+async def test_room_is_given_in_the_order_of_asking_and_no_more_than_there_is(tmp_path: Path) -> None:
+    journal, free = open_journal(tmp_path, pending_bytes=64 * 1024), threading.Event()
+    journal.append(opened(0), slow_until(free), weight=60_000)
+    order: list[int] = []
+    entered = asyncio.Event()
+
+    async def enters(number: int) -> None:
+        assert await journal.room(10_000, 60.0)
+        order.append(number)
+        entered.set()
+        journal.append(opened(number), slow_until(again, number), weight=10_000)
+
+    again = threading.Event()
+    tasks = [asyncio.create_task(enters(number)) for number in range(1, 7)]
+    await asyncio.sleep(0)
+    free.set()
+    await entered.wait()
+    await asyncio.sleep(0.05)
+    assert order == [1, 2]
+    again.set()
+    await asyncio.gather(*tasks)
+    assert order == [1, 2, 3, 4, 5, 6]
+    journal.close()
+
+
+async def test_who_no_longer_wants_its_room_takes_none(tmp_path: Path) -> None:
+    journal, free = open_journal(tmp_path, pending_bytes=8 * 1024), threading.Event()
+    journal.append(opened(0), slow_until(free), weight=4000)
+    gone, stays = await waiting(journal.room(4000, 60.0), journal.room(4000, 60.0))
+    gone.cancel()
+    free.set()
+    assert await stays is True
+    assert journal._promised == 0
+    journal.close()
+
+
+async def test_who_waits_for_room_is_told_that_the_disk_failed(tmp_path: Path) -> None:
+    journal, free = open_journal(tmp_path, pending_bytes=8 * 1024), threading.Event()
+    shutil.rmtree(tmp_path / "journal")
+    journal.append(opened(0), slow_until(free), weight=4000)
+    (waits,) = await waiting(journal.room(4000, 60.0))
+    free.set()
+    with pytest.raises(JournalFailed, match="deleted"):
+        await waits
+    await recovered(journal)
+    journal.close()
+
+
+async def test_a_request_larger_than_all_that_may_wait_is_taken_when_little_waits(tmp_path: Path) -> None:
+    journal = open_journal(tmp_path, pending_bytes=8 * 1024)
+    await journal.commit(journal.append(opened(0), weight=1_000_000))
+    journal.close()
 
 
 async def test_a_fill_is_called_in_the_writing_thread_and_keeps_the_order(tmp_path: Path) -> None:

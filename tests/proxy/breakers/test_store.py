@@ -104,3 +104,45 @@ async def test_no_window_of_time_ever_holds_more_than_the_limit(spends: list[tup
             booked.append((clock.now, amount))
     for end, _ in booked:
         assert sum(amount for at, amount in booked if end - 60.0 < at <= end) <= 100
+
+
+async def test_what_belonged_to_a_run_goes_with_it() -> None:
+    store = MemoryStore(Clock())
+    spent, held = Charge("spent", 5.0, 100), Charge("held", 5.0, 100)
+    for charge in (spent, held):
+        await store.hold([charge])
+    await store.settle([spent], [5.0])
+    await store.swap("killed", None, b"x")
+    await store.swap("open", None, b"x", 60.0)
+    store.forget(["spent", "held", "killed", "open", "unknown"])
+    assert await store.used([spent, held]) == [0.0, 5.0]
+    assert await store.read(["killed", "open"]) == [None, None]
+
+
+async def test_values_whose_time_is_over_are_dropped_without_being_read() -> None:
+    clock = Clock()
+    store = MemoryStore(clock)
+    for number in range(500):
+        await store.swap(f"short {number}", None, b"x", 10.0)
+        await store.swap(f"long {number}", None, b"x", 1000.0)
+        clock.now += 1
+    assert len(store._passing) <= 520
+    assert await store.read(["long 0", "long 499", "short 0"]) == [b"x", b"x", None]
+
+
+async def test_a_value_that_changes_often_leaves_nothing_behind() -> None:
+    store = MemoryStore(Clock())
+    for number in range(1000):
+        await store.swap("one", str(number - 1).encode() if number else None, str(number).encode(), 1e6)
+    assert len(store._ends) <= 100
+
+
+async def test_a_value_that_was_put_again_has_its_time_anew() -> None:
+    clock = Clock()
+    store = MemoryStore(clock)
+    await store.swap("one", None, b"1", 10.0)
+    clock.now += 9
+    await store.swap("one", b"1", b"2", 10.0)
+    clock.now += 5
+    await store.swap("other", None, b"x", 10.0)
+    assert await store.read(["one"]) == [b"2"]

@@ -34,7 +34,7 @@ class MadeUpState(State):
         numbers = count(1)
         self.key = KEY
         self.store = MemoryStore(clock)
-        self.runs = RunBook(settings.breakers, clock, lambda: f"run-{next(numbers)}", KEY)
+        self.runs = RunBook(settings.breakers, clock, lambda: f"run-{next(numbers)}", KEY, self._forgotten)
         self.admission = Admission(settings.breakers, settings.agents, self.store, clock)
 
 

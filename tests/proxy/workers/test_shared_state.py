@@ -85,14 +85,38 @@ async def test_findings_and_verdicts_of_a_run_reach_the_workers_that_have_it_und
         there = (await two.runs.identify("alice", asked, "job")).run
         here.add_finding("interlock.shell/destructive")
         here.add_check(CheckFact(check="nemo", status="blocked", surface="text"))
-        here.settle(7, 0.5)
+        one.runs.settled(here, 7, 0.5)
         await one.told()
         await two.told()
-        assert there.findings == ["interlock.shell/destructive"]
+        assert there.findings == ("interlock.shell/destructive",)
         assert [check.status for check in there.checks] == ["blocked"]
         later = (await two.runs.identify("alice", asked, "job")).run
         assert later is there
-        assert (later.tokens, later.cost, later.findings) == (7, 0.5, ["interlock.shell/destructive"])
+        assert (later.tokens, later.cost, later.findings) == (7, 0.5, ("interlock.shell/destructive",))
+
+
+async def test_a_run_is_under_way_while_any_worker_has_an_exchange_of_it(tmp_path: Path) -> None:
+    async with shared(tmp_path) as desk:
+        one, two = await desk.side(1), await desk.side(2)
+        asked = request(said("user", "Go."))
+        here = (await one.runs.identify("alice", asked, "job")).run
+        there = (await two.runs.identify("alice", asked, "job")).run
+        two.runs.begun(there)
+        gone = asyncio.ensure_future(one.runs.identify("alice", asked, "job"))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await two.told()
+        await one.told()
+        run = desk.state.runs.get(here.id)
+        assert run is not None
+        await settled()
+        assert run.live == 3
+        one.runs.settled(here, 1, 0.0)
+        await one.told()
+        assert run.live == 2
+        two.link.close()
+        await settled()
+        assert run.live == 0
 
 
 async def test_holds_of_workers_are_one_sum_and_return_when_a_worker_is_gone(tmp_path: Path) -> None:
