@@ -21,6 +21,7 @@ import msgspec
 
 from proxy.exchange import Exchange, Kept
 from proxy.refusals import Refuse
+from serving.sizes import bytes_of
 from serving.wire.request import ChatRequest, SentCall, SentMessage
 
 _OVERHEAD = 512  # bytes of a message beside its texts, about
@@ -115,7 +116,8 @@ class AnswerBook:
 
     def _put(self, kept: Kept) -> None:
         self._drop(kept.id)
-        size = _size(kept.request.messages) + _size((kept.given,) if kept.given else ())
+        kept.asked_bytes = kept.asked_bytes or _size(kept.request.messages) + _beside(kept.request)
+        size = kept.asked_bytes + _size((kept.given,) if kept.given else ())
         self._kept[kept.id] = (kept, size)
         self._bytes += size
         while self._bytes > self._limit and self._kept:
@@ -170,6 +172,12 @@ def _size(messages: Iterable[SentMessage]) -> int:
     return sum(
         _OVERHEAD
         + 4 * (len(message.text) + len(message.reasoning or ""))
-        + sum(_OVERHEAD + len(call.arguments) for call in message.calls)
+        + sum(_OVERHEAD + 4 * len(call.arguments) for call in message.calls)
         for message in messages
     )
+
+
+def _beside(request: ChatRequest) -> int:
+    """What a request takes beside its messages."""
+    tools = [[tool.name, tool.description, tool.parameters] for tool in request.tools]
+    return bytes_of([tools, request.sampling, request.tool_choice, request.model])

@@ -160,7 +160,8 @@ class Outcome:
 @dataclass(slots=True, eq=False)
 class Kept:
     """An answer that the model server may keep under ``id``: ``request`` as it was asked, with all that came before,
-    what the client was ``given`` (None: not seen whole, or cut), and what became of its calls, by their index."""
+    what the client was ``given`` (None: not seen whole, or cut), and what became of its calls, by their index.
+    ``asked_bytes``: what the request takes in memory, once that was counted."""
 
     id: str
     agent: str
@@ -169,6 +170,7 @@ class Kept:
     given: SentMessage | None = None
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     booked: Usage = field(default_factory=lambda: Usage(0, 0))
+    asked_bytes: int = 0
 
     def owed(self, used: Usage) -> Usage:
         """What of ``used`` is not on any budget yet. It is from now on."""

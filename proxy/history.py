@@ -66,7 +66,7 @@ def _canonical(text: str) -> str:
         return text
 
 
-_canonical_short = lru_cache(maxsize=4096)(_canonical)
+_canonical_short = lru_cache(maxsize=2048)(_canonical)
 
 
 def canonical(message: SentMessage) -> list[Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -206,9 +207,11 @@ def open_journal(settings: Settings, worker: int = 0, bundle: str = "", rollout:
 
 
 def make_recorder(settings: Settings, journal: Journal, metrics: Metrics, alerts: Alerts | None = None) -> Recorder:
-    """What writes to this journal, each agent's content as its settings want it."""
+    """What writes to this journal, each agent's content as its settings want it. Agents with the same mode share what
+    is remembered of their content."""
     redact, keys = shipped_redactor(), RunKeys(settings.state_dir)
 
+    @functools.cache
     def capture(mode: Mode) -> Capture:
         return Capture(mode, redact, keys.key, settings.tracing.capture_bytes)
 

@@ -33,6 +33,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from serving.sizes import bytes_of
 from tracing.renderings import DEPTH, clean, decoded, probes, renderings, unescaped
 
 _encoder = msgspec.json.Encoder()
@@ -42,6 +43,7 @@ Mode = Literal["full", "redacted", "hashes", "none"]
 _MARGIN = 64 * 1024
 _MASK = "[redacted]"
 _WORD = 200
+_ENTRY_BYTES = 384  # of what is remembered, beside itself
 # In mode ``hashes`` the shape of a message stays readable: the wire's own field names and enumerations.
 _KEYS = (
     "role content type text name function arguments tool_calls id index tool_call_id reasoning "
@@ -185,28 +187,31 @@ class Capture:
 
 
 class _Memory:
-    """What was captured lately, by digest of the original; bounded in size."""
+    """What was captured lately, by digest of the original; bounded in bytes, ``room`` of which are free."""
 
     def __init__(self, room: int = 16 * 1024 * 1024) -> None:
-        self._room = room
-        self._known: OrderedDict[bytes, tuple[Any, int]] = OrderedDict()
+        self.room = room
+        self._known: OrderedDict[bytes, tuple[Any, int, int]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, name: bytes) -> tuple[Any, int] | None:
+        """What was captured, and how many characters were kept."""
         with self._lock:
             known = self._known.get(name)
-            if known is not None:
-                self._known.move_to_end(name)
-            return known
+            if known is None:
+                return None
+            self._known.move_to_end(name)
+            return known[0], known[1]
 
     def put(self, name: bytes, captured: Any, size: int) -> None:
+        taken = bytes_of(captured) + _ENTRY_BYTES
         with self._lock:
             if name not in self._known:
-                self._room -= size + 256
-                self._known[name] = (captured, size)
-            while self._room < 0 and self._known:
-                _, (_, gone) = self._known.popitem(last=False)
-                self._room += gone + 256
+                self.room -= taken
+                self._known[name] = (captured, size, taken)
+            while self.room < 0 and self._known:
+                _, (_, _, gone) = self._known.popitem(last=False)
+                self.room += gone
 
 
 class _Walk:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from serving.wire.vocabulary import Usage
 
+_NAMES_KEPT, _NAME_CHARACTERS = 1000, 256  # of models that were looked up; what they are called is up to clients
 SHIPPED = Path(__file__).with_name("prices.yaml")
 
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -135,11 +136,14 @@ class PriceBook:
         )
 
     def _entry(self, model: str) -> _Entry | None:
-        if model not in self._found:
-            if len(self._found) > 1000:
+        if model in self._found:
+            return self._found[model]
+        entry = next((entry for entry in self._entries if fnmatchcase(model, entry.match)), None)
+        if len(model) <= _NAME_CHARACTERS:
+            if len(self._found) >= _NAMES_KEPT:
                 self._found.clear()
-            self._found[model] = next((entry for entry in self._entries if fnmatchcase(model, entry.match)), None)
-        return self._found[model]
+            self._found[model] = entry
+        return entry
 
 
 def _usd(amount: float) -> float:

@@ -13,7 +13,7 @@ from proxy.refusals import Refuse
 from proxy.runs import RunBook
 from proxy.trace_context import TraceContext
 from serving.settings import BreakerSettings
-from serving.wire.request import ChatRequest, SentMessage
+from serving.wire.request import ChatRequest, SentCall, SentMessage, SentTool
 from serving.wire.responses import Responses
 from serving.wire.vocabulary import Usage
 from tests.support.nobody import NOBODY
@@ -77,6 +77,20 @@ def test_it_holds_no_more_than_its_bytes_and_forgets_what_was_not_asked_for_long
     assert stage.book.find("a39", "ann") is not None
     stage.answer(stage.ask(text="x" * 100_000), "large")
     assert len(stage.book) == 0
+
+
+def test_tools_and_arguments_count_as_much_as_words() -> None:
+    stage = Stage(limit=60_000)
+    schema = {"type": "object", "properties": {f"field {n}": {"type": "string"} for n in range(20)}}
+    for number in range(40):
+        stage.answer(stage.ask(tools=(SentTool("look", "d" * 100, schema),)), f"a{number}")
+    assert 3 < len(stage.book) < 15
+    calls = (SentCall("c", "look", "x" * 3000),)
+    for number in range(40):
+        asked = stage.ask(text="Hi")
+        asked.seen.answer_id = f"b{number}"
+        stage.book.given(asked, "", [(call.id, call.name, call.arguments) for call in calls])
+    assert len(stage.book) < 6
 
 
 def test_what_is_not_stored_is_not_remembered() -> None:

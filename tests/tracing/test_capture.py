@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import hashlib
 import json
 import re
 import stat
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -229,10 +232,21 @@ def test_hashes_of_one_run_are_not_given_to_another() -> None:
     assert hashing.items(["hello"], "r") != hashing.items(["hello"], "s")
 
 
-def test_memory_of_what_was_captured_is_bounded() -> None:
-    memory = _Memory(room=10_000)
-    for number in range(100):
-        memory.put(bytes([number]), "captured", 500)
-    known = [number for number in range(100) if memory.get(bytes([number])) is not None]
-    assert known == list(range(100 - len(known), 100))
-    assert 5 <= len(known) <= 20
+@pytest.mark.parametrize("words", [1, 60])
+def test_memory_of_what_was_captured_is_bounded(words: int) -> None:
+    """In bytes that it really takes, whether there are many small things in it or a few large ones."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        memory = _Memory(room=1_000_000)
+        for number in range(5000):
+            value = {"role": "user", "parts": [{"text": f"{number} {word}"} for word in range(words)]}
+            memory.put(hashlib.blake2b(b"%d" % number, digest_size=16).digest(), value, 10 * words)
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert 600_000 < taken < 1_200_000
+    names = [hashlib.blake2b(b"%d" % number, digest_size=16).digest() for number in range(5000)]
+    known = [number for number, name in enumerate(names) if memory.get(name) is not None]
+    assert known == list(range(5000 - len(known), 5000))

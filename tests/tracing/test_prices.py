@@ -86,3 +86,10 @@ def test_a_book_that_is_wrong_is_refused_with_the_place(tmp_path: Path, text: st
 def test_a_book_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PriceBookError, match="No such file"):
         PriceBook.load(tmp_path / "none.yaml")
+
+
+def test_what_clients_call_models_is_remembered_in_bounds(book: PriceBook) -> None:
+    for number in range(3000):
+        book.cost(f"model {number}", Usage(1, 1))
+    book.cost("m" * 100_000, Usage(1, 1))
+    assert sum(map(len, book._found)) < 50_000
