@@ -65,8 +65,10 @@ def _doctor(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def _policy(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     from policies.authoring.cli import add_policy_commands
+    from proxy.replay.commands import add_replay_command
 
-    add_policy_commands(subparsers)
+    commands = add_policy_commands(subparsers)
+    add_replay_command(commands)
 
 
 def _audit(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -91,7 +93,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Subparsers[argparse.ArgumentParser]], N
     "serve": ("stand between agents and a model server", _serve),
     "config": ("check, show and describe the settings", _config),
     "doctor": ("what is installed, what is missing, and what that costs", _doctor),
-    "policy": ("build, check and test policies", _policy),
+    "policy": ("write, check, test and replay policies", _policy),
     "audit": ("verify, list and show the record", _audit),
     "contract": ("what a proxy changes: the same requests directly and through it", _contract),
     "demo": ("agents being stopped, on recorded vLLM traffic", _demo),

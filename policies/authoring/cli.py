@@ -32,8 +32,10 @@ Handler = Callable[[argparse.Namespace], int]
 _FOLDER = "folder with <owner>/<name>/policy.rego; without it, the shipped library"
 
 
-def add_policy_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``policy`` with its commands; each sets ``run`` to a handler."""
+def add_policy_commands(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> argparse._SubParsersAction[argparse.ArgumentParser]:
+    """Add ``policy`` with its commands; each sets ``run`` to a handler. Gives what takes further commands."""
     policy = subparsers.add_parser(
         "policy",
         help="build, check and test policies",
@@ -60,6 +62,7 @@ def add_policy_commands(subparsers: argparse._SubParsersAction[argparse.Argument
     _tree_arguments(testing)
     testing.add_argument("-v", "--verbose", action="store_true", help="every test, not only those that fail")
     testing.set_defaults(run=_guarded(_test))
+    return commands
 
 
 def _tree_arguments(parser: argparse.ArgumentParser) -> None:

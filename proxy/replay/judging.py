@@ -45,16 +45,18 @@ _ASKED_BY_NAME = frozenset({*_MOMENT_OF_CALL, "request.orders"})
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """Why a policy could not be asked: the field that it reads, and what became of it."""
+    """Why a policy could not be asked: the field that it reads, and what became of it. ``enforced``: its answer might
+    have stopped something."""
 
     policy: str
     field: str
     why: str
+    enforced: bool = True
 
 
 class Said(msgspec.Struct, frozen=True):
     """What policies say at one place of an exchange (``request``, ``call 0.1``, ``text of choice 0``). ``stopped_by``:
-    the rule that stops it; ``recorded``: at this stage nothing can be stopped any more."""
+    the rule that stops it."""
 
     place: str
     stage: Stage
@@ -63,6 +65,11 @@ class Said(msgspec.Struct, frozen=True):
     stopped_by: str | None = None
     missing: tuple[Missing, ...] = ()
     about: ToolCall | None = None
+
+    @property
+    def recorded(self) -> bool:
+        """At this stage nothing can be stopped any more."""
+        return self.stage is Stage.RESPONSE
 
 
 class Rejudge:
@@ -287,7 +294,8 @@ class Rejudge:
         known = self._missing.get(key)
         if known is None:
             known = self._missing[key] = tuple(_dependent(self.policies.asked(stage), lost))
-        return tuple([Missing(policy, name, lost[name]) for policy, name in known])
+        modes = self.policies.modes
+        return tuple([Missing(policy, name, lost[name], modes[policy] is Mode.ENFORCE) for policy, name in known])
 
     def _all(self, why: str) -> tuple[Missing, ...]:
         asked = {**self.policies.asked(Stage.TOOL_CALL), **self.policies.asked(Stage.OUTPUT)}
