@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         help="how costs grow with connections, lengths and open streams, in place of the usual tables (ten minutes)",
     )
     parser.add_argument("--soak", action="store_true", help="whether memory stays flat over many requests and events")
+    parser.add_argument("--soak-warm", type=int, default=50_000, metavar="N", help="requests before it (50000)")
     parser.add_argument("--soak-requests", type=int, default=200_000, metavar="N", help="requests of a soak (200000)")
     parser.add_argument("--soak-events", type=int, default=20_000_000, metavar="N", help="its events (20000000)")
     parser.add_argument(
@@ -135,7 +136,14 @@ def _soaked(stage: Stage, options: Options, name: str, arguments: argparse.Names
     stage.direct()
     target = stage.interlock()
     measurer.warm([target], ("whole", "stream"))
-    seen = soak(measurer, target, requests=arguments.soak_requests, events=arguments.soak_events, tell=_tell)
+    seen = soak(
+        measurer,
+        target,
+        warm=arguments.soak_warm,
+        requests=arguments.soak_requests,
+        events=arguments.soak_events,
+        tell=_tell,
+    )
     print(msgspec.json.encode(seen).decode() if arguments.json else f"{machine.command()}\n\n{render_soak(seen)}")
     return 1 if seen.wrong else 0
 

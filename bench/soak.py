@@ -1,7 +1,8 @@
 """Whether memory stays flat: ``python -m bench --soak``, many requests and long streams on Interlock alone.
 
-The run has ten equal parts, each of requests that are answered whole (every one begins a run of its own) and then of
-streams of 20 000 events. After each part, once the tree of processes is quiet, its resident memory is read.
+A warm-up fills what Interlock remembers within bounds (runs, what was redacted lately). The run has ten equal parts,
+each of requests that are answered whole (every one begins a run of its own) and then of streams of 20 000 events. After
+the warm-up and after each part, once the tree of processes is quiet, its resident memory is read.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ class Point(msgspec.Struct):
 
 
 class Soak(msgspec.Struct):
-    """``idle_mb``: before the first part. ``points`` deviate by at most ``deviation`` (0.05: 5 %) from the mean of
-    them all; ``trend`` is what the last has more than the first, as a part of it. ``wrong`` answers are told."""
+    """``idle_mb``: before anything was asked; the first of ``points`` is that after the warm-up. They deviate by at
+    most ``deviation`` (0.05: 5 %) from the mean of them all; ``trend`` is what the last has more than the first, as a
+    part of it. ``wrong`` answers are told."""
 
     idle_mb: float
     points: list[Point]
@@ -47,19 +49,23 @@ class Soak(msgspec.Struct):
     wrong: int
 
 
-def soak(measurer: Measurer, target: Target, *, requests: int, events: int, tell: Callable[[str], None]) -> Soak:
-    """``events`` are rounded up to whole streams in every part."""
+def soak(
+    measurer: Measurer, target: Target, *, warm: int, requests: int, events: int, tell: Callable[[str], None]
+) -> Soak:
+    """``warm``: requests of the warm-up, which are not in ``requests``. ``events`` are rounded up to whole streams in
+    every part."""
     measurer.until_quiet(target)
     idle, began = _megabytes(target), time.monotonic()
     points: list[Point] = []
     asked = streamed = wrong = 0
-    for number in range(1, POINTS + 1):
-        tell(f"soak: part {number} of {POINTS}")
-        whole = _load(measurer, target, "whole", max(requests // POINTS, 1), _CONNECTIONS, 0)
-        streams = -(-events // (POINTS * _STREAM_EVENTS))
+    streams = -(-events // (POINTS * _STREAM_EVENTS))
+    for number in range(POINTS + 1):
+        tell(f"soak: part {number} of {POINTS}" if number else "soak: warm-up")
+        whole = _load(measurer, target, "whole", max(requests // POINTS if number else warm, 1), _CONNECTIONS, 0)
         long = _load(measurer, target, "stream", streams, _STREAMS, _STREAM_EVENTS)
-        asked, streamed = asked + whole.answers + long.answers, streamed + long.answers * _STREAM_EVENTS
         wrong += whole.wrong + long.wrong
+        if number:
+            asked, streamed = asked + whole.answers + long.answers, streamed + long.answers * _STREAM_EVENTS
         for seen in (whole, long):
             if seen.wrong:
                 tell(f"soak: {seen.wrong} wrong answers, the first: {seen.first_wrong}")
@@ -83,7 +89,7 @@ def render_soak(seen: Soak) -> str:
     rows = [
         "| requests | events | seconds | RSS MB | of each process |",
         "|---:|---:|---:|---:|---|",
-        f"| 0 | 0 | 0 | {seen.idle_mb:.1f} | |",
+        f"| at rest | | | {seen.idle_mb:.1f} | |",
     ]
     for point in seen.points:
         each = ", ".join(f"{size:.1f}" for size in point.processes_mb)
