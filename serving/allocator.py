@@ -4,8 +4,8 @@ CPython takes what is larger than 512 bytes from the C library. glibc's defaults
 all the time: each thread has an arena of its own, and the first large block that is freed teaches it to take blocks of
 that size from the heap from then on, where the holes that they leave stay resident. Here one thread at a time allocates
 (the interpreter's lock), and a long request is read once and dropped while its answer flows for minutes. So: one arena,
-large blocks always mapped on their own, and holes given back once long requests have left many of them. Other C
-libraries are left alone.
+large blocks always mapped on their own, and holes given back once long requests have left many of them, or traffic
+has stopped. Other C libraries are left alone.
 """
 
 from __future__ import annotations
@@ -36,21 +36,26 @@ def calm_allocator() -> bool:
 
 
 class Holes:
-    """What long requests may have left in the heap. To give it back takes a millisecond or two for 100 MB of heap."""
+    """What requests may have left in the heap. To give it back takes a millisecond or two for 100 MB of heap, so it is
+    done after many long requests, or once there have been none for a while."""
 
     def __init__(self) -> None:
         self._library = _glibc()
         self._bytes = 0
+        self._any = self._lately = False
 
     def left_by(self, size: int) -> None:
         """A request of ``size`` bytes was read."""
+        self._any = self._lately = True
         if size >= _LONG_BYTES:
             self._bytes += size
 
     def give_back(self) -> bool:
-        """Called now and then; whether there was enough to give back."""
-        if self._library is None or self._bytes < _HOLES_BYTES:
+        """Called every few seconds; whether it was worth it."""
+        quiet = self._any and not self._lately
+        self._lately = False
+        if self._library is None or not (quiet or self._bytes >= _HOLES_BYTES):
             return False
-        self._bytes = 0
+        self._bytes, self._any = 0, False
         self._library.malloc_trim(0)
         return True
