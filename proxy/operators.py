@@ -64,7 +64,7 @@ class Operators:
         if scope == "run":
             target, agent, run = run_scope(self._known(name).id), self._known(name).agent, name
         elif scope == "agent":
-            if name not in self._settings.agents and not any(r.agent == name for r in self._runs):
+            if name not in self._settings.agents and not self._runs.knows(name):
                 raise Unknown
             target, agent = agent_scope(name), name
         else:

@@ -120,6 +120,10 @@ class RunBook:
         """Runs, the one that was seen last at the end."""
         return iter(sorted(self._runs.values(), key=lambda run: run.seen))
 
+    def knows(self, agent: str) -> bool:
+        """Whether any of them is this agent's."""
+        return agent in self._shares
+
     @property
     def weight(self) -> int:
         """What all of them take, about."""

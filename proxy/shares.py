@@ -121,6 +121,10 @@ class Shares(Generic[T]):
         self.count = 0
         self.bytes = 0
 
+    def __contains__(self, owner: str) -> bool:
+        """Whether anything is kept of this owner."""
+        return owner in self._owners
+
     def touch(self, item: T) -> None:
         """It is in use now. One that is new is taken in."""
         owner = self._owners.get(item.owner)

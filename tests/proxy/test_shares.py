@@ -44,6 +44,10 @@ def test_whoever_floods_loses_only_what_is_its_own() -> None:
     flood = [Thing("many") for _ in range(50)]
     assert taken_in(shares, *few, *flood) == flood[:43]
     assert shares.count == 10
+    for thing in few:
+        assert "few" in shares
+        shares.remove(thing)
+    assert "few" not in shares and "many" in shares
 
 
 def test_two_that_flood_share_alike() -> None:
