@@ -77,7 +77,7 @@ class Node:
     @property
     def weight(self) -> int:
         """What it takes, about."""
-        return NODE_BYTES + ID_BYTES * len(self.ids) + self.loop.weight
+        return NODE_BYTES + ID_BYTES * len(self.ids) + (self.loop.weight if self.loop.seen else 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -105,7 +105,7 @@ class Run(Item):
     nodes_bytes: int = 0
 
     def __post_init__(self) -> None:
-        Item.__init__(self)
+        Item.__init__(self, RUN_BYTES)
 
     @property
     def owner(self) -> str:
@@ -120,6 +120,8 @@ class Run(Item):
     @property
     def weight(self) -> int:
         """Bytes that it takes, about."""
+        if not (self.recent or self.findings or self.checks or self.names):
+            return RUN_BYTES + self.nodes_bytes
         texts = sum(map(text_bytes, self.findings)) + sum(map(text_bytes, self.names))
         texts += sum(CALL_BYTES + text_bytes(fact.detail or "") for fact in self.checks)
         return RUN_BYTES + self.nodes_bytes + texts + sum(call.weight for call in self.recent)

@@ -35,7 +35,7 @@ import msgspec
 
 from proxy.breakers import loops
 from proxy.history import Step, turns
-from proxy.run import RUN_BYTES, Node, Run
+from proxy.run import Node, Run
 from proxy.shape import Answered, CallKeys, Shape, answered, call_keys, seed_of
 from proxy.shares import Shares
 from serving.settings import BreakerSettings
@@ -178,7 +178,8 @@ class RunBook:
         if run.id in self._runs:
             self._shares.weigh(run, run.weight)
             self._shares.touch(run)
-            self._make_room(run)
+            if self._shares.full:
+                self._make_room(run)
 
     def _named(self, agent: str, name: str) -> Run | None:
         """The agent's run of that name, or of that very id."""
@@ -232,7 +233,6 @@ class RunBook:
     def _begin(self, agent: str) -> Run:
         now = self._clock()
         run = Run(self._new_id(), agent, now, now)
-        self._shares.weigh(run, RUN_BYTES)
         self._runs[run.id] = run
         return run
 
@@ -248,7 +248,8 @@ class RunBook:
             self._names[run.agent, name] = run
             run.names = (*run.names, name)
         self._shares.touch(run)
-        self._make_room(run)
+        if self._shares.full:
+            self._make_room(run)
 
     def _add(
         self,
@@ -282,15 +283,19 @@ class RunBook:
 
     @staticmethod
     def _remove(index: dict[bytes, Node | tuple[Node, ...]], key: bytes, node: Node) -> None:
-        left = tuple([other for other in _all(index.get(key)) if other is not node])
-        if left:
+        known = index.get(key)
+        if known is node:
+            del index[key]
+        elif isinstance(known, tuple):
+            left = tuple([other for other in known if other is not node])
             index[key] = left[0] if len(left) == 1 else left
-        else:
-            index.pop(key, None)
 
     def _drop(self, node: Node) -> None:
         del node.run.nodes[node.key]
         node.run.nodes_bytes -= node.weight
+        self._leave(node)
+
+    def _leave(self, node: Node) -> None:
         self._remove(self._by_history, node.key, node)
         for call in node.ids:
             self._remove(self._by_call, call, node)
@@ -299,8 +304,9 @@ class RunBook:
         """Forgets what is too much, but never the run at hand."""
         while (gone := self._shares.excess(keep)) is not None:
             del self._runs[gone.id]
-            for node in list(gone.nodes.values()):
-                self._drop(node)
+            for node in gone.nodes.values():
+                self._leave(node)
+            gone.nodes.clear()
             for name in gone.names:
                 del self._names[gone.agent, name]
             if self._forgotten is not None:

@@ -38,9 +38,9 @@ class Item(Link):
 
     size: int
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = 0) -> None:
         self.after = self.before = None
-        self.size = 0
+        self.size = size
 
     @property
     def owner(self) -> str:
@@ -125,16 +125,25 @@ class Shares(Generic[T]):
         """Whether anything is kept of this owner."""
         return owner in self._owners
 
+    @property
+    def full(self) -> bool:
+        """Whether something has to go."""
+        return self.count > self._most or self.bytes > self._most_bytes
+
     def touch(self, item: T) -> None:
         """It is in use now. One that is new is taken in."""
-        owner = self._owners.get(item.owner)
+        name = item.owner
+        owner = self._owners.get(name)
         if owner is None:
-            owner = self._owners[item.owner] = _Owner(item.owner)
+            owner = self._owners[name] = _Owner(name)
+        row = owner.rows[0]
         if item.after is None:
             self._add(owner, 1, item.size)
+        elif item.after is row:
+            return
         else:
             _take_out(item)
-        _put(item, owner.rows[0])
+        _put(item, row)
 
     def weigh(self, item: T, size: int) -> None:
         """It has ``size`` bytes now."""
