@@ -62,7 +62,8 @@ class PolicyEntry(_Part):
     """One policy of the bundle. ``stages`` gives, per stage, the dotted input fields that it reads
     (``call.arguments``), or ``["*"]`` where that cannot be told from its text. ``holds`` gives, per text stage, how
     long the text waits for it; ``patterns`` the pattern sets (``secrets``) and patterns (``pii/email``) that it is
-    asked for, all if it names none."""
+    asked for, all if it names none. ``needs`` are keys of the policy's own data: while all of them are empty it has
+    nothing to say and is not asked (:func:`configured`)."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]+\.[a-z0-9_]+$")]
     title: str = ""
@@ -72,6 +73,7 @@ class PolicyEntry(_Part):
     stages: dict[Stage, list[str]]
     holds: dict[Stage, Annotated[str, Field(pattern=HOLD)]] = {}
     patterns: list[Annotated[str, Field(pattern=r"^[a-z0-9_]+(/[a-z0-9_]+)?$")]] = []
+    needs: list[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]] = []
 
     @model_validator(mode="after")
     def _hold_what_they_read(self) -> Self:
@@ -199,6 +201,14 @@ def digest_of(sources: Mapping[str, str], data: Mapping[str, Any]) -> str:
         total.update(f"{name}\0{part}\n".encode())
     total.update(json.dumps(data, sort_keys=True, separators=(",", ":")).encode())
     return "sha256:" + total.hexdigest()
+
+
+def configured(entry: PolicyEntry, data: Mapping[str, Any]) -> bool:
+    """Whether a policy can have something to say: it needs no data, or one of those that it needs is there and not
+    empty (``null``, ``false``, 0, an empty text, list or object)."""
+    owner, _, short = entry.name.partition(".")
+    own = (data.get(owner) or {}).get(short) or {}
+    return not entry.needs or any(own.get(key) for key in entry.needs)
 
 
 def merged(below: Any, above: Any) -> Any:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from policies.bundle import Bundle
+from policies.bundle import Bundle, configured
 from policies.compose import compose, findings_of
 from policies.engines.base import Engine, EngineError
 from policies.fail_open import FailOpen
@@ -63,7 +63,10 @@ class PolicySet:
         self._patterns = shipped_patterns() if patterns is None else patterns
         self._clock = clock
         self._timeout = timeout_seconds
-        entries = [entry for entry in bundle.policies if entry.name in self.modes]
+        in_force = [entry for entry in bundle.policies if entry.name in self.modes]
+        entries = [entry for entry in in_force if configured(entry, bundle.data)]
+        self.idle = {entry.name: entry.needs for entry in in_force if entry not in entries}
+        """Policies that are in force and not asked, because nothing that they need is set: name → data keys."""
         self._asked = {
             stage: {entry.name: frozenset(entry.stages[stage]) for entry in entries if stage in entry.stages}
             for stage in Stage

@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from policies.bundle import configured
 from policies.in_force import rollout_of
 from policies.service import effective_bundle
 from proxy.identity import ANONYMOUS
@@ -241,7 +242,10 @@ async def policies(settings: Settings) -> Finding:
         modes = rollout_of(settings.policies, bundle).modes([entry.name for entry in bundle.policies], ANONYMOUS, None)
     except ValueError as error:
         return Finding("policies", "broken", str(error), "`serve` does not start")
-    said = ", ".join(f"{name} {mode.value}" for name, mode in modes.items())
+    idle = {entry.name for entry in bundle.policies if not configured(entry, bundle.data)}
+    said = ", ".join(
+        f"{name} {mode.value}{' (not asked: no data)' if name in idle else ''}" for name, mode in modes.items()
+    )
     return Finding("policies", "ok", f"{settings.policies.engine} engine, bundle {bundle.digest[:19]}: {said}")
 
 

@@ -155,8 +155,13 @@ class DataPlane:
     def describe(self) -> str:
         """The policies in force, in one line."""
         policies = self.policies
-        modes = ", ".join(f"{name} {mode.value}" for name, mode in sorted(policies.of(ANONYMOUS, None).modes.items()))
+        of_all = policies.of(ANONYMOUS, None)
+        modes = ", ".join(
+            f"{name} {mode.value}" for name, mode in sorted(of_all.modes.items()) if name not in of_all.idle
+        )
         said = f"policies ({policies.engine}, bundle {policies.digest.removeprefix('sha256:')[:12]}): {modes}"
+        if of_all.idle:
+            said += f"; not asked, because `policies.data` gives them nothing: {', '.join(of_all.idle)}"
         if self.settings.policies.rollout is not None:
             said += f"; by the roll-out {self.settings.policies.rollout} some agents may have others"
         if policies.strangers:

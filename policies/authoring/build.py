@@ -92,6 +92,7 @@ def entry_of(policy: PolicySources, modules: Mapping[str, Module], reader: Reade
             stages=stages,
             holds=_holds(custom.get("hold"), stages),
             patterns=[str(name) for name in custom.get("patterns") or []],
+            needs=[str(name) for name in custom.get("needs") or []],
         )
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]

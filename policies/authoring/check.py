@@ -29,18 +29,13 @@ from policies.authoring.build import (
 from policies.authoring.opa_tool import OpaFailedError, OpaTool
 from policies.authoring.references import Module, Reader, Tree, references
 from policies.authoring.sources import SourceTree
+from policies.builtins import refused, why
 from policies.bundle import PolicyEntry
 from policies.engines import embedded as _embedded  # gives opa-py-wasm room for modules with many constants
 from policies.model import TEXT_STAGES
 from policies.schemas import INPUT_SCHEMA
 from policies.text_rules import HoldError, require_hold
 from serving.patterns import shipped_patterns
-
-DIFFERENT_BETWEEN_ENGINES = {
-    "sprintf": "it prints numbers differently on the two engines; messages are constants, and `concat` joins strings"
-}
-REFUSED_PREFIXES = ("time.", "http.", "rand.", "uuid.", "opa.runtime", "net.lookup", "io.jwt", "crypto.", "yaml.")
-_DECIDES_ALONE = "a decision depends on nothing but its input and the bundle"
 
 _TAKES_ANY_TYPE = frozenset(
     {
@@ -88,6 +83,7 @@ def check(tree: SourceTree, opa: OpaTool) -> Report:
         entry = entry_of(policy, modules, reader, opa)
         entries.append(entry)
         problems += _holds(entry, first)
+        problems += _needs(entry, policy.data, first)
         if not policy.tests:
             problems.append(Problem("warning", first, 1, "no test: write policy_test.rego beside it"))
         for file in policy.modules:
@@ -105,6 +101,13 @@ def _holds(entry: PolicyEntry, file: str) -> Iterator[Problem]:
                 require_hold(entry, stage, shipped_patterns())
             except HoldError as error:
                 yield Problem("error", file, 1, str(error))
+
+
+def _needs(entry: PolicyEntry, data: Mapping[str, Any] | None, file: str) -> Iterator[Problem]:
+    """A policy that needs data that nobody can find would never be asked."""
+    for key in entry.needs:
+        if key not in (data or {}):
+            yield Problem("error", file, 1, f"needs {key}, but its data.json has none; write it there, empty or not")
 
 
 def _compiler_problems(tree: SourceTree, opa: OpaTool) -> Iterator[Problem]:
@@ -167,11 +170,8 @@ def _host_builtins(
         for bodies in parsed.rules.values():
             for reference in references(bodies, file):
                 name = ".".join((reference.head, *reference.path))
-                if name in needed:
-                    reason = DIFFERENT_BETWEEN_ENGINES.get(name)
-                    if reason is None:
-                        reason = _DECIDES_ALONE if name.startswith(REFUSED_PREFIXES) else "only a server has it"
-                    yield Problem("error", file, reference.row, f"builtin {name} is refused: {reason}")
+                if name in needed or refused(name, file):
+                    yield Problem("error", file, reference.row, f"builtin {name} is refused: {why(name)}")
 
 
 def _handed_over(module: Module) -> list[Problem]:

@@ -132,6 +132,8 @@ def _policies_table(entries: list[PolicyEntry]) -> Table:
             colour = "green" if mode is Mode.ENFORCE else "dim"
             if entry.patterns:
                 shown += f" (of {', '.join(entry.patterns)})"
+            if entry.needs:
+                shown += f"; idle without {' or '.join(entry.needs)}"
             table.add_row(entry.name, f"[{colour}]{mode.value}[/]", stage.value, _held(entry, stage), escape(shown))
     return table
 

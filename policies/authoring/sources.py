@@ -4,6 +4,8 @@
       acme/deploys/policy.rego          package interlock.policies.acme.deploys
       acme/deploys/policy_test.rego     package interlock.policies.acme.deploys_test
       acme/deploys/data.json            data.acme.deploys
+    acme/deploys/cases.json           beside the data for its tests; in no bundle
+    acme/deploys/examples/….json      exchanges that it stops and lets by (``policies.authoring.examples``)
 
 The shipped library is such a tree. Another one is laid over it, so that its policies can use the shared helpers;
 a policy of the same name replaces the shipped one.
@@ -19,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 LIBRARY = Path(__file__).parent.parent / "library"
+
+EXAMPLES = "examples"
 
 _NAME = re.compile(r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")
 _RESERVED = frozenset({"lib", "entry", "policies"})
@@ -37,6 +41,7 @@ class PolicySources:
     modules: dict[str, Path] = field(default_factory=dict)
     tests: dict[str, Path] = field(default_factory=dict)
     cases: list[Path] = field(default_factory=list)
+    examples: list[Path] = field(default_factory=list)
     data: dict[str, Any] | None = None
 
     @property
@@ -77,6 +82,7 @@ def read_tree(root: Path) -> SourceTree:
         raise SourceError(f"{root}: no such folder")
     policies: dict[str, PolicySources] = {}
     library: dict[str, Path] = {}
+    folders: dict[str, list[Path]] = {}
     for path in sorted(root.rglob("*")):
         steps = path.relative_to(root).parts
         if not path.is_file() or any(step.startswith(".") for step in steps):
@@ -86,6 +92,9 @@ def read_tree(root: Path) -> SourceTree:
                 library["/".join(steps)] = path
             continue
         if path.suffix not in (".rego", ".json"):
+            continue
+        if len(steps) == 4 and steps[2] == EXAMPLES and path.suffix == ".json":
+            folders.setdefault(f"{steps[0]}.{steps[1]}", []).append(path)
             continue
         if len(steps) != 3:
             raise SourceError(f"{path}: expected {root}/<owner>/<name>/{path.name}")
@@ -98,6 +107,8 @@ def read_tree(root: Path) -> SourceTree:
         name = f"{owner}.{short}"
         policy = policies.setdefault(name, PolicySources(name, path.parent))
         _place(policy, "/".join(steps), file, path)
+    for name, examples in folders.items():
+        policies.setdefault(name, PolicySources(name, examples[0].parents[1])).examples = examples
     for policy in policies.values():
         if not policy.modules:
             raise SourceError(f"{policy.folder}: no policy.rego")

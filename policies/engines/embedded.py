@@ -25,6 +25,7 @@ from opapywasm import (
     PolicyConfig,
 )
 
+from policies.builtins import require_alike
 from policies.bundle import Bundle, BundleError, alone, together
 from policies.engines.base import Cause, EngineError
 from policies.engines.quick import UNDEFINED, QuickModule
@@ -39,7 +40,8 @@ MEMORY_PAGES = 2048  # of 64 KiB each: 128 MiB
 class EmbeddedEngine:
     """Evaluates a bundle's ``policy.wasm``. Built by the constructor; :meth:`start` has nothing to do.
 
-    Raises :class:`BundleError` if the module cannot be used, or needs a builtin that only a server has.
+    Raises :class:`BundleError` if the module cannot be used, or needs a builtin that only a server has or that gives
+    another answer there.
     """
 
     name = "embedded"
@@ -56,12 +58,11 @@ class EmbeddedEngine:
             self._module = QuickModule(bundle.wasm, json.dumps(bundle.data).encode(), config)
         except OpaWasmError as error:
             raise BundleError(f"policy.wasm cannot be used: {error}") from error
-        if self._module.missing_builtins:
-            missing = ", ".join(self._module.missing_builtins)
+        try:
+            require_alike(bundle, self._module.missing_builtins)
+        except BundleError:
             self._module.close()
-            raise BundleError(
-                f"the bundle needs {missing}, which only an OPA server has; `interlock policy check` names the line"
-            )
+            raise
 
     async def start(self) -> None:
         """Nothing: it is ready when it is built."""

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from opa_client.opa_async import AsyncOpaClient
 
+from policies.builtins import require_alike
 from policies.bundle import Bundle, alone, together
 from policies.engines.base import Cause, EngineError
 from policies.model import Stage
@@ -27,7 +28,8 @@ class OpaEngine:
     """``url``: ``http[s]://host:port`` of the server; ``token``: its bearer token.
 
     The client keeps connections open between questions; :meth:`start` opens no connection, so a server that
-    comes up later is found by the next question.
+    comes up later is found by the next question. Raises :class:`BundleError` for policies that use a builtin that would
+    answer otherwise on the other engine, and ``ValueError`` for a URL of another form.
     """
 
     name = "opa"
@@ -36,6 +38,7 @@ class OpaEngine:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
             raise ValueError(f"policies.opa_url: {url!r} is not of the form http://host:port")
+        require_alike(bundle)
         self._bundle = bundle
         self._timeout = timeout_seconds
         self._client = AsyncOpaClient(

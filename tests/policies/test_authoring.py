@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from policies.authoring.build import build
 from policies.authoring.check import check, without_null
 from policies.authoring.cli import add_policy_commands
 from policies.authoring.opa_tool import VARIABLE, OpaFailedError, OpaTool
@@ -232,6 +233,31 @@ def test_the_check_names_the_line_and_what_is_wrong(
 )
 def test_the_check_is_content_with_the_helper_and_with_comparisons(opa: OpaTool, tmp_path: Path, body: str) -> None:
     assert problems(opa, tmp_path, body) == []
+
+
+def test_what_a_policy_needs_stands_in_its_data(
+    opa: OpaTool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs = "# METADATA\n# title: t\n# custom:\n#   needs: [limit, names]\n" + POLICY
+    root = write_policies(tmp_path, TREE | {"acme/seen/policy.rego": needs})
+    (problem,) = check(tree_to_build(root, with_library=False), opa).problems
+    assert (problem.level, problem.text) == (
+        "error",
+        "needs names, but its data.json has none; write it there, empty or not",
+    )
+    (root / "acme/seen/data.json").write_text('{"limit": 3, "names": []}')
+    assert interlock("check", root, "--no-library") == 0
+    assert "idle without" in capsys.readouterr().out
+    assert build(tree_to_build(root, with_library=False), opa).policy("acme.seen").needs == ["limit", "names"]
+
+
+def test_examples_lie_beside_a_policy_and_are_in_no_bundle(opa: OpaTool, tmp_path: Path) -> None:
+    root = write_policies(tmp_path, TREE | {"acme/seen/examples/stopped.json": "{}"})
+    tree = tree_to_build(root, with_library=False)
+    assert tree.policies["acme.seen"].examples == [root / "acme/seen/examples/stopped.json"]
+    assert not any("examples" in name for name in build(tree, opa).files())
+    with pytest.raises(SourceError, match=r"no policy\.rego"):
+        read_tree(write_policies(tmp_path / "b", {"acme/other/examples/stopped.json": "{}"}))
 
 
 def test_the_shipped_library_has_no_problem(opa: OpaTool, capsys: pytest.CaptureFixture[str]) -> None:

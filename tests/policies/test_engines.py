@@ -231,3 +231,45 @@ async def test_an_opa_that_has_no_time_left_is_the_engines_fault(opa_binary: Pat
 def test_an_opa_url_with_a_path_is_refused() -> None:
     with pytest.raises(ValueError, match="opa_url"):
         opa_engine(Bundle.load(), "http://127.0.0.1:8181/v1/data")
+
+
+NUMBERS = """\
+package interlock.policies.acme.numbers
+
+# to_number( in a comment and "json.unmarshal(" in a string are none
+tool_call contains {"id": "x", "severity": "low", "action": "flag", "message": "to_number(x)", "tags": []} if {
+	text := `
+json.unmarshal(
+`
+	text != ""
+	to_number(input.call.name) > 0
+}
+"""
+
+
+@pytest.mark.opa
+def test_a_builtin_that_answers_otherwise_on_the_other_engine_is_refused_by_both_with_policy_and_line(
+    opa_binary: Path, tmp_path: Path
+) -> None:
+    bundle = built(opa_binary, tmp_path, {"acme/numbers/policy.rego": NUMBERS, "acme/clock/policy.rego": CLOCK})
+    said = (
+        r"^policy acme\.clock, acme/clock/policy\.rego:3: builtin time\.now_ns is refused: a decision depends .*; "
+        r"policy acme\.numbers, acme/numbers/policy\.rego:9: builtin to_number is refused: .*values\.number$"
+    )
+    with pytest.raises(BundleError, match=said):
+        EmbeddedEngine(bundle, 1)
+    with pytest.raises(BundleError, match=said):
+        opa_engine(bundle, "http://127.0.0.1:8181")
+
+
+@pytest.mark.opa
+def test_a_builtin_that_the_embedded_engine_lacks_is_refused_with_policy_and_line(
+    opa_binary: Path, tmp_path: Path
+) -> None:
+    rego = ALWAYS.format(name="parts", action="flag").replace(
+        "if input.call.name", 'if regex.split("a", input.call.name)'
+    )
+    bundle = built(opa_binary, tmp_path, {"acme/parts/policy.rego": rego})
+    said = r"policy acme\.parts, acme/parts/policy\.rego:9: builtin regex\.split is refused: only a server has it"
+    with pytest.raises(BundleError, match=said):
+        EmbeddedEngine(bundle, 1)
