@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from policies.bundle import Bundle, Manifest, PolicyEntry
+from policies.bundle import Bundle, Manifest, PolicyEntry, configured
 from policies.engines.base import EngineError
 from policies.engines.embedded import EmbeddedEngine
 from policies.model import Action, Mode, Signal, Stage
@@ -261,3 +261,38 @@ async def test_policies_that_find_nothing_again_are_still_asked_each_time() -> N
     assert [one.action for one in (first, second, third)] == [Action.ALLOW, Action.DENY, Action.ALLOW]
     assert third.model_dump(exclude={"duration_us"}) == first.model_dump(exclude={"duration_us"})
     assert len(engine.documents) == 3
+
+
+def needing(data: dict[str, Any], *needs: str) -> PolicySet:
+    entry = PolicyEntry(
+        name="a.a", stages={Stage.REQUEST: ["request.tools"], Stage.TOOL_CALL: ["call.name"]}, needs=list(needs)
+    )
+    manifest = Manifest(digest="sha256:x", opa="1", wasm_sha256="", policies=[entry])
+    return PolicySet(Bundle(manifest, {}, data, b""), ScriptedEngine({"a.a": [DENY]}), {"a.a": Mode.ENFORCE})
+
+
+@pytest.mark.parametrize("empty", [None, [], {}, "", 0, False])
+async def test_a_policy_whose_data_is_empty_is_not_asked_and_reads_nothing(empty: Any) -> None:
+    policies = needing({"a": {"a": {"list": empty, "other": [1]}}}, "list", "missing")
+
+    assert not policies.in_force(Stage.REQUEST) and not policies.enforced(Stage.TOOL_CALL)
+    assert policies.reads(Stage.REQUEST) == frozenset()
+    assert policies.idle == {"a.a": ["list", "missing"]}
+    decision = await policies.decide(shell("ls"))
+    assert (decision.action, decision.asked) == (Action.ALLOW, [])
+
+
+@pytest.mark.parametrize("data", [{"list": ["x"]}, {"more": {"x": 1}}, {"list": [], "more": 0.5}])
+async def test_a_policy_is_asked_as_soon_as_one_of_what_it_needs_is_set(data: dict[str, Any]) -> None:
+    policies = needing({"a": {"a": data}}, "list", "more")
+
+    assert policies.enforced(Stage.REQUEST) and policies.idle == {}
+    assert (await policies.decide(shell("ls"))).action is Action.DENY
+
+
+def test_settings_wake_a_policy_of_the_library() -> None:
+    without = effective_bundle(PolicySettings(), {})
+    given = effective_bundle(PolicySettings(data={"interlock.models": {"models": ["tiny"]}}), {})
+    entry = without.policy("interlock.models")
+    assert not configured(entry, without.data) and configured(entry, given.data)
+    assert configured(without.policy("interlock.shell"), {})

@@ -118,7 +118,7 @@ candidates contains text if {
 
 text_of_a_file(path) if lower(path[count(path) - 1]) in settings.file_text_names
 
-decoded_json(text) := json.unmarshal(text) if substring(trim_space(text), 0, 1) in {"[", "{"}
+decoded_json(text) := values.from_json(text) if substring(trim_space(text), 0, 1) in {"[", "{"}
 
 judged_object if shell_tool
 
