@@ -12,6 +12,9 @@ A bundle is a folder (or the same as ``.tar.gz``) that an OPA server takes as it
 The digest covers the sources and the data, so two bundles with one digest decide alike. Settings may lay their
 own data over a policy's (:meth:`Bundle.with_data`); that gives another digest, and an OPA server must then be
 given that bundle (:meth:`Bundle.write`), because its answers carry the digest as their revision.
+
+A signature in the manifest is over all of the manifest, and so over sources, data and module by their digests; whoever
+loads the bundle verifies it, whichever engine evaluates it.
 """
 
 from __future__ import annotations
@@ -21,16 +24,19 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from policies.model import INPUT_VERSION, TEXT_STAGES, Severity, Stage
+from policies.signing import SignatureError, sign, verify
 
 FORMAT = 1
+LABEL = "bundle"
 ENTRY_PACKAGE = "interlock.entry"
 POLICY_PACKAGE = "interlock.policies"
 LIBRARY_BUNDLE = Path(__file__).parent / "library.bundle"
@@ -90,7 +96,11 @@ class Manifest(_Part):
     opa: str = Field(description="Version of the OPA that compiled it.")
     wasm_sha256: str
     policies: list[PolicyEntry]
-    signature: str | None = Field(default=None, description="Reserved for the signed bundle.")
+    signature: str | None = Field(default=None, description="By one of the keys that the settings name.")
+
+    def signed_bytes(self) -> bytes:
+        """What a signature is over: all of it, and so sources, data and module by their digests."""
+        return self.model_copy(update={"signature": None}).model_dump_json(exclude_none=True).encode()
 
 
 @dataclass(frozen=True)
@@ -149,6 +159,20 @@ class Bundle:
         if hashlib.sha256(files["policy.wasm"]).hexdigest() != manifest.wasm_sha256:
             raise BundleError(f"{where}: policy.wasm is not the one that was built; build it again")
         return cls(manifest, sources, data, files["policy.wasm"])
+
+    def signed(self, key: Ed25519PrivateKey) -> Bundle:
+        """The bundle with a signature."""
+        line = sign(key, LABEL, self.manifest.signed_bytes())
+        return replace(self, manifest=self.manifest.model_copy(update={"signature": line}))
+
+    def require_signature(self, keys: Sequence[str], where: str) -> None:
+        """Raises :class:`BundleError` unless one of ``keys`` (public keys) has signed it."""
+        if self.manifest.signature is None:
+            raise BundleError(f"{where}: is not signed; build it with `interlock policy build --sign KEY`")
+        try:
+            verify(keys, LABEL, self.manifest.signed_bytes(), self.manifest.signature, where)
+        except SignatureError as problem:
+            raise BundleError(str(problem)) from None
 
     def with_data(self, settings: Mapping[str, Mapping[str, Any]]) -> Bundle:
         """The bundle with ``settings`` (policy → data) laid over its data: objects are merged, all else is

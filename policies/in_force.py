@@ -19,7 +19,7 @@ from policies.engines.base import Engine
 from policies.engines.embedded import EmbeddedEngine
 from policies.engines.opa import OpaEngine
 from policies.fail_open import FailOpen
-from policies.model import Mode
+from policies.model import Mode, Stage
 from policies.modes import modes_in_force
 from policies.rollout import SOON, Exempted, Rollout, RolloutError
 from policies.service import PolicySet, effective_bundle
@@ -72,6 +72,12 @@ class Policies:
 
     async def start(self) -> None:
         await self._engine.start()
+
+    async def prove(self) -> None:
+        """Ask the engine once. Raises :class:`EngineError` if it does not answer, or serves another bundle."""
+        stages = [stage for stage in Stage if any(stage in entry.stages for entry in self.bundle.policies)]
+        if stages:
+            await self._engine.ask_all(stages[0], b"{}")
 
     async def close(self) -> None:
         await self._engine.close()

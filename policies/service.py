@@ -236,8 +236,13 @@ def _excepted(excepting: Excepting, policy: str, finding: str) -> str | None:
 
 def effective_bundle(settings: PolicySettings, agents: Mapping[str, AgentSettings]) -> Bundle:
     """The bundle of the settings with the data of the settings laid over it. An OPA server must be started
-    with exactly this one (``effective_bundle(…).write(folder)``): its digest is the revision asked for."""
-    return with_settings(Bundle.load(settings.bundle), settings, agents)
+    with exactly this one (``effective_bundle(…).write(folder)``): its digest is the revision asked for.
+
+    Raises :class:`BundleError`, for a signature that is missing or wrong too."""
+    bundle = Bundle.load(settings.bundle)
+    if settings.bundle_keys:
+        bundle.require_signature(settings.bundle_keys, str(settings.bundle))
+    return with_settings(bundle, settings, agents)
 
 
 def with_settings(bundle: Bundle, settings: PolicySettings, agents: Mapping[str, AgentSettings]) -> Bundle:

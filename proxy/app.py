@@ -17,6 +17,7 @@ import uvloop
 from proxy.launches import Launches
 from proxy.operators import Operators
 from proxy.plane import DataPlane
+from proxy.reloading import with_bundle
 from proxy.setup import State, in_private_folder, introduction, listen_admin
 from proxy.state import OwnRuns
 from proxy.workers.parent import Parent
@@ -47,10 +48,18 @@ class Interlock:
 
     async def _start(self) -> None:
         settings = self.settings = in_private_folder(self.settings)
-        settings = await Launches(self._stack, self.notices).start(settings)
+        settings = await with_bundle(settings, self.notices)
+        launches = Launches(self._stack, self.notices)
+        own_opa = settings.policies.engine == "opa" and settings.policies.opa_url is None
+        settings = await launches.start(settings)
         settle_abandoned(settings.state_dir, range(1))
         state = State(settings)
-        plane = DataPlane(settings, runs=OwnRuns(state.runs), admission=state.admission)
+        plane = DataPlane(
+            settings,
+            runs=OwnRuns(state.runs),
+            admission=state.admission,
+            serve=launches.serve_bundle if own_opa else None,
+        )
         await plane.start()
         self._plane = plane
         self._stack.push_async_callback(plane.stop)

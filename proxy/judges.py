@@ -14,8 +14,12 @@ class Judges:
     """``make`` gives the judge for a set of policies. An exchange keeps the judge that it began with."""
 
     def __init__(self, policies: Policies, make: Callable[[PolicySet], Judge]) -> None:
-        self.policies = policies
         self._make = make
+        self.use(policies)
+
+    def use(self, policies: Policies) -> None:
+        """From now on, for exchanges that begin."""
+        self.policies = policies
         self._judges: dict[PolicySet, Judge] = {}
 
     def of(self, agent: Agent) -> Judge:

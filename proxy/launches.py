@@ -6,8 +6,10 @@ need not know who started it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
@@ -20,7 +22,7 @@ from serving.launch.nemo import NemoServer
 from serving.launch.opa import OpaServer
 from serving.launch.process import Child, ChildSpec
 from serving.launch.vllm import VllmServer
-from serving.settings import OtlpSettings, Settings
+from serving.settings import OtlpSettings, PolicySettings, Settings
 from tracing.exporter import exporter_command, exporter_settings
 from tracing.sinks import SinkAway, find_experiment
 
@@ -31,6 +33,8 @@ class Launches:
     def __init__(self, stack: contextlib.AsyncExitStack, notices: list[str]) -> None:
         self._stack = stack
         self._notices = notices
+        self._opa_settings: Settings | None = None
+        self._opas = 0
 
     async def start(self, settings: Settings) -> Settings:
         """All that the settings ask for; gives them with where it runs. Raises what does not start."""
@@ -69,14 +73,30 @@ class Launches:
 
     async def _opa(self, settings: Settings) -> Settings:
         """An OPA of our own that serves the very bundle that decisions will be compared with."""
-        bundle = settings.state_dir / "opa" / "bundle"
-        effective_bundle(settings.policies, settings.agents).write(bundle)
-        server = OpaServer(settings.policies, bundle, settings.state_dir)
-        self._stack.push_async_callback(server.stop)
-        await server.start()
-        self._notices.append(f"launched OPA on {server.url}")
+        policies, stop = await self._serving(settings)
+        self._opa_settings = settings
+        self._stack.push_async_callback(stop)
+        self._notices.append(f"launched OPA on {policies.opa_url}")
+        return settings.model_copy(update={"policies": policies})
+
+    async def serve_bundle(self) -> tuple[PolicySettings, Callable[[], Awaitable[None]]]:
+        """Another OPA of our own, with the bundle as it is on disk now; gives where it is, and what ends it."""
+        assert self._opa_settings is not None
+        return await self._serving(self._opa_settings)
+
+    async def _serving(self, settings: Settings) -> tuple[PolicySettings, Callable[[], Awaitable[None]]]:
+        effective = await asyncio.to_thread(effective_bundle, settings.policies, settings.agents)
+        self._opas += 1
+        folder = settings.state_dir / "opa" / str(self._opas % 2)  # the one before may still be read
+        effective.write(folder / "bundle")
+        server = OpaServer(settings.policies, folder / "bundle", settings.state_dir, folder)
+        try:
+            await server.start()
+        except BaseException:
+            await server.stop()
+            raise
         where = {"opa_url": server.url, "opa_token": SecretStr(server.token)}
-        return settings.model_copy(update={"policies": settings.policies.model_copy(update=where)})
+        return settings.policies.model_copy(update=where), server.stop
 
     def _exporter(self, settings: Settings) -> None:
         """The exporter is supervised like any child; what it missed it makes up from the journal."""

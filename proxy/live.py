@@ -18,6 +18,16 @@ KILLED = "Interlock ended this answer here (rule: run_killed): an operator stopp
 _log = logging.getLogger(__name__)
 
 
+class _Epoch:
+    """The requests that began between two changes of the policies."""
+
+    __slots__ = ("empty", "underway")
+
+    def __init__(self) -> None:
+        self.underway = 0
+        self.empty: asyncio.Event | None = None
+
+
 class Live:
     """``idle`` is set while no request is under way."""
 
@@ -26,17 +36,34 @@ class Live:
         self._streams: dict[str, aiohttp.StreamReader] = {}
         self._settling: set[asyncio.Task[None]] = set()
         self._underway = 0
+        self._epoch = _Epoch()
         self.idle = asyncio.Event()
         self.idle.set()
 
-    def request_begun(self) -> None:
+    def request_begun(self) -> _Epoch:
+        """Gives what :meth:`request_over` is to be told."""
         self._underway += 1
         self.idle.clear()
+        self._epoch.underway += 1
+        return self._epoch
 
-    def request_over(self) -> None:
+    def request_over(self, epoch: _Epoch) -> None:
         self._underway -= 1
+        epoch.underway -= 1
+        if not epoch.underway and epoch.empty is not None:
+            epoch.empty.set()
         if not self._underway:
             self.idle.set()
+
+    async def passed(self) -> None:
+        """Wait until every request that is under way now is over, and on record."""
+        epoch, self._epoch = self._epoch, _Epoch()
+        if epoch.underway:
+            epoch.empty = asyncio.Event()
+            await epoch.empty.wait()
+        settling = set(self._settling)
+        if settling:
+            await asyncio.wait(settling)
 
     def admitted(self, x: Exchange) -> None:
         """From here on a kill finds the exchange. Called in the task that it is handled in."""

@@ -13,7 +13,6 @@ import contextlib
 import functools
 import gc
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 from aiohttp import web
 
@@ -32,6 +31,7 @@ from proxy.judge import Judge
 from proxy.judges import Judges
 from proxy.recorder import Recorder
 from proxy.relay import Relay
+from proxy.reloading import Reloader, Serve, fetched_bundle
 from proxy.share import ShareMeter
 from proxy.state import Alerts, Runs
 from serving.patterns import shipped_redactor
@@ -63,8 +63,10 @@ class DataPlane:
         alerts: Alerts | None = None,
         share: ShareMeter | None = None,
         worker: int = 0,
+        serve: Serve | None = None,
     ) -> None:
         self.settings = settings
+        self._serve = serve
         self.metrics = Metrics()
         self.url = ""
         self._worker = worker
@@ -86,9 +88,9 @@ class DataPlane:
 
     async def _start(self) -> None:
         settings, metrics = self.settings, self.metrics
-        policies = self.policies = Policies.load(settings.policies, settings.agents)
+        policies = Policies.load(settings.policies, settings.agents)
         await policies.start()
-        self._stack.push_async_callback(policies.close)
+        self._stack.push_async_callback(lambda: self.judges.policies.close())
         journal = self.journal = open_journal(settings, self._worker, policies.digest, policies.rollout.digest)
         self._stack.callback(journal.close)
         metrics.watch_journal(journal)
@@ -110,6 +112,7 @@ class DataPlane:
                 facts=facts,
             )
 
+        self.judges = Judges(policies, judge)
         upstream = Upstream(settings.upstream, settings.limits)
         self._stack.push_async_callback(upstream.close)
         self.relay = Relay(
@@ -118,7 +121,7 @@ class DataPlane:
             identifier=Identifier(settings),
             runs=self._runs,
             admission=admission,
-            judges=Judges(policies, judge),
+            judges=self.judges,
             recorder=recorder,
             beside=beside,
             metrics=metrics,
@@ -128,7 +131,28 @@ class DataPlane:
         self._stack.push_async_callback(every(60.0, recorder.expire_alerts))
         self._stack.push_async_callback(every(2.0, self.relay.holes.give_back))
         recorder.exceptions_end(policies)
-        self._stack.push_async_callback(every(300.0, partial(recorder.exceptions_end, policies)))
+        self._stack.push_async_callback(every(300.0, lambda: recorder.exceptions_end(self.judges.policies)))
+        if settings.policies.reload_seconds:
+            self._watch_policies(settings, recorder)
+
+    def _watch_policies(self, settings: Settings, recorder: Recorder) -> None:
+        reloader = Reloader(
+            settings,
+            self.judges,
+            self.relay.live,
+            recorder,
+            fetched=fetched_bundle(settings),
+            serve=self._serve,
+        )
+        watching = asyncio.create_task(reloader.watch())
+
+        async def end() -> None:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+            await reloader.close()
+
+        self._stack.push_async_callback(end)
 
     async def listen(self) -> None:
         """Take connections; ``url`` says where."""
@@ -154,7 +178,7 @@ class DataPlane:
 
     def describe(self) -> str:
         """The policies in force, in one line."""
-        policies = self.policies
+        policies = self.judges.policies
         of_all = policies.of(ANONYMOUS, None)
         modes = ", ".join(
             f"{name} {mode.value}" for name, mode in sorted(of_all.modes.items()) if name not in of_all.idle

@@ -97,7 +97,7 @@ class Relay:
         self._identifier = identifier
         self._runs = runs
         self._admission = admission
-        self._judges = judges
+        self.judges = judges
         self._recorder = recorder
         self._beside = beside
         self._metrics = metrics
@@ -122,14 +122,14 @@ class Relay:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request. What is not carried is answered here, in the caller's dialect."""
-        self.live.request_begun()
+        epoch = self.live.request_begun()
         try:
             return await self._route(request)
         except Refuse as refusal:
             self._metrics.refused(refusal.code)
             return refusal_answer(refusal, request.raw_path)
         finally:
-            self.live.request_over()
+            self.live.request_over(epoch)
 
     # -- accept and identify -----------------------------------------------------------------------
 
@@ -172,7 +172,7 @@ class Relay:
     async def _understand(self, request: web.BaseRequest, sent: _Sent, agent: Agent, endpoint: str) -> Exchange | None:
         """The exchange that a request begins; None if no strict reader takes its body. It alone holds what was read:
         a long history in the frame of a handler would stay there until the answer is over."""
-        judge = self._judges.of(agent)
+        judge = self.judges.of(agent)
         known = (endpoint, sent.headers, sent.body, self._settings.limits.json_depth, judge.surfaces())
         read = read_request(*known) if len(sent.body) < _LARGE else await asyncio.to_thread(read_request, *known)
         if read is None:
@@ -192,7 +192,7 @@ class Relay:
         """An answer that was made before is fetched, or cancelled: judged like any, as an answer to what was asked."""
         fetch = read_fetch(request.raw_path)
         body = await read_body(request, self._settings.limits.request_bytes)
-        judge = self._judges.of(agent)
+        judge = self.judges.of(agent)
         kept = self._answers.find(fetch.answer_id, agent.name)
         if kept is None:
             answer = await self._open(request.method, request.raw_path, headers, body)

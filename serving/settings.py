@@ -144,7 +144,15 @@ class PolicySettings(_Section):
     engine: Literal["embedded", "opa"] = "embedded"
     """`embedded` evaluates OPA's WebAssembly in process; `opa` asks an OPA server."""
     bundle: UserPath | None = None
-    """A bundle folder made by `interlock policy build`; null: the shipped library."""
+    """A bundle made by `interlock policy build`, a folder or `.tar.gz`; null: the shipped library."""
+    bundle_url: HttpUrl | None = None
+    """Where to fetch the bundle (`.tar.gz`); the last good one stays in the state folder. Needs `bundle_keys`."""
+    bundle_token: Secret | None = None
+    """Bearer token for `bundle_url`."""
+    bundle_keys: list[str] = []
+    """Public keys, one of which must have signed the bundle; empty: it need not be signed."""
+    reload_seconds: Annotated[float, Field(ge=0)] = 5.0
+    """How often to look whether bundle or roll-out have changed; 0: never."""
     opa: UserPath | None = None
     """The `opa` command; null: the one on PATH."""
     opa_url: HttpUrl | None = None

@@ -17,6 +17,7 @@ from proxy.launches import Launches
 from proxy.operators import Operators
 from proxy.plane import every, make_recorder, open_journal
 from proxy.recorder import Recorder
+from proxy.reloading import with_bundle
 from proxy.setup import State, in_private_folder, introduction, listen_admin
 from proxy.workers.desk import Desk
 from proxy.workers.order import command, order
@@ -61,6 +62,7 @@ class Parent:
         port = reserve(settings.listen.host, settings.listen.port, self._keep)
         listen = settings.listen.model_copy(update={"port": port})
         settings = settings.model_copy(update={"listen": listen})
+        settings = await with_bundle(settings, self.notices)
         settings = await Launches(self._stack, self.notices).start(settings)
         journal = self._journal = open_journal(settings)
         self._stack.callback(journal.close)

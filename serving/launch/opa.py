@@ -63,9 +63,10 @@ def opa_spec(command: str, bundles: tuple[Path, ...], port: int, log: Path) -> C
 
 class OpaServer:
     """A launched OPA that serves the bundle folder ``bundle``. ``url`` and ``token`` are what a client needs;
-    both outlive restarts. Its log is ``<state_dir>/logs/opa.log``. Raises ``LaunchError`` without a command."""
+    both outlive restarts. ``folder`` is where its authorization lies, its own while another one runs.
+    Its log is ``<state_dir>/logs/opa.log``. Raises ``LaunchError`` without a command."""
 
-    def __init__(self, policies: PolicySettings, bundle: Path, state_dir: Path) -> None:
+    def __init__(self, policies: PolicySettings, bundle: Path, state_dir: Path, folder: Path | None = None) -> None:
         command = find_command(policies.opa, "opa")
         if command is None:
             raise LaunchError(
@@ -75,7 +76,7 @@ class OpaServer:
         port = free_loopback_port()
         self.url = f"http://127.0.0.1:{port}"
         self.token = secrets.token_urlsafe(32)
-        authz = write_authz(state_dir / "opa", self.token)
+        authz = write_authz(folder or state_dir / "opa", self.token)
         spec = opa_spec(command, (bundle, authz), port, state_dir / "logs" / "opa.log")
         probe = http_probe(self.url + "/health?bundles", headers={"Authorization": f"Bearer {self.token}"})
         self.child = Child(spec, probe=probe, watch=Watch(ready=30.0))

@@ -1,0 +1,199 @@
+"""Policies that change while traffic flows: what is found anew is loaded beside what is in force, and takes its place.
+
+How to think about it. An exchange keeps the judge that it began with, so no decision is made by half of one set and
+half of another. Another bundle or roll-out is read, verified and compiled in a thread; only when all of that is done,
+and the engine answers, do new exchanges get it. Where any of it fails, what was in force stays in force, and an alert
+says what is wrong until it is mended. The old set's engine is closed when the last exchange that began with it is over.
+
+A file that is being written looks broken: so a change is acted upon when two looks in a row see the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from policies.bundle import BundleError
+from policies.engines.base import EngineError
+from policies.fetched import FetchedBundle
+from policies.in_force import Policies
+from proxy.judges import Judges
+from proxy.live import Live
+from proxy.recorder import Recorder
+from serving.settings import PolicySettings, Settings
+
+_log = logging.getLogger(__name__)
+
+_CAUSE, _SUBJECT = "policies_not_loaded", "policies"
+
+Stamp = tuple[tuple[str, int, int, int], ...]
+Serve = Callable[[], Awaitable[tuple[PolicySettings, Callable[[], Awaitable[None]]]]]
+"""Has an OPA of our own serve the bundle as it is now: gives the settings with where, and what ends that server."""
+
+
+def fetched_bundle(settings: Settings) -> FetchedBundle | None:
+    """Where the bundle is fetched from, if it is. Raises :class:`BundleError` for settings that contradict."""
+    if settings.policies.bundle_url is None:
+        return None
+    return FetchedBundle(settings.policies, settings.state_dir / "policies" / "bundle.tar.gz")
+
+
+async def with_bundle(settings: Settings, notices: list[str]) -> Settings:
+    """The settings with the bundle at hand, fetched if need be. Raises :class:`BundleError` if there is none."""
+    fetched = fetched_bundle(settings)
+    if fetched is None:
+        return settings
+    if settings.policies.bundle is not None:
+        raise BundleError("policies.bundle and policies.bundle_url both say where the bundle is; leave one out")
+    try:
+        await fetched.fetch()
+    except BundleError as problem:
+        if not fetched.path.exists():
+            raise
+        notices.append(f"the bundle of last time is in force: {problem}")
+    return settings.model_copy(update={"policies": settings.policies.model_copy(update={"bundle": fetched.path})})
+
+
+class Reloader:
+    """``fetched``: the bundle comes from a URL. ``serve``: Interlock runs the OPA server itself."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        judges: Judges,
+        live: Live,
+        recorder: Recorder,
+        *,
+        fetched: FetchedBundle | None = None,
+        serve: Serve | None = None,
+    ) -> None:
+        self._settings = settings
+        self._judges = judges
+        self._live = live
+        self._recorder = recorder
+        self._fetched = fetched
+        self._serve = serve
+        self._loaded = self._seen = self._stamp()
+        self._unusable = False  # what is on disk now
+        self._end: Callable[[], Awaitable[None]] | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    async def watch(self) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(self._settings.policies.reload_seconds)
+            try:
+                await self.look()
+            except Exception:
+                _log.exception("looking for changed policies failed")
+
+    async def look(self) -> bool:
+        """Look once; gives whether other policies are in force now."""
+        if self._fetched is not None:
+            try:
+                await self._fetched.fetch()
+            except BundleError as problem:
+                self._failed(str(problem))
+                return False
+        stamp = await asyncio.to_thread(self._stamp)
+        settled, self._seen = stamp == self._seen, stamp
+        if stamp == self._loaded:
+            if not self._unusable:
+                self._recorder.resolve(_CAUSE, _SUBJECT, "*")
+            return False
+        if not settled and self._fetched is None:
+            return False
+        self._loaded, self._unusable = stamp, True
+        return await self._load()
+
+    async def close(self) -> None:
+        """End what still waits for exchanges of an older set, and the OPA server of the newest."""
+        for task in list(self._retiring):
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+        if self._end is not None:
+            await self._end()
+
+    async def _load(self) -> bool:
+        wanted, end = self._settings.policies, None
+        try:
+            if self._serve is not None:
+                wanted, end = await self._serve()
+            policies = await asyncio.to_thread(Policies.load, wanted, self._settings.agents)
+            await policies.start()
+            try:
+                await policies.prove()
+            except BaseException:
+                await policies.close()
+                raise
+        except (ValueError, EngineError, OSError, RuntimeError) as problem:
+            if end is not None:
+                await end()
+            if not isinstance(problem, ValueError):
+                self._loaded = ()  # an engine may be there the next time: look again
+            self._failed(str(problem))
+            return False
+        before = self._judges.policies
+        if (policies.digest, policies.rollout.digest) == (before.digest, before.rollout.digest) and end is None:
+            await policies.close()
+            self._unusable = False
+            self._recorder.resolve(_CAUSE, _SUBJECT, "*")
+            return False
+        self._judges.use(policies)
+        old_end, self._end, self._unusable = self._end, end, False
+        self._recorder.resolve(_CAUSE, _SUBJECT, "*")
+        self._recorder.operated(
+            "interlock",
+            "policies_loaded",
+            policies.digest,
+            f"bundle {policies.digest}, roll-out {policies.rollout.digest}",
+        )
+        self._recorder.exceptions_end(policies)
+        _log.warning("other policies are in force: bundle %s, roll-out %s", policies.digest, policies.rollout.digest)
+        task = asyncio.get_running_loop().create_task(self._retire(before, old_end))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+        return True
+
+    async def _retire(self, policies: Policies, end: Callable[[], Awaitable[None]] | None) -> None:
+        try:
+            await self._live.passed()
+        finally:
+            with contextlib.suppress(Exception):
+                await policies.close()
+            if end is not None:
+                await end()
+
+    def _failed(self, problem: str) -> None:
+        _log.error("other policies could not be loaded, the old ones stay in force: %s", problem)
+        self._recorder.fire(
+            _CAUSE,
+            _SUBJECT,
+            "*",
+            summary="Changed policies cannot be used; the old ones stay in force.",
+            severity="high",
+            evidence={"problem": problem[:500]},
+            release="Mend the bundle or the roll-out; it is looked at again when it changes.",
+        )
+
+    def _stamp(self) -> Stamp:
+        policies = self._settings.policies
+        bundle = self._fetched.path if self._fetched is not None else policies.bundle
+        return tuple(mark for root in (bundle, policies.rollout) if root is not None for mark in _marks(root))
+
+
+def _marks(root: Path) -> list[tuple[str, int, int, int]]:
+    """What tells a changed file: its path, inode, size and time."""
+    paths = [root]
+    for folder, _, names in os.walk(root):
+        paths += [Path(folder, name) for name in names]
+    marks = []
+    for path in sorted(paths):
+        with contextlib.suppress(OSError):
+            about = path.stat()
+            marks.append((str(path), about.st_ino, about.st_size, about.st_mtime_ns))
+    return marks
