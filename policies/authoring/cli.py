@@ -1,4 +1,4 @@
-"""`interlock policy build | check | test`: for whoever writes policies.
+"""`interlock policy build | check | test | keygen | sign`: for whoever writes policies.
 
 Each handler takes parsed arguments and returns the exit status: 0 all is well, 1 the policies are wrong, 2 they
 could not be looked at (no ``opa``, a folder laid out wrong, Rego that does not parse).
@@ -17,12 +17,15 @@ from rich.table import Table
 from policies.authoring.build import build
 from policies.authoring.check import Report, check
 from policies.authoring.opa_tool import OpaFailedError, OpaMissingError, OpaTool
+from policies.authoring.signing_cli import add_signing_commands
 from policies.authoring.sources import SourceError, SourceTree, tree_to_build
 from policies.authoring.testing import TestResult, run_tests
 from policies.bundle import Bundle, BundleError, PolicyEntry
 from policies.model import TEXT_STAGES, Mode, Stage
 from policies.modes import modes_in_force
+from policies.rollout import RolloutError
 from policies.service import with_settings
+from policies.signing import SignatureError, read_private
 from serving.config_file import ConfigError, load
 
 OK, WRONG, UNABLE = 0, 1, 2
@@ -50,6 +53,7 @@ def add_policy_commands(
     making.add_argument(
         "--config", type=Path, metavar="FILE", help="lay the settings' data over the bundle, for an OPA server"
     )
+    making.add_argument("--sign", type=Path, metavar="KEY", help="sign it with this private key (`policy keygen`)")
     making.set_defaults(run=_guarded(_build))
 
     checking = commands.add_parser(
@@ -64,6 +68,8 @@ def add_policy_commands(
     testing.set_defaults(run=_guarded(_test))
     return commands
 
+    add_signing_commands(commands, _guarded)
+
 
 def _tree_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help=_FOLDER)
@@ -74,7 +80,16 @@ def _guarded(handler: Callable[[argparse.Namespace, Console], int]) -> Handler:
     def run(arguments: argparse.Namespace) -> int:
         try:
             return handler(arguments, Console())
-        except (OpaMissingError, OpaFailedError, SourceError, BundleError, ConfigError, OSError) as error:
+        except (
+            OpaMissingError,
+            OpaFailedError,
+            SourceError,
+            BundleError,
+            RolloutError,
+            SignatureError,
+            ConfigError,
+            OSError,
+        ) as error:
             Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
             return UNABLE
 
@@ -90,6 +105,8 @@ def _build(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.config is not None:
         settings = load(arguments.config)
         bundle = with_settings(bundle, settings.policies, settings.agents)
+    if arguments.sign is not None:
+        bundle = bundle.signed(read_private(arguments.sign))
     bundle.write(arguments.output)
     console.print(_policies_table(bundle.policies))
     size = sum(map(len, bundle.files().values())) // 1024

@@ -1,0 +1,55 @@
+"""`interlock policy keygen | sign`, and the key of `policy build --sign`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from policies.bundle import Bundle
+from policies.rollout import LABEL, PLATFORM, Rollout
+from policies.signing import make_keys, read_private, sign, signature_path
+
+OK = 0
+
+
+def add_signing_commands(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    guarded: Callable[[Callable[[argparse.Namespace, Console], int]], Callable[[argparse.Namespace], int]],
+) -> None:
+    making = commands.add_parser("keygen", help="make a key pair for signing bundles and roll-outs")
+    making.add_argument("key", type=Path, metavar="KEY", help="file for the private key; it must not exist")
+    making.set_defaults(run=guarded(_keygen))
+
+    signing = commands.add_parser("sign", help="sign a bundle, or a roll-out's documents")
+    signing.add_argument("path", type=Path, metavar="PATH", help="a bundle, or platform.yaml, or teams/TEAM.yaml")
+    signing.add_argument("--key", type=Path, required=True, metavar="KEY", help="the private key")
+    signing.set_defaults(run=guarded(_sign))
+
+
+def _keygen(arguments: argparse.Namespace, console: Console) -> int:
+    line = make_keys(arguments.key)
+    console.print(
+        f"[green]made[/] {escape(str(arguments.key))}: the private key, for whoever may decide and nobody else"
+    )
+    console.print(f"public key, for the settings:\n{line}", soft_wrap=True)
+    return OK
+
+
+def _sign(arguments: argparse.Namespace, console: Console) -> int:
+    path, key = arguments.path, read_private(arguments.key)
+    if path.suffix in (".yaml", ".yml"):
+        layer = path.stem if path.parent.name == "teams" else PLATFORM
+        Rollout.load(path.parent.parent if path.parent.name == "teams" else path.parent)
+        line = sign(key, f"{LABEL} {layer}", path.read_bytes())
+        signature_path(path).write_text(line + "\n", encoding="utf-8")
+        said = f"{signature_path(path)} (layer {layer})"
+    else:
+        bundle = Bundle.load(path).signed(key)
+        bundle.write(path)
+        said = f"{path} ({bundle.digest})"
+    console.print(f"[green]signed[/] {escape(said)}", soft_wrap=True)
+    return OK
