@@ -120,10 +120,8 @@ class Heads:
     @staticmethod
     def _is_object(token: str, lowered: str) -> bool:
         return (
-            (not token[0].islower()
-            and (token[0].isdigit() or token[0] in "$€£¥#@\"'<(" or token[0].isupper()))
-            or bool(_POSSESSIVE.search(lowered))
-        )
+            not token[0].islower() and (token[0].isdigit() or token[0] in "$€£¥#@\"'<(" or token[0].isupper())
+        ) or bool(_POSSESSIVE.search(lowered))
 
     @staticmethod
     def _phrase(

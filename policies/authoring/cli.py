@@ -66,9 +66,9 @@ def add_policy_commands(
     _tree_arguments(testing)
     testing.add_argument("-v", "--verbose", action="store_true", help="every test, not only those that fail")
     testing.set_defaults(run=_guarded(_test))
-    return commands
 
     add_signing_commands(commands, _guarded)
+    return commands
 
 
 def _tree_arguments(parser: argparse.ArgumentParser) -> None:
