@@ -118,6 +118,27 @@ async def test_an_operator_releases_and_kills_a_run(tmp_path: Path) -> None:
         assert denied.value.code == "run_killed"
 
 
+async def test_a_killed_run_stays_killed_whatever_else_its_agent_asks(tmp_path: Path) -> None:
+    """More runs than are kept come after it."""
+    sections = {"listen": {"admin_token": "operators-only"}, "breakers": {"runs_kept": 5}}
+    async with interlock(tmp_path, fresh_ids(), **sections) as (it, _):
+        agent = Agent(port_of(it), itertools.repeat("pending"))
+        await agent.turn()
+        async with aiohttp.ClientSession(headers={"Authorization": "Bearer operators-only"}) as admin:
+            (run,) = (await (await admin.get(f"{it.admin_url}/v1/runs")).json())["runs"]
+            order = {"operator": "ann", "reason": "looked at it"}
+            assert (await admin.post(f"{it.admin_url}/v1/runs/{run['id']}/kill", json=order)).status == 200
+            for number in range(12):
+                other = Agent(port_of(it), itertools.repeat("green"))
+                other.messages = [{"role": "user", "content": f"Case {number}"}]
+                await other.turn()
+            kept = (await (await admin.get(f"{it.admin_url}/v1/runs")).json())["runs"]
+            assert len(kept) == 5 and run["id"] in [one["id"] for one in kept]
+        with pytest.raises(openai.PermissionDeniedError) as denied:
+            await agent.turn()
+        assert denied.value.code == "run_killed"
+
+
 async def test_a_stream_of_a_killed_run_is_cut(tmp_path: Path) -> None:
     gone, started = asyncio.Event(), asyncio.Event()
     events = stream(Say(text="word " * 5000))
