@@ -21,6 +21,7 @@ from policies.model import (
     Identity,
     MessageView,
     OfferedTool,
+    OrderPassage,
     RequestFacts,
     ResponseFacts,
     RunFacts,
@@ -28,6 +29,9 @@ from policies.model import (
     Stage,
     SurfaceFacts,
 )
+from policies.provenance import Facts
+from policies.seen import NO_SETTINGS, ToolTable, is_result
+from policies.tool_digests import digest_of
 from serving.wire.dialect import Api
 from serving.wire.request import ChatRequest, SentMessage, SentTool
 from serving.wire.strict import NotStrict, read_arguments
@@ -39,15 +43,21 @@ NO_RUN, NO_REQUEST = RunFacts(id=""), RequestFacts()
 FROM_THE_WIRE = frozenset({"id", "name", "index", "choice", "arguments", "raw", "complete", "offered"})
 """The fields of a call that follow from what was sent."""
 
-OF_THE_MOMENT = tuple(name for name in CallFacts.model_fields if name not in FROM_THE_WIRE)
-"""Those others."""
+FROM_THE_HISTORY = ("provenance", "unplaced", "named")
+"""Those that :class:`policies.provenance.Background` makes again from the messages, the tools and the call."""
 
-_AS_SENT = dict.fromkeys(FROM_THE_WIRE, True)
+HISTORY_FIELDS = (*(f"call.{name}" for name in FROM_THE_HISTORY), "request.orders")
+"""What an input says that follows from all messages of the request, as dotted fields."""
+
+_AS_SENT = dict.fromkeys((*FROM_THE_WIRE, *FROM_THE_HISTORY), True)
+OF_THE_MOMENT = tuple(name for name in CallFacts.model_fields if name not in _AS_SENT)
+"""The others."""
 
 
 class Asked(Protocol):
     """An exchange as far as every stage sees it alike. ``news`` are the messages that the run had not shown before, of
-    ``message_count`` in all; ``opened_ns`` is in nanoseconds since the epoch."""
+    ``message_count`` in all, and ``news_tools`` the tools whose results they are; ``changed_tools`` the offered tools
+    that were others under their name earlier in the run; ``opened_ns`` is in nanoseconds since the epoch."""
 
     @property
     def id(self) -> str: ...
@@ -66,6 +76,10 @@ class Asked(Protocol):
     @property
     def message_count(self) -> int: ...
     @property
+    def news_tools(self) -> Sequence[str | None]: ...
+    @property
+    def changed_tools(self) -> frozenset[str]: ...
+    @property
     def opened_ns(self) -> int: ...
 
 
@@ -81,16 +95,19 @@ def decision_input(
     signals: list[Signal] | None = None,
     checks: list[CheckFact] | None = None,
     budgets: list[BudgetFacts] | None = None,
+    orders: Sequence[OrderPassage] = (),
+    table: ToolTable = NO_SETTINGS,
 ) -> DecisionInput:
     """The input of a stage. ``shown(stage, part)``: whether a policy is shown anything of that part; what none is
-    shown is not made."""
+    shown is not made. ``orders``: the passages that give orders, as far as the stage is shown them; ``table``: what the
+    settings say of tools."""
     return DecisionInput(
         stage=stage,
         time=datetime.fromtimestamp(x.opened_ns / 1e9, UTC).isoformat() if shown(stage, "time") else "",
         exchange=x.id,
         identity=Identity(agent=x.agent, owner=x.owner, team=x.team),
         run=run() if shown(stage, "run") else NO_RUN,
-        request=request_facts(x) if shown(stage, "request") else NO_REQUEST,
+        request=request_facts(x, orders, table) if shown(stage, "request") else NO_REQUEST,
         call=call,
         response=response,
         surface=surface,
@@ -100,19 +117,41 @@ def decision_input(
     )
 
 
-def request_facts(x: Asked) -> RequestFacts:
+def request_facts(x: Asked, orders: Sequence[OrderPassage] = (), table: ToolTable = NO_SETTINGS) -> RequestFacts:
     """The request as policies see it: the messages that the run had not shown before."""
     request = x.request
+    first = x.message_count - len(x.news)
     return RequestFacts(
         api=x.api,
         model=request.model,
         stream=request.stream,
         n=request.n,
         tool_choice=request.tool_choice,
-        tools=[OfferedTool(name=t.name, description=t.description, parameters=t.parameters) for t in request.tools],
-        messages=[MessageView(role=m.role, text=m.text, name=m.name, tool_call_id=m.tool_call_id) for m in x.news],
+        tools=[
+            OfferedTool(
+                name=t.name,
+                description=t.description,
+                parameters=t.parameters,
+                digest=digest_of(t),
+                changed=t.name in x.changed_tools,
+            )
+            for t in request.tools
+        ],
+        messages=[
+            MessageView(
+                role=m.role,
+                text=m.text,
+                name=m.name,
+                tool_call_id=m.tool_call_id,
+                index=at,
+                tool=tool,
+                trust=table.trust(tool) if is_result(m) else None,
+            )
+            for at, (m, tool) in enumerate(zip(x.news, x.news_tools or [None] * len(x.news), strict=True), first)
+        ],
         message_count=x.message_count,
         sampling=request.sampling,
+        orders=list(orders),
     )
 
 
@@ -121,8 +160,10 @@ def call_facts(
     arguments: dict[str, Any] | None,
     tools: Iterable[SentTool],
     logprobs: CallLogprobs | None = None,
+    facts: Facts | None = None,
 ) -> CallFacts:
-    """A call as policies see it. ``arguments``: as :func:`object_of` reads them; ``tools``: what the request offers."""
+    """A call as policies see it. ``arguments``: as :func:`object_of` reads them; ``tools``: what the request offers;
+    ``facts``: where its values are from (``policies.provenance``), if a policy reads that."""
     return CallFacts(
         id=call.id,
         name=call.name,
@@ -133,6 +174,10 @@ def call_facts(
         complete=call.complete,
         offered=any(tool.name == call.name for tool in tools),
         logprobs=logprobs,
+        provenance=None if facts is None else facts.provenance,
+        unplaced=[] if facts is None else facts.unplaced,
+        named=None if facts is None else facts.named,
+        mismatch=None if facts is None else facts.mismatch,
     )
 
 

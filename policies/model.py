@@ -192,8 +192,8 @@ class Origin(_Part):
     `call` (an earlier call's arguments) within an assistant's; ``tool`` and ``trust`` are of a tool's result.
     ``relation``: the value is the `whole` message or field there, a `part` of it, the `host` of a URL there, stands
     there `decoded` (percent, Base64, JSON escapes) or `normalised` (case, white space, punctuation, number or date
-    format). ``orders``: it stands there in a passage that gives orders (every place of that relation in that message
-    counts, not the first alone)."""
+    format). ``orders``: it stands there in a passage that gives orders, which is the one with the index ``order`` in
+    `request.orders`."""
 
     source: Literal["system", "user", "assistant", "reasoning", "call", "tool"]
     tool: str | None = None
@@ -201,6 +201,7 @@ class Origin(_Part):
     trust: Trust | None = None
     relation: Literal["whole", "part", "host", "decoded", "normalised"]
     orders: bool = False
+    order: int | None = None
 
 
 class ValueProvenance(_Part):
@@ -219,18 +220,22 @@ class ValueProvenance(_Part):
 
 
 class UnplacedValue(_Part):
-    """A value that was not looked for, or not everywhere, and why."""
+    """A value of which not all origins are listed, and why: it is too ``short`` (under 3 letters or digits) and was not
+    looked for; nor was it, because the call has ``many_values``; only some of its spans were (``many_parts``); it
+    stands in more places than are listed (``many_places``)."""
 
     path: str
-    reason: str
+    reason: Literal["short", "many_values", "many_parts", "many_places"]
 
 
 class CallNamed(_Part):
     """Who named what the call does, by the tool's name or what it is described to do: the user, the system's message,
     an assistant's plan from before the first passage that gives orders, or such passages (``by_orders``: indices into
-    `request.orders`)."""
+    `request.orders`). ``delegated``: the user hands a task over to what a tool will return ("do what the ticket
+    says")."""
 
     by_user: bool = False
+    delegated: bool = False
     by_system: bool = False
     by_plan: bool = False
     by_orders: list[int] = []

@@ -89,6 +89,12 @@ def _contract(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add_contract_command(subparsers)
 
 
+def _bench(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    from proxy.efficacy import add_bench_commands
+
+    add_bench_commands(subparsers)
+
+
 COMMANDS: dict[str, tuple[str, Callable[[Subparsers[argparse.ArgumentParser]], None]]] = {
     "serve": ("stand between agents and a model server", _serve),
     "config": ("check, show and describe the settings", _config),
@@ -96,6 +102,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Subparsers[argparse.ArgumentParser]], N
     "policy": ("write, check, test and replay policies", _policy),
     "audit": ("verify, list and show the record", _audit),
     "contract": ("what a proxy changes: the same requests directly and through it", _contract),
+    "bench": ("score the policies on marked cases", _bench),
     "demo": ("agents being stopped, on recorded vLLM traffic", _demo),
 }
 

@@ -13,6 +13,7 @@ import msgspec
 
 from proxy.breakers.admission import Admitted
 from proxy.runs import Sighting
+from proxy.spool import KeptHistory
 from proxy.trace_context import TraceContext
 from serving.wire.dialect import Api, Dialect, WholeAnswer
 from serving.wire.injection import Uninjector
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class CallSeen:
-    """A tool call: id and name as first said, arguments as they grow."""
+    """A tool call: id and name as first said, arguments as they grow. ``after``: bytes of the choice's text and of its
+    reasoning that stood before it."""
 
     id: str | None
     name: str
     arguments: bytearray
+    after: tuple[int, int] = (0, 0)
 
 
 @dataclass(slots=True)
@@ -104,7 +107,8 @@ class Seen:
             for tool in delta.tools:
                 call = seen.calls.get(tool.index)
                 if call is None:
-                    call = seen.calls[tool.index] = CallSeen(tool.id, tool.name or "", bytearray())
+                    before = (len(seen.text), len(seen.reasoning))
+                    call = seen.calls[tool.index] = CallSeen(tool.id, tool.name or "", bytearray(), before)
                 elif tool.name and not call.name:
                     call.name = tool.name
                 call.arguments += _utf8(tool.arguments)
@@ -125,7 +129,17 @@ class Seen:
             if choice.shown is not None and seen.trail is not None:
                 seen.trail.add(choice.shown)
             for call in choice.calls:
-                seen.calls[call.index] = CallSeen(call.id, call.name, bytearray(_utf8(call.arguments)))
+                arguments, before = bytearray(_utf8(call.arguments)), (len(seen.text), len(seen.reasoning))
+                seen.calls[call.index] = CallSeen(call.id, call.name, arguments, before)
+
+    def said_before(self, choice: int, call: int) -> str:
+        """What a choice had thought and said when its call began."""
+        seen = self.choices.get(choice)
+        if seen is None:
+            return ""
+        known = seen.calls.get(call)
+        text, reasoning = known.after if known is not None else (len(seen.text), len(seen.reasoning))
+        return (seen.reasoning[:reasoning] + b"\n" + seen.text[:text]).decode("utf-8", "replace")
 
     @property
     def size(self) -> int:
@@ -194,7 +208,7 @@ class Exchange:
     number of the newest decision. ``waiting`` is the task that waits for something before the answer begins, which a
     kill ends. ``kept`` is its answer, if the model server may keep that; ``fetched``: it is not made now but
     fetched, ``again`` if it was seen whole before. ``news`` are the messages that the run had not shown before, of
-    ``message_count`` in all."""
+    ``message_count`` in all. ``history`` is what of the request is kept for facts about calls."""
 
     id: str
     agent: str
@@ -233,6 +247,8 @@ class Exchange:
     kept: Kept | None = None
     fetched: bool = False
     again: bool = False
+    history: KeptHistory | None = None
+    news_tools: tuple[str | None, ...] = ()
     news: tuple[SentMessage, ...] = field(init=False)
     message_count: int = field(init=False)
 
@@ -244,11 +260,16 @@ class Exchange:
     def api(self) -> Api:
         return self.dialect.api
 
+    @property
+    def changed_tools(self) -> frozenset[str]:
+        """The offered tools that were others under their name earlier in the run."""
+        return self.sighting.changed_tools
+
     def forget(self, *, messages: bool, tools: bool) -> None:
         """The request was judged: what nobody reads any more need not wait for the answer's end. ``messages``: those
         that were new too; ``tools``: all of them but their names. What the model server may keep is kept here too."""
         if messages:
-            self.news = ()
+            self.news = self.news_tools = ()
         self.sighting = msgspec.structs.replace(self.sighting, steps=())
         if self.request.stored or self.fetched:
             return

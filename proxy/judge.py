@@ -25,8 +25,12 @@ from policies.model import (
     Stage,
     SurfaceFacts,
 )
+from policies.provenance import Facts
+from policies.seen import tools_of_results
 from policies.service import PolicySet
 from policies.signals import signals_of_hits
+from policies.tool_digests import digests
+from proxy.backgrounds import CALL_FACTS, ORDERS, Backgrounds, Histories
 from proxy.call_logprobs import call_logprobs
 from proxy.exchange import Exchange, Outcome
 from proxy.gated_choice import Answer, Question, TextQuestion
@@ -34,6 +38,7 @@ from proxy.gated_text import Found, Surface, TextRule
 from proxy.recorder import Recorder
 from proxy.refusals import Refuse
 from serving.settings import PolicySettings
+from serving.wire.request import ChatRequest
 from serving.wire.vocabulary import ToolCall
 from tracing.journal import JournalError
 from tracing.metrics import Metrics
@@ -74,11 +79,15 @@ class Judge:
         *,
         json_depth: int,
         facts: Callable[[Exchange], Awaitable[tuple[list[CheckFact], list[BudgetFacts]]]],
+        histories: Histories | None = None,
     ) -> None:
         self._policies = policies
         self._recorder = recorder
         self._metrics = metrics
         self._facts = facts
+        self._backgrounds = Backgrounds(policies, histories)
+        self._reads_tools = any(policies.reads_field(stage, "request.tools") for stage in Stage)
+        self._reads_messages = any(policies.reads_field(stage, "request.messages") for stage in Stage)
         self._refusal = settings.refusal
         self._depth = json_depth
         self.closing = "content_filter" if settings.refusal == "content_filter" else "stop"
@@ -105,7 +114,13 @@ class Judge:
             surfaces |= {"request", "tool_result"}
         if self.holds_calls:
             surfaces.add("tool_call")
+        if any(self._policies.wants(Stage.TOOL_CALL, field) for field in (*CALL_FACTS, ORDERS)):
+            surfaces.add("tool_result")
         return frozenset(surfaces | self.texts.keys())
+
+    def tool_digests(self, request: ChatRequest) -> dict[str, str] | None:
+        """What the offered tools are, if a policy in force may want to know whether they change."""
+        return digests(request.tools) if self._reads_tools and request.tools else None
 
     # -- stages ------------------------------------------------------------------------------------
 
@@ -113,6 +128,8 @@ class Judge:
         """Stage ``request``. Raises :class:`Refuse` if the request must not go on."""
         if self._reads_logprobs:
             x.seen.keep_tokens(frozenset(tool.name for tool in x.request.tools))
+        if self._reads_messages:
+            x.news_tools = tuple(tools_of_results(x.request.messages)[x.message_count - len(x.news) :])
         if not self._policies.in_force(Stage.REQUEST):
             return
         decision = await self._decide(x, Stage.REQUEST, "request")
@@ -127,7 +144,12 @@ class Judge:
 
     def forget(self, x: Exchange) -> None:
         """The request is on its way: keep of it what policies in force may still be shown, and no more."""
+        self._backgrounds.keep(x)
         x.forget(messages=self._forgets_messages, tools=self._forgets_tools)
+
+    def over(self, x: Exchange) -> None:
+        """Nothing more is asked about ``x``."""
+        self._backgrounds.release(x)
 
     async def ask(self, x: Exchange, question: Question | TextQuestion) -> Answer:
         """What follows from a question of the gate."""
@@ -263,7 +285,7 @@ class Judge:
             return self._refused(call, offered, "malformed", "interlock/malformed_arguments", _MALFORMED)
         if not self._policies.in_force(Stage.TOOL_CALL):
             return Outcome(call, "unasked")
-        facts = self._call_facts(x, call, arguments)
+        facts = self._call_facts(x, call, arguments, await self._backgrounds.call(x, call, arguments))
         place = place or f"call {call.choice}.{call.index}"
         decision = await self._decide(x, Stage.TOOL_CALL, place, call=facts)
         if decision.action in CANNOT_CHANGE:
@@ -278,8 +300,11 @@ class Judge:
         """The tool is named only if the request offered one of just that name: else the name is the model's."""
         return Outcome(call, kind, rule, f"[{call.name}] {text}" if offered else text)
 
-    def _call_facts(self, x: Exchange, call: ToolCall, arguments: dict[str, Any] | None) -> CallFacts:
-        return call_facts(call, arguments, x.request.tools, call_logprobs(x, call) if self._reads_logprobs else None)
+    def _call_facts(
+        self, x: Exchange, call: ToolCall, arguments: dict[str, Any] | None, known: Facts | None = None
+    ) -> CallFacts:
+        logprobs = call_logprobs(x, call) if self._reads_logprobs else None
+        return call_facts(call, arguments, x.request.tools, logprobs, known)
 
     async def _decide(
         self,
@@ -309,6 +334,8 @@ class Judge:
             signals=self._policies.signals(call) if call is not None else signals,
             checks=checks,
             budgets=budgets,
+            orders=await self._backgrounds.orders(x, stage),
+            table=self._backgrounds.table,
         )
         decision = await self._policies.decide(question, x.opened_ns)
         self._count(decision)

@@ -22,6 +22,7 @@ from policies.in_force import Policies
 from policies.model import BudgetFacts, CheckFact
 from policies.service import PolicySet
 from proxy import __version__
+from proxy.backgrounds import Histories
 from proxy.beside import Beside
 from proxy.breakers.admission import Admission
 from proxy.carry import CarryingServer, Upstream
@@ -102,6 +103,9 @@ class DataPlane:
         async def facts(x: Exchange) -> tuple[list[CheckFact], list[BudgetFacts]]:
             return beside.facts(x), await admission.budgets(x.agent, x.sighting.run.id)
 
+        histories = self.histories = Histories(settings.tools, settings.state_dir)
+        self._stack.callback(histories.close)
+
         def judge(policies: PolicySet) -> Judge:
             return Judge(
                 policies,
@@ -110,6 +114,7 @@ class DataPlane:
                 metrics,
                 json_depth=settings.limits.json_depth,
                 facts=facts,
+                histories=histories,
             )
 
         self.judges = Judges(policies, judge)

@@ -113,6 +113,7 @@ class Recorder:
                 messages=messages,
                 messages_left_out=left_out,
                 tools=tools,
+                changed_tools=capture.items(sorted(x.sighting.changed_tools), run),
                 params=params,
                 altered=altered,
             )

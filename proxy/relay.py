@@ -179,7 +179,8 @@ class Relay:
             return None
         dialect, view, coverage = read
         view, run, unseen = self._answers.resume(agent.name, view, judge.surfaces())
-        sighting = await self._runs.identify(agent.name, view, run or request.headers.get(_RUN_HEADER))
+        named = run or request.headers.get(_RUN_HEADER)
+        sighting = await self._runs.identify(agent.name, view, named, judge.tool_digests(view))
         x = await self._open_exchange(request, agent, judge, dialect, view, len(sent.body), sighting)
         x.coverage |= coverage | unseen
         if view.answer_id is not None:

@@ -5,7 +5,7 @@ Every part of it is bounded, and it says how much memory it takes, so that all r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -23,6 +23,7 @@ RECENT_ARGUMENTS = 1024
 RECENT_NAME = 256
 FINDINGS_KEPT = 64
 CHECKS_KEPT = 32
+TOOLS_KEPT = 256
 RUN_BYTES, NODE_BYTES, ID_BYTES, CALL_BYTES = 768, 224, 160, 192
 """What a run, a point of its history, a call's id there and a call of late take beside their texts, about."""
 _ID_CHARACTERS = 64
@@ -63,6 +64,12 @@ def text_bytes(text: str) -> int:
     return len(text) if text.isascii() else 4 * len(text)
 
 
+def _tool_mark(name: str, digest: str) -> bytes:
+    """8 bytes for a tool's name and 8 for what it is."""
+    named = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8)
+    return named.digest() + blake2b(digest.encode(), digest_size=8).digest()
+
+
 @dataclass(slots=True, eq=False)
 class Node:
     """A point that a run's history reached. ``given``: it ends with an answer of ours (else: with a request)."""
@@ -101,6 +108,7 @@ class Run(Item):
     checks: Sequence[CheckFact] = ()
     loop: loops.LoopState = loops.START
     recent: Sequence[Recent] = ()
+    tools: bytes = b""
     nodes: dict[bytes, Node] = field(default_factory=dict)
     nodes_bytes: int = 0
 
@@ -124,7 +132,21 @@ class Run(Item):
             return RUN_BYTES + self.nodes_bytes
         texts = sum(map(text_bytes, self.findings)) + sum(map(text_bytes, self.names))
         texts += sum(CALL_BYTES + text_bytes(fact.detail or "") for fact in self.checks)
-        return RUN_BYTES + self.nodes_bytes + texts + sum(call.weight for call in self.recent)
+        return RUN_BYTES + self.nodes_bytes + len(self.tools) + texts + sum(call.weight for call in self.recent)
+
+    def offered(self, tools: Mapping[str, str]) -> frozenset[str]:
+        """Tools that a request of the run offers, name → digest. Gives those that are not what the run was first
+        offered under their name; of the first 256 names."""
+        now = b"".join(_tool_mark(name, digest) for name, digest in tools.items())
+        if now == self.tools:
+            return frozenset()
+        known = {self.tools[at : at + 8]: self.tools[at + 8 : at + 16] for at in range(0, len(self.tools), 16)}
+        changed: list[str] = []
+        for at, name in zip(range(0, len(now), 16), tools, strict=True):
+            if known.setdefault(now[at : at + 8], now[at + 8 : at + 16]) != now[at + 8 : at + 16]:
+                changed.append(name)
+        self.tools = b"".join(mark + digest for mark, digest in known.items())[: 16 * TOOLS_KEPT]
+        return frozenset(changed)
 
     def settle(self, tokens: int, cost: float) -> None:
         """Adds what an exchange used, which is over."""

@@ -29,7 +29,7 @@ that are tripped, under way or killed last of all. A forgotten run that goes on 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -53,7 +53,7 @@ class Sighting(msgspec.Struct, frozen=True):
     ``new_from`` is the index of the first message that the run had not shown in an exchange that was
     answered; 0: nothing of it is known, and all is to be judged. ``steps`` are the results that came with
     this request, oldest first. ``evidence`` is ``first``, ``unknown`` (both: a new run), ``call_id``,
-    ``history`` or ``name``.
+    ``history`` or ``name``. ``changed_tools``: the offered tools that were others earlier in the run.
     """
 
     run: Run
@@ -63,6 +63,7 @@ class Sighting(msgspec.Struct, frozen=True):
     evidence: str
     head: bytes
     assistant_seen: bool
+    changed_tools: frozenset[str] = frozenset()
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -74,6 +75,7 @@ class Found(msgspec.Struct, frozen=True):
     loop: loops.LoopState
     new_from: int
     evidence: str
+    changed_tools: frozenset[str] = frozenset()
 
 
 def sight(messages: Sequence[SentMessage], shape: Shape, found: Found, key: bytes) -> Sighting:
@@ -84,7 +86,8 @@ def sight(messages: Sequence[SentMessage], shape: Shape, found: Found, key: byte
         loop = loops.advance(loop, turn)
         steps.extend(turn.steps)
     seen = shape.first is not None
-    return Sighting(found.run, found.new_from, tuple(steps), loop, found.evidence, shape.chain[-1], seen)
+    changed = found.changed_tools
+    return Sighting(found.run, found.new_from, tuple(steps), loop, found.evidence, shape.chain[-1], seen, changed)
 
 
 class RunBook:
@@ -132,18 +135,32 @@ class RunBook:
     def get(self, run_id: str) -> Run | None:
         return self._runs.get(run_id)
 
-    def identify(self, agent: str, request: ChatRequest, named: str | None = None) -> Sighting:
+    def identify(
+        self,
+        agent: str,
+        request: ChatRequest,
+        named: str | None = None,
+        tools: Mapping[str, str] | None = None,
+    ) -> Sighting:
         """The run of a request, by the evidence that the module's text lists. ``named`` is a client's name
-        for the run (1 to 128 of ``A-Za-z0-9._:-``; any other is ignored)."""
+        for the run (1 to 128 of ``A-Za-z0-9._:-``; any other is ignored). ``tools``: name → digest of those that it
+        offers, where somebody wants to know whether they change."""
         messages = request.messages
         seed = seed_of(self._key, agent)
         shape = Shape.of(seed, messages)
-        found = self.find(agent, shape, lambda at: call_keys(seed, messages[at]), named)
+        found = self.find(agent, shape, lambda at: call_keys(seed, messages[at]), named, tools)
         sighting = sight(messages, shape, found, self._key)
         found.run.went_on(sighting.loop, sighting.steps)
         return sighting
 
-    def find(self, agent: str, shape: Shape, calls: CallKeys, named: str | None = None) -> Found:
+    def find(
+        self,
+        agent: str,
+        shape: Shape,
+        calls: CallKeys,
+        named: str | None = None,
+        tools: Mapping[str, str] | None = None,
+    ) -> Found:
         """The run of a history, and where in it the history stands; the exchange counts as one of the run's, which is
         under way until it is settled."""
         chain, first = shape.chain, shape.first
@@ -165,7 +182,7 @@ class RunBook:
                 start, loop = new_from, run.nodes[chain[new_from]].loop
         self._see(run, name)
         self.begun(run)
-        return Found(run, start, loop, new_from, evidence)
+        return Found(run, start, loop, new_from, evidence, run.offered(tools) if tools else frozenset())
 
     def begun(self, run: Run) -> None:
         """An exchange of the run is under way."""

@@ -64,6 +64,7 @@ class Settling:
         try:
             tokens, cost = await self._book(x)
         finally:
+            x.judge.over(x)
             self._runs.settled(x.sighting.run, tokens, cost)
         self._beside.forget(x)
         self._metrics.settled(x.agent, x.ending)

@@ -6,7 +6,7 @@ same behind a socket. The budgets' and breakers' own interface is ``proxy.breake
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from proxy.run import Run
@@ -17,7 +17,9 @@ from tracing.records import Alerted
 
 
 class Runs(Protocol):
-    async def identify(self, agent: str, request: ChatRequest, named: str | None) -> Sighting:
+    async def identify(
+        self, agent: str, request: ChatRequest, named: str | None, tools: Mapping[str, str] | None = None
+    ) -> Sighting:
         """The run of a request, as :meth:`proxy.runs.RunBook.identify` finds it."""
 
     def begun(self, run: Run) -> None:
@@ -37,8 +39,10 @@ class OwnRuns:
         self._book = book
         self.left, self.begun, self.settled = book.left, book.begun, book.settled
 
-    async def identify(self, agent: str, request: ChatRequest, named: str | None) -> Sighting:
-        return self._book.identify(agent, request, named)
+    async def identify(
+        self, agent: str, request: ChatRequest, named: str | None, tools: Mapping[str, str] | None = None
+    ) -> Sighting:
+        return self._book.identify(agent, request, named, tools)
 
 
 class Alerts(Protocol):

@@ -50,11 +50,12 @@ class Started(Record, frozen=True, tag="started"):
 class Opened(Record, frozen=True, tag="opened"):
     """A request was accepted. ``trace_id``/``span_id`` (hex) are the ids that its spans will have;
     ``parent_id`` is the caller's span. ``messages`` and ``tools`` as captured (OpenAI form); ``altered`` names what of
-    them is not as it was sent, masked or cut off (``messages/3``, ``tools/0``, ``params``). ``new_from`` is the first
-    message that the run had not shown before; ``so_far`` what the run had used until then, and found (``tokens``,
-    ``cost_usd``, ``tool_calls``, ``seconds``, ``findings``; what is zero is left out)."""
+    them is not as it was sent, masked or cut off (``messages/3``, ``tools/0``, ``params``). ``changed_tools`` names
+    those tools that were others earlier in the run. ``new_from`` is the first message that the run had not shown
+    before; ``so_far`` what the run had used until then, and found (``tokens``, ``cost_usd``, ``tool_calls``,
+    ``seconds``, ``findings``; what is zero is left out)."""
 
-    CONTENT = ("params", "messages", "tools")
+    CONTENT = ("params", "messages", "tools", "changed_tools")
 
     agent: str = ""
     owner: str | None = None
@@ -78,6 +79,7 @@ class Opened(Record, frozen=True, tag="opened"):
     messages_left_out: int = 0
     new_from: int = 0
     tools: list[Any] = []
+    changed_tools: list[str] = []
     altered: list[str] = []
     capture: str = "redacted"
 

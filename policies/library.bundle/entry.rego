@@ -22,10 +22,12 @@ interlock__secrets_out__reasoning := data.interlock.policies.interlock.secrets_o
 tool_call := {
 	"interlock.approvals": data.interlock.policies.interlock.approvals.tool_call,
 	"interlock.egress": data.interlock.policies.interlock.egress.tool_call,
+	"interlock.ordered_actions": data.interlock.policies.interlock.ordered_actions.tool_call,
 	"interlock.paths": data.interlock.policies.interlock.paths.tool_call,
 	"interlock.pii_out": data.interlock.policies.interlock.pii_out.tool_call,
 	"interlock.secrets": data.interlock.policies.interlock.secrets.tool_call,
 	"interlock.shell": data.interlock.policies.interlock.shell.tool_call,
+	"interlock.tainted_recipients": data.interlock.policies.interlock.tainted_recipients.tool_call,
 	"interlock.tools": data.interlock.policies.interlock.tools.tool_call,
 	"interlock.uncertain_calls": data.interlock.policies.interlock.uncertain_calls.tool_call,
 } if is_object(input)
@@ -34,6 +36,8 @@ interlock__approvals__tool_call := data.interlock.policies.interlock.approvals.t
 
 interlock__egress__tool_call := data.interlock.policies.interlock.egress.tool_call if is_object(input)
 
+interlock__ordered_actions__tool_call := data.interlock.policies.interlock.ordered_actions.tool_call if is_object(input)
+
 interlock__paths__tool_call := data.interlock.policies.interlock.paths.tool_call if is_object(input)
 
 interlock__pii_out__tool_call := data.interlock.policies.interlock.pii_out.tool_call if is_object(input)
@@ -41,6 +45,8 @@ interlock__pii_out__tool_call := data.interlock.policies.interlock.pii_out.tool_
 interlock__secrets__tool_call := data.interlock.policies.interlock.secrets.tool_call if is_object(input)
 
 interlock__shell__tool_call := data.interlock.policies.interlock.shell.tool_call if is_object(input)
+
+interlock__tainted_recipients__tool_call := data.interlock.policies.interlock.tainted_recipients.tool_call if is_object(input)
 
 interlock__tools__tool_call := data.interlock.policies.interlock.tools.tool_call if is_object(input)
 

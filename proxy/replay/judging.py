@@ -8,12 +8,12 @@ things are not had again: how a stream happened to be cut into pieces, and what 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from policies.inputs import OF_THE_MOMENT, call_facts, decision_input, object_of, text_facts
+from policies.inputs import HISTORY_FIELDS, OF_THE_MOMENT, call_facts, decision_input, object_of, text_facts
 from policies.model import (
     BudgetFacts,
     CallFacts,
@@ -21,11 +21,14 @@ from policies.model import (
     Decision,
     DecisionInput,
     Mode,
+    OrderPassage,
     ResponseFacts,
     RunFacts,
     Signal,
     Stage,
 )
+from policies.provenance import Background
+from policies.seen import NO_SETTINGS, ToolTable
 from policies.service import PolicySet
 from policies.signals import signals_of_hits
 from policies.text_rules import names_field, reads_field
@@ -40,7 +43,7 @@ from tracing.records import Decided
 
 MALFORMED = "interlock/malformed_arguments"
 _MOMENT_OF_CALL = {f"call.{name}": UNREAD for name in OF_THE_MOMENT}
-_ASKED_BY_NAME = frozenset({*_MOMENT_OF_CALL, "request.orders"})
+_ASKED_BY_NAME = frozenset({*_MOMENT_OF_CALL, *HISTORY_FIELDS})
 """Fields that only a policy which names them depends on; one that reads a whole takes what there is."""
 
 
@@ -74,10 +77,21 @@ class Said(msgspec.Struct, frozen=True):
 
 class Rejudge:
     """One policy set that is asked again. ``seconds`` is the time that its answers took. ``as_then``: about texts it is
-    asked what was asked then, as far as each had come by that time; else about all that was found in them."""
+    asked what was asked then, as far as each had come by that time; else about all that was found in them. ``tools`` is
+    what the settings say of tools."""
 
-    def __init__(self, policies: PolicySet, *, json_depth: int = DEPTH, as_then: bool = False) -> None:
+    def __init__(
+        self,
+        policies: PolicySet,
+        *,
+        json_depth: int = DEPTH,
+        as_then: bool = False,
+        tools: ToolTable = NO_SETTINGS,
+    ) -> None:
         self.policies = policies
+        self._tools = tools
+        self._reads_history = any(policies.reads_field(Stage.TOOL_CALL, field) for field in HISTORY_FIELDS)
+        self._shows_orders = frozenset(stage for stage in Stage if policies.reads_field(stage, "request.orders"))
         self._as_then = as_then
         self.seconds = 0.0
         self.questions = 0
@@ -215,7 +229,10 @@ class Rejudge:
             return Said(place, Stage.TOOL_CALL, stopped_by=rule if self._holds else None, about=call)
         if not self.policies.in_force(Stage.TOOL_CALL):
             return Said(place, Stage.TOOL_CALL, about=call)
-        facts = call_facts(call, arguments, asking.x.request.tools)
+        known = (
+            asking.background(self._tools).facts(call.name, arguments, call.arguments) if self._reads_history else None
+        )
+        facts = call_facts(call, arguments, asking.x.request.tools, facts=known)
         if "request.tools" in asking.x.unknown and not facts.offered:
             unknown["call.offered"] = asking.x.unknown["request.tools"]
         then = asking.then(Stage.TOOL_CALL, place)
@@ -276,6 +293,8 @@ class Rejudge:
             run=lambda: asking.run(moment),
             checks=checks,
             budgets=budgets,
+            orders=asking.orders(stage, self._tools) if stage in self._shows_orders else (),
+            table=self._tools,
             **surface,
         )
         missing = self._needed(stage, lost)
@@ -312,6 +331,17 @@ class _Asking:
         for decided in x.decided:
             self._then.setdefault((decided.stage, decided.surface), []).append(decided)
         self._findings = list(x.run.findings)
+        self._background: Background | None = None
+
+    def background(self, tools: ToolTable) -> Background:
+        """What the model had seen."""
+        if self._background is None:
+            self._background = Background(self.x.request.messages, self.x.request.tools, tools)
+        return self._background
+
+    def orders(self, stage: Stage, tools: ToolTable) -> Sequence[OrderPassage]:
+        first = self.x.message_count - len(self.x.news) if stage is Stage.REQUEST else 0
+        return [order for order in self.background(tools).orders if order.message >= first]
 
     def then(self, stage: Stage, place: str) -> Decided | None:
         """The next decision that was recorded for this place; what is masked of it counts as not there."""

@@ -12,7 +12,9 @@ from typing import Any
 
 import msgspec
 
+from policies.inputs import HISTORY_FIELDS
 from policies.model import RunFacts
+from policies.seen import tools_of_results
 from serving.wire.dialect import Api
 from serving.wire.request import ChatRequest, SentCall, SentMessage, SentTool
 from serving.wire.vocabulary import ToolCall
@@ -76,6 +78,8 @@ class Stored(msgspec.Struct):
     calls: list[StoredCall] = []
     decided: list[Decided] = []
     refused_by: str | None = None
+    news_tools: tuple[str | None, ...] = ()
+    changed_tools: frozenset[str] = frozenset()
     judged: bool = True
     fetched: bool = False
     ended: bool = True
@@ -97,6 +101,8 @@ def stored(exchange: Exchange) -> Stored | None:
         api=opened.api,  # type: ignore[arg-type]
         request=_request(opened, messages, unknown),
         news=messages[first:],
+        news_tools=tuple(tools_of_results(messages)[first:]),
+        changed_tools=frozenset(opened.changed_tools),
         message_count=opened.messages_left_out + len(messages),
         opened_ns=opened.time_ns,
         run=RunFacts(id=opened.run, step=max(opened.step, 0), **opened.so_far),
@@ -125,11 +131,15 @@ def _refused_by(exchange: Exchange) -> str | None:
 
 def _unknown(opened: Opened) -> dict[str, str]:
     unknown = dict.fromkeys(_AS_RECORDED, UNREAD)
-    unknown |= {"checks": UNREAD, "budgets": UNREAD, "request.orders": UNREAD}
+    unknown |= {"checks": UNREAD, "budgets": UNREAD}
     fields = ("request.messages", "request.tools", "request.tool_choice", "request.sampling", "request.n")
     lost = _lost(opened.capture_error, opened.capture)
     if lost is not None:
-        return unknown | dict.fromkeys(fields, lost)
+        return unknown | dict.fromkeys((*fields, *HISTORY_FIELDS), lost)
+    if opened.messages_left_out:
+        unknown |= dict.fromkeys(HISTORY_FIELDS, LEFT_OUT)
+    elif any(name.startswith(("messages/", "tools")) for name in opened.altered):
+        unknown |= dict.fromkeys(HISTORY_FIELDS, MASKED)
     if opened.messages_left_out > opened.new_from:
         unknown["request.messages"] = LEFT_OUT
     for name in opened.altered:

@@ -244,11 +244,19 @@ class Peer:
     def _find(self, number: int, word: words.Find) -> None:
         chain = [word.chain[at : at + _DIGEST] for at in range(0, len(word.chain), _DIGEST)]
         found = self._state.runs.find(
-            word.agent, Shape(chain, word.speakers), lambda at: word.calls.get(at, ()), word.named
+            word.agent, Shape(chain, word.speakers), lambda at: word.calls.get(at, ()), word.named, word.tools
         )
         self._live[found.run.id] += 1
         circuits = _at_once(self._state.store.read(circuit_keys(word.agent, found.run.id)))
-        place = words.Place(_now(found.run), found.start, found.loop, found.new_from, found.evidence, circuits)
+        place = words.Place(
+            _now(found.run),
+            found.start,
+            found.loop,
+            found.new_from,
+            found.evidence,
+            circuits,
+            sorted(found.changed_tools),
+        )
         self.link.send(-number, place)
 
     def _told(self, run: Run, word: words.OfRun) -> None:

@@ -203,7 +203,9 @@ class RemoteRuns:
         self._key = key
         self._known: WeakValueDictionary[str, RemoteRun] = WeakValueDictionary()
 
-    async def identify(self, agent: str, request: ChatRequest, named: str | None) -> Sighting:
+    async def identify(
+        self, agent: str, request: ChatRequest, named: str | None, tools: Mapping[str, str] | None = None
+    ) -> Sighting:
         """``Refuse`` if the parent is gone."""
         seed = seed_of(self._key, agent)
         messages = request.messages
@@ -211,7 +213,10 @@ class RemoteRuns:
         calls = {at: keys for at, said in enumerate(messages) if said.calls and (keys := call_keys(seed, said))}
         name = named if named is not None and NAME.fullmatch(named) else None
         changes = self._store.changes
-        answer = self._parent.ask(words.Find(agent, b"".join(shape.chain), shape.speakers, calls, name), words.Place)
+        offered = dict(tools or {})
+        answer = self._parent.ask(
+            words.Find(agent, b"".join(shape.chain), shape.speakers, calls, name, offered), words.Place
+        )
         try:
             place: words.Place = await asyncio.shield(answer)
         except asyncio.CancelledError:
@@ -221,7 +226,7 @@ class RemoteRuns:
             raise gone() from None
         run = self._run(place.run)
         self._store.just_read(circuit_keys(agent, run.id), place.circuits, changes)
-        found = Found(run, place.start, place.loop, place.new_from, place.evidence)
+        found = Found(run, place.start, place.loop, place.new_from, place.evidence, frozenset(place.changed_tools))
         sighting = sight(messages, shape, found, self._key)
         run.went_on(sighting.loop, sighting.steps)
         self._parent.tell(words.WentOn(run.id, sighting.loop, tuple(map(_short, sighting.steps[-RECENT_CALLS:]))))

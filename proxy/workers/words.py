@@ -82,13 +82,15 @@ class Used(msgspec.Struct, frozen=True, tag="used"):
 
 
 class Find(msgspec.Struct, frozen=True, tag="find"):
-    """``proxy.shape.Shape`` and the keys of the calls of each message that has some. Answered by :class:`Place`."""
+    """``proxy.shape.Shape`` and the keys of the calls of each message that has some; the offered tools' digests, where
+    they are watched. Answered by :class:`Place`."""
 
     agent: str
     chain: bytes
     speakers: bytes
     calls: dict[int, list[bytes]]
     named: str | None
+    tools: dict[str, str] = {}
 
 
 class RunNow(msgspec.Struct, frozen=True):
@@ -119,6 +121,7 @@ class Place(msgspec.Struct, frozen=True):
     new_from: int
     evidence: str
     circuits: list[bytes | None]
+    changed_tools: list[str] = []
 
 
 class WentOn(msgspec.Struct, frozen=True, tag="went_on"):

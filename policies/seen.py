@@ -1,0 +1,105 @@
+"""What the model had seen before it made a call, as pieces of text that each have one source.
+
+A message is one piece, or several: what an assistant said, what it thought and the arguments that it wrote are three
+sources. A tool's result is known by its call's id. Harnesses without tool messages put a result into a user's message
+behind a word such as ``Observation:``; that is taken for a result too, of a tool that is not known, because who reads
+it as the user's own words would believe a stranger.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Literal, NamedTuple
+
+from policies.model import Sink, Trust
+from serving.settings import ToolSettings
+from serving.wire.request import SentMessage
+
+Source = Literal["system", "user", "assistant", "reasoning", "call", "tool"]
+
+_RESULT_IN_USERS_WORDS = re.compile(
+    r"\s*(?:\[|<|\*\*|#+ )?\s*(?:observation|tool[_ ](?:result|results|response|output)|function[_ ](?:result|results|"
+    r"response|output)|api[_ ]response)s?\s*(?:\]|>|\*\*)?\s*(?::|\n|\{|\[|(?<=>))",
+    re.I,
+)
+
+
+class Piece(NamedTuple):
+    """Text of message ``message``. ``tool`` and ``trust`` are of a tool's result."""
+
+    source: Source
+    text: str
+    message: int
+    tool: str | None = None
+    trust: Trust | None = None
+
+
+class ToolTable:
+    """What the settings say of tools: how far their results are trusted, and which arguments are sinks."""
+
+    def __init__(self, tools: dict[str, ToolSettings] | None = None) -> None:
+        self._exact = tools or {}
+        patterns = [name for name in self._exact if any(mark in name for mark in "*?[")]
+        self._patterns = sorted(patterns, key=lambda name: (-len(name), name))
+
+    def _entry(self, tool: str | None) -> ToolSettings | None:
+        if tool is None or not self._exact:
+            return None
+        exact = self._exact.get(tool)
+        if exact is not None:
+            return exact
+        return next((self._exact[name] for name in self._patterns if fnmatchcase(tool, name)), None)
+
+    def trust(self, tool: str | None) -> Trust:
+        entry = self._entry(tool)
+        return "untrusted" if entry is None else entry.trust
+
+    def sinks(self, tool: str) -> dict[str, Sink | Literal["none"]]:
+        entry = self._entry(tool)
+        return {} if entry is None else dict(entry.sinks)
+
+
+NO_SETTINGS = ToolTable()
+
+
+def tools_of_results(messages: Iterable[SentMessage]) -> list[str | None]:
+    """For each message the tool whose result it is; None for any other, and for a result whose call is not in sight."""
+    names: dict[str, str] = {}
+    found: list[str | None] = []
+    for message in messages:
+        for call in message.calls:
+            if call.id is not None:
+                names[call.id] = call.name
+        if message.role in ("tool", "function"):
+            found.append(names.get(message.tool_call_id or "") or message.name)
+        else:
+            found.append(None)
+    return found
+
+
+def is_result(message: SentMessage) -> bool:
+    """Whether a message is what a tool gave, whatever role it was sent in."""
+    if message.role in ("tool", "function"):
+        return True
+    return message.role == "user" and _RESULT_IN_USERS_WORDS.match(message.text, 0, 64) is not None
+
+
+def pieces_of(messages: Sequence[SentMessage], tools: ToolTable) -> list[Piece]:
+    """Every text of a history, in order; empty ones are left out."""
+    pieces: list[Piece] = []
+    names = tools_of_results(messages)
+    for at, message in enumerate(messages):
+        if is_result(message):
+            if message.text:
+                pieces.append(Piece("tool", message.text, at, names[at], tools.trust(names[at])))
+            continue
+        own = message.role == "assistant"
+        if message.reasoning:
+            pieces.append(Piece("reasoning" if own else "user", message.reasoning, at))
+        if message.text:
+            source: Source = "assistant" if own else "system" if message.role in ("system", "developer") else "user"
+            pieces.append(Piece(source, message.text, at))
+        pieces += (Piece("call", call.arguments, at) for call in message.calls if call.arguments)
+    return pieces

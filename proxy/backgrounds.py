@@ -1,0 +1,127 @@
+"""What the model had seen, for the facts about its calls: kept compactly while the answer comes, opened when one does.
+
+Nothing is kept and nothing computed unless a policy in force reads such facts (``call.provenance``, ``call.named``,
+``call.mismatch``, ``call.unplaced``, ``request.orders``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from policies.model import OrderPassage, Stage
+from policies.orders import Passage, passages
+from policies.provenance import Background, Facts, orders_in
+from policies.seen import ToolTable, pieces_of
+from policies.service import PolicySet
+from proxy.exchange import Exchange
+from proxy.spool import Spool
+from serving.settings import ToolSettings
+from serving.wire.vocabulary import ToolCall
+
+CALL_FACTS = ("call.provenance", "call.unplaced", "call.named", "call.mismatch")
+ORDERS = "request.orders"
+_LATER = (Stage.REASONING, Stage.TOOL_CALL, Stage.OUTPUT, Stage.RESPONSE)
+_OPEN = 4  # histories that stay open between two calls, of all exchanges together
+_LARGE = 64 * 1024  # bytes of a history that is looked at beside the event loop
+_KNOWN_TEXTS = 4096
+_SHORT = 64  # characters of a text that is looked at again rather than remembered
+
+
+class Histories:
+    """What all judges of a process share. ``folder``: where long histories wait (None: the system's folder for such
+    files)."""
+
+    def __init__(self, tools: Mapping[str, ToolSettings] | None = None, folder: Path | None = None) -> None:
+        self.table = ToolTable(dict(tools or {}))
+        self.spool = Spool(folder)
+        self._open: OrderedDict[str, Background] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[Passage, ...]] = OrderedDict()
+
+    def close(self) -> None:
+        self.spool.close()
+
+    async def background(self, x: Exchange) -> Background:
+        known = self._open.get(x.id)
+        if known is None:
+            size = x.history.size if x.history is not None else x.request_bytes
+            known = self._made(x) if size < _LARGE else await asyncio.to_thread(self._made, x)
+            self._open[x.id] = known
+            if len(self._open) > _OPEN:
+                self._open.popitem(last=False)
+        return known
+
+    def forget(self, x: Exchange) -> None:
+        self._open.pop(x.id, None)
+        if x.history is not None:
+            x.history.release()
+            x.history = None
+
+    def _made(self, x: Exchange) -> Background:
+        if x.history is None:
+            return Background(x.request.messages, x.request.tools, self.table, self.passages)
+        history = x.history.read()
+        return Background(history.messages, history.tools, self.table, self.passages)
+
+    def passages(self, text: str) -> Sequence[Passage]:
+        """A run shows the same results with every request: each is looked at once."""
+        if len(text) < _SHORT:
+            return passages(text)
+        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = tuple(passages(text))
+            while len(self._known) > _KNOWN_TEXTS:
+                self._known.popitem(last=False)
+        return found
+
+
+class Backgrounds:
+    """What one policy set reads of them."""
+
+    def __init__(self, policies: PolicySet, histories: Histories | None = None) -> None:
+        self._histories = histories or Histories()
+        self._for_calls = any(policies.reads_field(Stage.TOOL_CALL, field) for field in CALL_FACTS)
+        self._stages = frozenset(stage for stage in Stage if policies.reads_field(stage, ORDERS))
+        self._wanted = self._for_calls or any(stage in self._stages for stage in _LATER)
+
+    @property
+    def table(self) -> ToolTable:
+        return self._histories.table
+
+    def keep(self, x: Exchange) -> None:
+        """The request of ``x`` is on its way; what it said is needed later."""
+        if self._wanted and not (x.request.stored or x.fetched):
+            x.history = self._histories.spool.keep(x.request)
+
+    def release(self, x: Exchange) -> None:
+        """The exchange is over."""
+        if self._wanted:
+            self._histories.forget(x)
+
+    async def orders(self, x: Exchange, stage: Stage) -> Sequence[OrderPassage]:
+        """The passages that a policy at ``stage`` is shown: of new results before the request is sent, else of all."""
+        if stage not in self._stages:
+            return ()
+        if stage is not Stage.REQUEST:
+            return (await self._histories.background(x)).orders
+        first = x.message_count - len(x.news)
+        pieces = [piece for piece in pieces_of(x.request.messages, self.table) if piece.message >= first]
+        if sum(len(piece.text) for piece in pieces) < _LARGE:
+            found = orders_in(pieces, self._histories.passages)
+        else:
+            found = await asyncio.to_thread(orders_in, pieces, self._histories.passages)
+        return [order for _, order in found]
+
+    async def call(self, x: Exchange, call: ToolCall, arguments: Mapping[str, object] | None) -> Facts | None:
+        """The facts about a call; None if no policy reads them."""
+        if not self._for_calls:
+            return None
+        background = await self._histories.background(x)
+        said = x.seen.said_before(call.choice, call.index)
+        if background.size < _LARGE:
+            return background.facts(call.name, arguments, call.arguments, said)
+        return await asyncio.to_thread(background.facts, call.name, arguments, call.arguments, said)

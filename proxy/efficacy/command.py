@@ -1,0 +1,103 @@
+"""`interlock bench efficacy`: judges a file of cases, prints what was caught and what was stopped wrongly."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from policies.bundle import Bundle, BundleError
+from policies.seen import NO_SETTINGS, ToolTable
+from proxy.efficacy.cases import Case, CaseError, cases
+from proxy.efficacy.judging import Scorer, Verdict, injection_policies
+from proxy.efficacy.report import as_json, errors, halves, rows
+from serving.config_file import ConfigError, load
+
+OK, UNABLE = 0, 2
+
+
+def add_bench_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bench = subparsers.add_parser("bench", help="score the policies on marked cases")
+    commands = bench.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    efficacy = commands.add_parser(
+        "efficacy",
+        help="what the policies catch, and what they stop that they should not",
+        description="Judges every line of FILE as live traffic is judged (reader, facts, policies on the embedded "
+        "engine) and prints recall and false positives per source. Lines are calls in context or texts; "
+        "docs/efficacy.md says what they look like. The policies are those about injected orders, enforced, with "
+        "their shipped data.",
+    )
+    efficacy.add_argument("file", type=Path, metavar="FILE", help="JSON lines")
+    efficacy.add_argument("--json", action="store_true", help="one JSON object, with examples of each error")
+    efficacy.add_argument("--split", action="store_true", help="attacks by instruction, in two halves")
+    efficacy.add_argument("--examples", type=int, default=3, metavar="N", help="errors to show per source (default: 3)")
+    efficacy.add_argument("--policy", action="append", metavar="NAME", help="ask this policy instead; may be repeated")
+    efficacy.add_argument("--bundle", type=Path, metavar="DIR", help="a bundle other than the shipped one")
+    efficacy.add_argument("--config", type=Path, metavar="FILE", help="take the setting `tools` from here")
+    efficacy.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    console = Console()
+    try:
+        bundle = Bundle.load(arguments.bundle)
+        names = arguments.policy or [entry.name for entry in injection_policies(bundle)]
+        table = ToolTable(load(arguments.config).tools) if arguments.config is not None else NO_SETTINGS
+        verdicts = asyncio.run(_verdicts([*cases(arguments.file)], bundle, names, table))
+    except (OSError, CaseError, BundleError, ConfigError, ValueError) as error:
+        Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
+        return UNABLE
+    if arguments.json:
+        json.dump(as_json(verdicts, names), sys.stdout, indent=1)
+        print()
+        return OK
+    _print(console, verdicts, names, arguments)
+    return OK
+
+
+async def _verdicts(found: list[Case], bundle: Bundle, names: list[str], table: ToolTable) -> list[Verdict]:
+    async with Scorer(bundle, names, table) as scorer:
+        return [await scorer.verdict(case) for case in found]
+
+
+def _print(console: Console, verdicts: list[Verdict], names: list[str], arguments: argparse.Namespace) -> None:
+    console.print(f"{len(verdicts)} cases, policies: {', '.join(names)}", soft_wrap=True)
+    table = Table("source", "cases", "stopped", "of", "share", "by rule", box=None)
+    for row in rows(verdicts):
+        rules = ", ".join(f"{rule.removeprefix('interlock.')} {count}" for rule, count in sorted(row.rules.items()))
+        table.add_row(escape(row.source), row.kind, str(row.stopped), str(row.cases), f"{row.share:.1%}", escape(rules))
+    console.print(table)
+    if arguments.split:
+        split = Table(
+            "source", "half", "attacks", "stopped", "instructions", "stopped always", "at least once", box=None
+        )
+        for half in halves(verdicts):
+            split.add_row(
+                escape(half.source),
+                half.half,
+                str(half.cases),
+                f"{half.stopped} ({half.stopped / half.cases:.1%})",
+                str(half.instructions),
+                str(half.whole),
+                str(half.some),
+            )
+        console.print(split)
+    for what, examples in errors(verdicts, arguments.examples).items() if arguments.examples else ():
+        console.print(f"\n{what}", markup=False, highlight=False)
+        for example in examples:
+            console.print(f"  {example['id']}  {example['call']}", markup=False, highlight=False, soft_wrap=True)
+            said = [*example["rules"], *([example["error"]] if example["error"] else []), example["named"]]
+            console.print(f"    {'; '.join(filter(None, said))}", markup=False, highlight=False, soft_wrap=True)
+            for order in example["orders"]:
+                console.print(f"    order: {order}", markup=False, highlight=False, soft_wrap=True)
+    seconds = sorted(verdict.seconds for verdict in verdicts) or [0.0]
+    console.print(
+        f"\nfacts and decision: median {1e3 * seconds[len(seconds) // 2]:.1f} ms, most {1e3 * seconds[-1]:.1f} ms",
+        highlight=False,
+    )
