@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import gc
 from collections.abc import Awaitable, Callable
 
@@ -37,15 +36,16 @@ from proxy.share import ShareMeter
 from proxy.state import Alerts, Runs
 from serving.patterns import shipped_redactor
 from serving.settings import Settings
-from tracing.capture import Capture, Mode
+from tracing.captures import CaptureModes, Captures
 from tracing.journal import Journal, JournalClosed
-from tracing.keys import RunKeys
 from tracing.metrics import Metrics
 from tracing.prices import PriceBook
+from tracing.writer_link import WriterLink, WriterProcess
 
 _CHECKS_GRACE = 2.0
 _STREAMS_GRACE = 2.0
 _CHAINS_TRIED = 16
+_PATIENCE = 5.0  # seconds for the writer of a process that was killed to have written what it was handed
 
 
 class DataPlane:
@@ -89,10 +89,12 @@ class DataPlane:
 
     async def _start(self) -> None:
         settings, metrics = self.settings, self.metrics
+        writer = WriterProcess()  # comes up while the policies do
+        self._stack.callback(writer.end)
         policies = Policies.load(settings.policies, settings.agents)
         await policies.start()
         self._stack.push_async_callback(lambda: self.judges.policies.close())
-        journal = self.journal = open_journal(settings, self._worker, policies.digest, policies.rollout.digest)
+        journal = self.journal = open_writer(settings, writer, self._worker, policies.digest, policies.rollout.digest)
         self._stack.callback(journal.close)
         metrics.watch_journal(journal)
         recorder = self.recorder = make_recorder(settings, journal, metrics, self._alerts)
@@ -222,41 +224,55 @@ class DataPlane:
         beside.scheduler = scheduler
 
 
-def open_journal(settings: Settings, worker: int = 0, bundle: str = "", rollout: str = "") -> Journal:
-    """The chain of this process. Where the parent of a worker was killed, the worker of that number may still be
-    ending: then the chain is the next one of another round (``worker`` plus a multiple of 1000)."""
+def open_journal(settings: Settings) -> Journal:
+    """The chain of a process that serves nobody itself, and so may write it itself."""
+    tracing = settings.tracing
+    return Journal.open(
+        settings.state_dir, fsync=tracing.fsync, segment_bytes=tracing.segment_bytes, version=__version__
+    )
+
+
+def open_writer(
+    settings: Settings, process: WriterProcess | None, worker: int = 0, bundle: str = "", rollout: str = ""
+) -> WriterLink:
+    """The chain of this process, written by ``process``. Where the parent of a worker was killed, the worker of that
+    number may still be ending: then the chain is the next one of another round (``worker`` plus a multiple of 1000)."""
     tries = [worker + 1000 * lap for lap in range(_CHAINS_TRIED)] if worker else [0]
     for number in tries:
         with contextlib.suppress(JournalClosed) if number != tries[-1] else contextlib.nullcontext():
-            return Journal.open(
+            return WriterLink.open(
                 settings.state_dir,
                 worker=number,
                 fsync=settings.tracing.fsync,
                 segment_bytes=settings.tracing.segment_bytes,
+                modes=_capture_modes(settings),
+                patience=_PATIENCE if number == tries[-1] else _PATIENCE / 10,
                 version=__version__,
                 bundle=bundle,
                 rollout=rollout,
+                process=process if number == tries[0] else None,
             )
     raise AssertionError("the last one was opened, or raised")
 
 
-def make_recorder(settings: Settings, journal: Journal, metrics: Metrics, alerts: Alerts | None = None) -> Recorder:
-    """What writes to this journal, each agent's content as its settings want it. Agents with the same mode share what
-    is remembered of their content."""
-    redact, keys = shipped_redactor(), RunKeys(settings.state_dir)
-
-    @functools.cache
-    def capture(mode: Mode) -> Capture:
-        return Capture(mode, redact, keys.key, settings.tracing.capture_bytes)
-
+def make_recorder(
+    settings: Settings, journal: Journal | WriterLink, metrics: Metrics, alerts: Alerts | None = None
+) -> Recorder:
+    """What writes to this journal, each agent's content as its settings want it."""
+    modes = _capture_modes(settings)
     return Recorder(
         journal,
-        captures={name: capture(agent.capture) for name, agent in settings.agents.items() if agent.capture is not None},
-        default=capture(settings.tracing.capture),
+        modes=modes,
+        captures=Captures(modes, settings.state_dir, shipped_redactor()),
         prices=PriceBook.load(settings.tracing.prices),
         metrics=metrics,
         alerts=alerts,
     )
+
+
+def _capture_modes(settings: Settings) -> CaptureModes:
+    own = {name: agent.capture for name, agent in settings.agents.items() if agent.capture is not None}
+    return CaptureModes(settings.tracing.capture, own, settings.tracing.capture_bytes)
 
 
 def _calm_collector() -> None:

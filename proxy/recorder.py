@@ -1,17 +1,16 @@
 """Turns what happens to an exchange into journal records, content only through the capture of its agent.
 
-Facts are appended at once; content is redacted later, in the journal's writing thread.
+Facts are appended at once; content is a draft, which is redacted where it is written, beside the traffic.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
-
-import msgspec
 
 from checks.verdict import Verdict
 from policies.in_force import Policies
@@ -19,45 +18,49 @@ from policies.model import Decision
 from proxy.breakers.words import Alert
 from proxy.exchange import Exchange, Outcome
 from proxy.state import Alerts
-from serving.text import printable
-from serving.wire.request import ChatRequest, SentMessage
+from serving.wire.request import ChatRequest
 from serving.wire.vocabulary import Usage
 from tracing.alerts import AlertBook
-from tracing.capture import Capture
+from tracing.captures import CaptureModes, Captures
+from tracing.drafts import CallDraft, DecidedDraft, Draft, OpenedDraft, SettledDraft, masked
 from tracing.journal import Journal, JournalError
 from tracing.metrics import Metrics
 from tracing.prices import Cost, PriceBook
 from tracing.records import CallOutcome, Checked, Decided, Opened, Operated, Record, Refused, Settled
+from tracing.writer_link import WriterLink
 
 _log = logging.getLogger(__name__)
 
-_NAME_CHARACTERS = 200
-
 
 class Recorder:
-    """``captures`` by agent, ``default`` for the others; ``clock_ns`` gives nanoseconds since the epoch."""
+    """``modes`` say how much of whose content is kept, ``captures`` do it to what is written here; ``clock_ns`` gives
+    nanoseconds since the epoch."""
 
     def __init__(
         self,
-        journal: Journal,
+        journal: Journal | WriterLink,
         *,
-        captures: Mapping[str, Capture],
-        default: Capture,
+        modes: CaptureModes,
+        captures: Captures,
         prices: PriceBook,
         metrics: Metrics,
         alerts: Alerts | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._journal = journal
+        self._modes = modes
         self._captures = captures
-        self._default = default
         self._prices = prices
         self._metrics = metrics
         self._clock_ns = clock_ns
         self._alerts = alerts or AlertBook(clock=clock_ns)
 
-    def _capture(self, x: Exchange) -> Capture:
-        return self._captures.get(x.agent, self._default)
+    def _append(self, record: Record, draft: Draft | None = None, agent: str = "", weight: int = 0) -> int:
+        journal = self._journal
+        if isinstance(journal, WriterLink):
+            return journal.append(record, draft, agent=agent)
+        fill = partial(draft.fill, record, self._captures.of(agent)) if draft is not None else None
+        return journal.append(record, fill, weight=weight)
 
     async def commit(self, seq: int) -> None:
         """Return when record ``seq`` is on disk. Raises ``JournalError``."""
@@ -71,16 +74,16 @@ class Recorder:
 
     def opened(self, x: Exchange, method: str, path: str) -> int:
         """Raises ``JournalError`` if the journal takes no new exchange."""
-        request, capture, run = x.request, self._capture(x), x.sighting.run.id
+        request, run = x.request, x.sighting.run
         facts = Opened(
             time_ns=x.opened_ns,
             exchange=x.id,
             agent=x.agent,
             owner=x.owner,
             team=x.team,
-            run=run,
-            step=x.sighting.run.step,
-            so_far=x.sighting.run.so_far(),
+            run=run.id,
+            step=run.step,
+            so_far=run.so_far(),
             method=method,
             path=path,
             api=x.api,
@@ -92,33 +95,11 @@ class Recorder:
             traced=x.trace.sampled,
             request_bytes=x.request_bytes,
             new_from=x.message_count - len(x.news),
-            capture=capture.mode,
+            capture=self._modes.of(x.agent),
         )
-
-        def fill() -> Record:
-            sent, offered, asked = [_message(m) for m in request.messages], _tools(request), _params(request)
-            messages, left_out = capture.messages(sent, run)
-            tools = capture.items(offered, run)
-            params = capture.value(asked, run) or {}
-            model = _name(capture, request.model)
-            altered = [] if model == request.model else ["model"]
-            if capture.keeps_words:
-                altered += [f"messages/{at}" for at, kept in enumerate(messages, left_out) if kept != sent[at]]
-                altered += [
-                    name for name, kept, had in (("tools", tools, offered), ("params", params, asked)) if kept != had
-                ]
-            return msgspec.structs.replace(
-                facts,
-                model=model,
-                messages=messages,
-                messages_left_out=left_out,
-                tools=tools,
-                changed_tools=capture.items(sorted(x.sighting.changed_tools), run),
-                params=params,
-                altered=altered,
-            )
-
-        return self._journal.append(facts, fill, weight=x.request_bytes)
+        changed = sorted(x.sighting.changed_tools)
+        draft = OpenedDraft(request.model, request.messages, request.tools, changed, _params(request))
+        return self._append(facts, draft, x.agent, x.request_bytes)
 
     def decided(
         self,
@@ -129,7 +110,6 @@ class Recorder:
         moment: Callable[[], dict[str, Any]] | None = None,
     ) -> int:
         """``moment`` gives what of the input cannot be had again from the exchange's other records."""
-        capture, run = self._capture(x), x.sighting.run.id
         facts = Decided(
             time_ns=self._clock_ns(),
             exchange=x.id,
@@ -140,22 +120,13 @@ class Recorder:
             micros=decision.duration_us,
             exposed=exposed,
         )
-
-        def fill() -> Record:
-            plain = decision.model_dump(mode="json", exclude_defaults=True)
-            kept = plain if capture.mode == "full" else _masked(capture, plain)
-            known = moment() if moment is not None and capture.keeps_words else {}
-            if not known:
-                return msgspec.structs.replace(facts, decision=kept)
-            captured: dict[str, Any] = capture.value(known, run)
-            altered = [name for name, value in known.items() if captured.get(name) != value]
-            return msgspec.structs.replace(facts, decision=kept, moment=captured, altered=altered)
-
-        return self._journal.append(facts, fill)
+        known = moment() if moment is not None and self._modes.of(x.agent) in ("full", "redacted") else {}
+        draft = DecidedDraft(x.sighting.run.id, decision.model_dump(mode="json", exclude_defaults=True), known)
+        return self._append(facts, draft, x.agent)
 
     def call(self, x: Exchange, outcome: Outcome) -> int:
         """What became of a tool call; to be committed before its first byte, or its refusal, leaves."""
-        call, capture, run = outcome.call, self._capture(x), x.sighting.run.id
+        call = outcome.call
         facts = CallOutcome(
             time_ns=self._clock_ns(),
             exchange=x.id,
@@ -167,27 +138,12 @@ class Recorder:
             held_micros=x.held(time.perf_counter_ns()) // 1000,
             in_text=outcome.in_text,
         )
-
-        def fill() -> Record:
-            arguments, commitment = capture.text(call.arguments, run), None
-            if not outcome.given:
-                denied = capture.denied(call.arguments, run)
-                arguments, commitment = denied.excerpt, denied.commitment
-            kept = {"call_id": capture.text(call.id, run), "name": capture.text(call.name, run) or ""}
-            made = {"call_id": call.id, "name": call.name, "arguments": call.arguments}
-            kept["arguments"] = arguments
-            return msgspec.structs.replace(
-                facts,
-                **kept,
-                altered=[part for part in made if kept[part] != made[part]] if capture.keeps_words else [],
-                commitment=commitment,
-            )
-
-        return self._journal.append(facts, fill, weight=len(call.arguments))
+        draft = CallDraft(x.sighting.run.id, call.id, call.name, call.arguments, outcome.given)
+        return self._append(facts, draft, x.agent, len(call.arguments))
 
     async def refused(self, x: Exchange, status: int, code: str, reason: str, rule: str | None) -> None:
         """Put a refusal on disk, and all that was recorded of the exchange before it."""
-        seq = self._journal.append(
+        seq = self._append(
             Refused(time_ns=self._clock_ns(), exchange=x.id, status=status, code=code, reason=reason, rule=rule)
         )
         x.status = x.status or status
@@ -227,7 +183,7 @@ class Recorder:
             severity=alert.severity,
             run=alert.run or "",
             exchange=exchange,
-            evidence=_masked(self._captures.get(agent, self._default), dict(alert.evidence)),
+            evidence=masked(self._captures.of(agent), dict(alert.evidence)),
             spent_usd=alert.cost_usd or None,
             release=alert.release,
         )
@@ -290,7 +246,7 @@ class Recorder:
             )
 
     def operated(self, operator: str, action: str, target: str, reason: str) -> int:
-        return self._journal.append(
+        return self._append(
             Operated(time_ns=self._clock_ns(), operator=operator, action=action, target=target, reason=reason)
         )
 
@@ -302,7 +258,7 @@ class Recorder:
 
     def settled(self, x: Exchange, usage: Usage, *, estimated: bool) -> Cost:
         """The exchange is over; gives what it cost."""
-        capture, run, now = self._capture(x), x.sighting.run.id, self._clock_ns()
+        now = self._clock_ns()
         cost = self._prices.cost(x.request.model, usage, seconds=x.share_seconds)
         facts = Settled(
             time_ns=now,
@@ -323,53 +279,18 @@ class Recorder:
             answer_bytes=x.answer_bytes,
             checks_pending=x.checks_pending,
         )
-
-        def fill() -> Record:
-            said = [_choice(x, number, capture) for number in sorted(x.seen.choices)]
-            choices = capture.items(said, run)
-            return msgspec.structs.replace(
-                facts,
-                answer_model=_name(capture, x.seen.model or x.request.model),
-                answer_id=capture.text(x.seen.answer_id, run),
-                choices=choices,
-                altered=_altered(said, choices) if capture.keeps_words and choices != said else [],
-            )
-
-        self._note(facts, fill, weight=x.seen.size)
+        whole = self._modes.of(x.agent) == "full"
+        choices = [_choice(x, number, whole) for number in sorted(x.seen.choices)]
+        draft = SettledDraft(x.sighting.run.id, x.seen.model or x.request.model, x.seen.answer_id, choices)
+        self._note(facts, draft, x.agent, x.seen.size)
         return cost
 
-    def _note(self, record: Record, fill: Callable[[], Record] | None = None, weight: int = 0) -> None:
+    def _note(self, record: Record, draft: Draft | None = None, agent: str = "", weight: int = 0) -> None:
         """Append what nobody waits for. A journal that cannot take it says so itself (``gap``)."""
         try:
-            self._journal.append(record, fill, weight=weight)
+            self._append(record, draft, agent, weight)
         except JournalError as problem:
             _log.error("a %s record was not taken: %s", type(record).__name__, problem)
-
-
-def _message(message: SentMessage) -> dict[str, Any]:
-    """A message of the request in OpenAI's form."""
-    plain: dict[str, Any] = {"role": message.role, "content": message.text}
-    if message.reasoning:
-        plain["reasoning"] = message.reasoning
-    if message.calls:
-        plain["tool_calls"] = [
-            {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
-            for c in message.calls
-        ]
-    if message.tool_call_id is not None:
-        plain["tool_call_id"] = message.tool_call_id
-    if message.name is not None:
-        plain["name"] = message.name
-    if message.media:
-        plain["media"] = list(message.media)
-    return plain
-
-
-def _tools(request: ChatRequest) -> list[dict[str, Any]]:
-    return [
-        {"type": "function", "function": {"name": t.name, "description": t.description, "parameters": t.parameters}}
-        for t in request.tools
-    ]
 
 
 def _params(request: ChatRequest) -> dict[str, Any]:
@@ -380,19 +301,9 @@ def _params(request: ChatRequest) -> dict[str, Any]:
     return params
 
 
-def _altered(said: list[dict[str, Any]], kept: list[Any]) -> list[str]:
-    """Which parts of which choices are not kept as they were said."""
-    return [
-        f"choices/{at}/{part}"
-        for at, choice in enumerate(said)
-        for part, value in choice.items()
-        if at >= len(kept) or kept[at].get(part) != value
-    ]
-
-
-def _choice(x: Exchange, number: int, capture: Capture) -> dict[str, Any]:
+def _choice(x: Exchange, number: int, whole: bool) -> dict[str, Any]:
     """A choice of the answer: what the model said, each call with what became of it. A denied call's
-    arguments are not here; its own record has what may be kept of them."""
+    arguments are not here, but if the ``whole`` is kept; its own record has what may be kept of them."""
     seen = x.seen.choices[number]
     calls: list[dict[str, Any]] = []
     for index in sorted(seen.calls):
@@ -405,7 +316,7 @@ def _choice(x: Exchange, number: int, capture: Capture) -> dict[str, Any]:
             "name": name,
             "outcome": outcome.outcome if outcome else "unjudged",
         }
-        if outcome is None or outcome.given or capture.mode == "full":
+        if outcome is None or outcome.given or whole:
             call["arguments"] = arguments
         else:
             call["refusal"] = outcome.refusal
@@ -417,21 +328,3 @@ def _choice(x: Exchange, number: int, capture: Capture) -> dict[str, Any]:
         "reasoning": seen.thought,
         "tool_calls": calls,
     }
-
-
-def _name(capture: Capture, name: str | None) -> str | None:
-    """A model's name, which is whatever the caller or the model server says: kept in every mode, one bounded
-    line, never a secret."""
-    return None if name is None else printable(capture.mask_word(printable(name, 4096)), _NAME_CHARACTERS)
-
-
-def _masked(capture: Capture, value: Any) -> Any:
-    """Our own words (constants of policies, names, numbers), which are kept in every mode, but never with a
-    secret."""
-    if isinstance(value, str):
-        return capture.mask_word(value)
-    if isinstance(value, dict):
-        return {key: _masked(capture, inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_masked(capture, inner) for inner in value]
-    return value

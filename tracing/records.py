@@ -34,7 +34,8 @@ class Started(Record, frozen=True, tag="started"):
     """A worker began to write: a new epoch of the chain. ``interrupted`` is how many exchanges of earlier
     epochs were found open; as many ``settled`` records follow. ``torn_bytes`` is the length of the
     unfinished last line that a crash left and that was cut off; ``fault`` says what else was wrong with the
-    last segment (it was left as it is)."""
+    last segment (it was left as it is). ``resumed``: the writing process alone was started again, and the exchanges
+    that are open go on."""
 
     instance: str = ""
     worker: int = 0
@@ -45,6 +46,7 @@ class Started(Record, frozen=True, tag="started"):
     interrupted: int = 0
     torn_bytes: int = 0
     fault: str | None = None
+    resumed: bool = False
 
 
 class Opened(Record, frozen=True, tag="opened"):

@@ -35,6 +35,7 @@ class _Glance(msgspec.Struct):
     exchange: str = ""
     ending: str = ""
     interrupted: int = 0
+    resumed: bool = False
 
 
 class _GlanceLine(msgspec.Struct):
@@ -111,13 +112,14 @@ def interrupted(files: list[Path]) -> list[str]:
 
 
 def _opening_is_whole(epoch: list[Path]) -> bool:
-    """Whether the epoch's ``started`` is followed by as many interrupted exchanges as it says."""
+    """Whether the epoch's ``started`` is followed by as many interrupted exchanges as it says. One that was resumed
+    has settled nothing of what was before it."""
     expected: int | None = None
     for segment in epoch:
         for _, _, line in lines(segment):
             record = _look(line)
             if expected is None:
-                if record is None or record.type != "started":
+                if record is None or record.type != "started" or record.resumed:
                     return False
                 expected = record.interrupted
             elif record is None or record.ending != "interrupted":

@@ -33,8 +33,8 @@ from proxy.run import Run
 from proxy.setup import State
 from proxy.shape import Shape
 from proxy.workers import words
-from proxy.workers.frames import NOTICE
 from proxy.workers.link import Link, listen, peer
+from serving.frames import NOTICE
 
 _log = logging.getLogger("interlock.workers")
 _decoder = msgspec.msgpack.Decoder(words.FromWorker)

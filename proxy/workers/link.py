@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from proxy.workers.frames import BadFrame, Frames, frame
+from serving.frames import BadFrame, Frames, frame
 
 _log = logging.getLogger("interlock.workers")
 _CHUNK = 256 * 1024

@@ -26,8 +26,8 @@ from proxy.runs import NAME, Found, Sighting, sight
 from proxy.shape import Shape, answered, call_keys, seed_of
 from proxy.share import ShareMeter
 from proxy.workers import words
-from proxy.workers.frames import NOTICE
 from proxy.workers.link import Link
+from serving.frames import NOTICE
 from serving.settings import AgentSettings, BreakerSettings
 from serving.wire.request import ChatRequest, SentCall
 from serving.wire.vocabulary import Usage

@@ -34,7 +34,7 @@ from tests.support.served import children_of, metric_sum, served, until
 from tests.support.serving import HEAD, answering, ask, by_request, post, streaming
 from tests.support.wire import Message, parse
 from tracing.audit import verify
-from tracing.records import Alerted, CallOutcome, Checked, Opened, Refused, Settled
+from tracing.records import Alerted, CallOutcome, Checked, Opened, Refused, Settled, Started
 from tracing.segments import read
 
 LAWFUL = ["run_shell", "get_weather"]
@@ -306,6 +306,15 @@ async def test_what_mlflow_missed_arrives_when_it_is_back(mlflow_env: Path, tmp_
 # -- the disk -----------------------------------------------------------------------------------------
 
 
+def writers_of(pid: int) -> list[int]:
+    """The processes that write the journal for a server."""
+    return [
+        member
+        for member in session_of(pid)
+        if member != pid and b"tracing.writer" in Path(f"/proc/{member}/cmdline").read_bytes()
+    ]
+
+
 class Disk:
     """A disk without room for the process: every write to a file fails, as its kernel says it (EFBIG)."""
 
@@ -340,7 +349,8 @@ async def test_a_journal_that_cannot_be_written_takes_nothing_new_and_lets_no_ca
         writer.write(b"0\r\n\r\n")
 
     async with scripted(script) as upstream, served(upstream.url, tmp_path) as interlock:
-        disk = Disk(interlock.process.pid)
+        (journals,) = writers_of(interlock.process.pid)
+        disk = Disk(journals)
         assert tools(await exchange(interlock.port, "Go.", stream=True)) == LAWFUL
         assert (await interlock.admin("/readyz"))[0] == 200
         waiting = asyncio.create_task(exchange(interlock.port, "wait", stream=True))
@@ -368,6 +378,44 @@ async def test_a_journal_that_cannot_be_written_takes_nothing_new_and_lets_no_ca
     assert endings == ["done"] * 3
     assert records(tmp_path / "state", Refused) == []
     assert verify(tmp_path / "state").faults == []
+
+
+async def test_a_server_whose_writer_is_killed_goes_on_and_lets_no_call_by_that_is_not_on_record(
+    tmp_path: Path,
+) -> None:
+    go, begun = asyncio.Event(), asyncio.Event()
+    events = stream(say(next(NUMBERS)))
+    middle = next(number for number, event in enumerate(events) if b"tool_calls" in event)
+
+    async def script(request: bytes, writer: asyncio.StreamWriter) -> None:
+        if b"wait" not in request:
+            await MODEL(request, writer)
+            return
+        writer.write(HEAD)
+        for number, event in enumerate(events):
+            if number == middle:
+                await writer.drain()
+                begun.set()
+                await go.wait()
+            writer.write(b"%x\r\n%s\r\n" % (len(event), event))
+        writer.write(b"0\r\n\r\n")
+
+    async with scripted(script) as upstream, served(upstream.url, tmp_path) as interlock:
+        pid = interlock.process.pid
+        (first,) = writers_of(pid)
+        waiting = asyncio.create_task(exchange(interlock.port, "wait", stream=True))
+        await begun.wait()
+        await until(lambda: len(interlock.records(Opened)) == 1)
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: writers_of(pid) not in ([], [first]))
+        await until(lambda: ready(interlock))
+        go.set()
+        assert tools(await waiting) == LAWFUL
+        assert tools(await exchange(interlock.port, "Go again.", stream=True)) == LAWFUL
+    state = tmp_path / "state"
+    assert [record.resumed for record in records(state, Started)] == [False, True]
+    assert [record.ending for record in records(state, Settled)] == ["done", "done"]
+    assert verify(state).faults == []
 
 
 async def ready(interlock: Any) -> bool:

@@ -415,7 +415,7 @@ async def test_who_no_longer_wants_its_room_takes_none(tmp_path: Path) -> None:
     gone.cancel()
     free.set()
     assert await stays is True
-    assert journal._promised == 0
+    assert journal._room._promised == 0
     journal.close()
 
 
@@ -510,7 +510,7 @@ async def test_a_fault_in_the_writing_thread_leaves_nobody_waiting(
     def broken(*_: object) -> bytes:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(journal._lines, "line", broken)
+    monkeypatch.setattr(journal._pen._lines, "line", broken)
     with pytest.raises(JournalFailed, match="ZeroDivisionError"):
         await journal.commit(journal.append(settled(1)))
     assert not journal.healthy

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from proxy.breakers.loops import LoopState
 from proxy.history import Step
 from proxy.workers import words
-from proxy.workers.frames import LONGEST, BadFrame, Frames, frame
+from serving.frames import LONGEST, BadFrame, Frames, frame
 
 WORDS: list[tuple[int, words.FromWorker]] = [
     (1, words.Hello("token", 3)),

@@ -243,7 +243,7 @@ async def test_alerts_of_all_workers_are_one_and_stand_in_the_parents_chain(tmp_
             await side.told()
         two.alerts.resolve("judge_unavailable", "opa", "alice")
         await two.told()
-        await desk.journal.commit(desk.journal._next - 1)
+        await desk.journal.commit(desk.journal.durable + desk.journal.pending_records)
         found = [entry for entry in read(tmp_path / "state") if isinstance(entry.record, Alerted)]
         assert [(entry.chain, entry.record.state) for entry in found] == [
             ("local/w0", "firing"),

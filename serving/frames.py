@@ -1,4 +1,4 @@
-"""The wire between a worker and its parent: framed MessagePack, without I/O.
+"""The wire between two processes of Interlock: framed MessagePack, without I/O.
 
 A frame is four bytes of length (big endian) and a MessagePack array of two: a number and a body. A positive number
 is a question that wants an answer, its negative the answer, zero a notice that wants none.
