@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from policies.bundle import Bundle, configured
+from policies.bundle import Bundle, PolicyEntry, configured
 from policies.compose import compose, findings_of
 from policies.engines.base import Engine, EngineError
 from policies.fail_open import FailOpen
@@ -134,6 +134,10 @@ class PolicySet:
     def asked(self, stage: Stage) -> Mapping[str, frozenset[str]]:
         """The policies in force that have this stage, each with the dotted input fields that it reads there."""
         return self._asked[stage]
+
+    def entry(self, policy: str) -> PolicyEntry:
+        """What the manifest says of a policy in force."""
+        return self._entries[policy]
 
     def signals(self, call: CallFacts) -> list[Signal]:
         """The signals of a tool call; none are looked for if no policy in force reads them."""

@@ -66,8 +66,10 @@ def _doctor(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def _policy(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     from policies.authoring.cli import add_policy_commands
     from proxy.replay.commands import add_replay_command
+    from proxy.replay.evaluating import add_eval_command
 
     commands = add_policy_commands(subparsers)
+    add_eval_command(commands)
     add_replay_command(commands)
 
 

@@ -103,14 +103,10 @@ def _answerable(tally: Tally) -> Iterator[RenderableType]:
     share = f"{tally.answerable:.1%}"
     line = Text("\nanswerable  ", style="bold").append(share, style="green" if tally.answerable >= 0.95 else "red")
     yield line.append(f" of {_many(tally.judged, 'exchange')}; of {tally.unanswerable} it is not known")
-    if tally.lost:
-        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-        for column in ("", "policy", "reads", "places", "why it cannot be said", "such as"):
-            table.add_column(column, justify="right" if column == "places" else "left")
-        for lost, number in tally.lost.most_common():
-            such = ", ".join(one[:8] for one in tally.lost_examples.get(lost, ()))
-            table.add_row("", printable(lost.policy, 80), lost.field, str(number), printable(lost.why, 120), such)
-        yield table
+    for lost, number in tally.lost.most_common():
+        such = " ".join(one[:8] for one in tally.lost_examples.get(lost, ()))
+        what = f"{printable(lost.policy, 80)} reads {lost.field}: {printable(lost.why, 120)}"
+        yield Text(f"  {number:>6}  {what}").append(f"  {such}", style="dim")
 
 
 def _cost(found: Replay) -> Text:

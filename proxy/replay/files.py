@@ -1,0 +1,142 @@
+"""An exchange from a JSON file: what a client asked and what the model server answered, as they stood on the wire.
+
+    {"agent": "coder",
+     "path": "/v1/chat/completions",
+     "request": {"model": "m", "messages": […], "tools": […]},
+     "answer": {"choices": [{"index": 0, "message": {…}, "finish_reason": "stop"}]}}
+
+``path`` may be that of any API that is judged; the answer is its whole (not streamed) one, and may be missing.
+``owner``, ``team``, ``time`` (RFC 3339), ``run``, ``checks`` and ``budgets`` are what the decision input has under
+these names. The lines that ``interlock audit show ID --json`` prints are taken as well.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from pydantic import ValidationError
+
+from policies.model import BudgetFacts, CheckFact, RunFacts, Stage
+from proxy.replay.stored import UNREAD, Stored, StoredCall, StoredChoice, stored
+from serving.endpoints import EndpointClass, classify
+from serving.wire.dialect import Coerced, Dialect, UpstreamRefuses
+from serving.wire.dialects import FETCHES, dialect_of
+from serving.wire.request import ChatRequest
+from tracing.exchange import Exchange
+from tracing.records import AnyRecord, Decided
+
+CHAT = "/v1/chat/completions"
+FROM_FILE = "file"
+"""The id of an exchange that no record has."""
+
+_FIELDS = frozenset(
+    ("agent", "owner", "team", "time", "path", "request", "answer", "run", "checks", "budgets", "title", "description")
+)
+
+
+class FileError(ValueError):
+    """A file that is no exchange: which, and what is expected."""
+
+
+def exchange_in(path: Path) -> Stored:
+    """Raises :class:`FileError`."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{path}: {error}") from error
+    try:
+        plain = json.loads(text)
+    except ValueError:
+        return _from_lines(path, text)
+    if isinstance(plain, dict) and "record" in plain:
+        return _from_lines(path, json.dumps(plain))
+    return exchange_of(plain, str(path))
+
+
+def _from_lines(path: Path, text: str) -> Stored:
+    try:
+        records = [msgspec.convert(json.loads(line)["record"], AnyRecord) for line in text.splitlines() if line.strip()]
+    except (ValueError, KeyError, TypeError, msgspec.ValidationError) as error:
+        raise FileError(f"{path}: neither an exchange in JSON nor records of `interlock audit show --json`") from error
+    exchange = Exchange(records[0].exchange if records else "")
+    for record in records:
+        exchange.add(record)
+    found = stored(exchange)
+    if found is None:
+        raise FileError(f"{path}: has no `opened` record, with which an exchange begins")
+    return found
+
+
+def exchange_of(plain: Any, where: str) -> Stored:
+    """The exchange that ``plain`` describes. Raises :class:`FileError`."""
+    if not isinstance(plain, dict) or not isinstance(plain.get("request"), dict):
+        raise FileError(f'{where}: expected an object with a "request" (an API\'s request body)')
+    if unknown := sorted(set(plain) - _FIELDS):
+        raise FileError(f"{where}: does not know {', '.join(unknown)}; there are: {', '.join(sorted(_FIELDS))}")
+    target = str(plain.get("path", CHAT))
+    dialect = _dialect(target, plain["request"], where)
+    view = dialect.request(plain["request"])
+    if not isinstance(view, ChatRequest):
+        problem = view.message if isinstance(view, Coerced) else view.reason
+        raise FileError(f"{where}: request: {view.field}: {problem}")
+    choices, calls = _answer(dialect, plain["answer"], where) if plain.get("answer") is not None else ([], [])
+    try:
+        run = RunFacts.model_validate({"id": "file", **(plain.get("run") or {})})
+        moment = {
+            name: [kind.model_validate(one).model_dump(mode="json") for one in plain.get(name) or ()]
+            for name, kind in (("checks", CheckFact), ("budgets", BudgetFacts))
+        }
+        opened = int(datetime.fromisoformat(plain["time"]).timestamp() * 1e9) if "time" in plain else 0
+    except (ValidationError, ValueError, TypeError) as error:
+        raise FileError(f"{where}: {error}") from error
+    return Stored(
+        id=FROM_FILE,
+        agent=str(plain.get("agent", "anonymous")),
+        owner=plain.get("owner"),
+        team=plain.get("team"),
+        api=dialect.api,
+        request=view,
+        news=view.messages,
+        message_count=len(view.messages),
+        opened_ns=opened,
+        run=run,
+        unknown={"request.orders": UNREAD},
+        choices=choices,
+        calls=calls,
+        decided=_moments(choices, calls, {"run": run.model_dump(mode="json"), **moment}),
+    )
+
+
+def _dialect(target: str, request: Any, where: str) -> Dialect:
+    endpoint = classify("POST", target)
+    if endpoint.klass is not EndpointClass.JUDGED or endpoint.name in FETCHES:
+        raise FileError(f"{where}: path {target}: expected a path that is judged, such as {CHAT}")
+    dialect = dialect_of(endpoint.name, request)
+    if isinstance(dialect, Coerced | UpstreamRefuses):
+        raise FileError(f"{where}: request: {dialect.field}: neither a chat request nor a completion")
+    return dialect
+
+
+def _answer(dialect: Dialect, plain: Any, where: str) -> tuple[list[StoredChoice], list[StoredCall]]:
+    try:
+        answer = dialect.answer(json.dumps(plain).encode())
+    except (ValueError, UnicodeEncodeError):
+        answer = None
+    if answer is None:
+        raise FileError(f'{where}: "answer" is not a whole answer of the {dialect.api} API')
+    choices = [StoredChoice(one.number, one.text, one.reasoning, one.finish, one.calls) for one in answer.choices]
+    return choices, [StoredCall(call, "") for choice in answer.choices for call in choice.calls]
+
+
+def _moments(choices: list[StoredChoice], calls: list[StoredCall], moment: dict[str, Any]) -> list[Decided]:
+    """What the file says of the moment, for every place that may be asked about."""
+    places = [(Stage.REQUEST, "request")]
+    places += [(Stage.TOOL_CALL, f"call {one.call.choice}.{one.call.index}") for one in calls]
+    for choice in choices:
+        places += [(Stage.REASONING, f"reasoning of choice {choice.number}")]
+        places += [(Stage.OUTPUT, f"text of choice {choice.number}"), (Stage.RESPONSE, f"choice {choice.number}")]
+    return [Decided(time_ns=0, stage=stage.value, surface=place, moment=moment) for stage, place in places]
