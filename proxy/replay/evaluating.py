@@ -75,7 +75,9 @@ def _eval(arguments: argparse.Namespace) -> int:
     sets = Sets(bundle, settings, rollout=rollout_of(settings.policies, bundle), only=arguments.policy)
     x = _exchange(arguments, settings)
     policies = sets.of(x.agent, x.team)
-    said = asyncio.run(_asked(policies, x, settings, as_then=arguments.bundle is None))
+    as_then = arguments.bundle is None and any(one.decision.get("bundle") == policies.digest for one in x.decided)
+    rejudge = Rejudge(policies, json_depth=settings.limits.json_depth, as_then=as_then, tools=sets.tools)
+    said = asyncio.run(_asked(rejudge, x))
     rules, hint = _rules(policies, said)
     if arguments.json:
         print(json.dumps(as_json(x, policies, said, rules), ensure_ascii=True))
@@ -115,12 +117,11 @@ def _exchange(arguments: argparse.Namespace, settings: Settings) -> Stored:
     return x
 
 
-async def _asked(policies: PolicySet, x: Stored, settings: Settings, *, as_then: bool) -> list[Said]:
-    as_then = as_then and any(one.decision.get("bundle") == policies.digest for one in x.decided)
+async def _asked(rejudge: Rejudge, x: Stored) -> list[Said]:
     try:
-        return await Rejudge(policies, json_depth=settings.limits.json_depth, as_then=as_then).exchange(x)
+        return await rejudge.exchange(x)
     finally:
-        await policies.close()
+        await rejudge.policies.close()
 
 
 def _rules(policies: PolicySet, said: list[Said]) -> tuple[dict[int, list[RuleSeen]], str]:

@@ -21,7 +21,8 @@ import msgspec
 from pydantic import ValidationError
 
 from policies.model import BudgetFacts, CheckFact, RunFacts, Stage
-from proxy.replay.stored import UNREAD, Stored, StoredCall, StoredChoice, stored
+from policies.seen import tools_of_results
+from proxy.replay.stored import Stored, StoredCall, StoredChoice, stored
 from serving.endpoints import EndpointClass, classify
 from serving.wire.dialect import Coerced, Dialect, UpstreamRefuses
 from serving.wire.dialects import FETCHES, dialect_of
@@ -104,7 +105,8 @@ def exchange_of(plain: Any, where: str) -> Stored:
         message_count=len(view.messages),
         opened_ns=opened,
         run=run,
-        unknown={"request.orders": UNREAD},
+        unknown={},
+        news_tools=tuple(tools_of_results(view.messages)),
         choices=choices,
         calls=calls,
         decided=_moments(choices, calls, {"run": run.model_dump(mode="json"), **moment}),

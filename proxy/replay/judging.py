@@ -229,14 +229,17 @@ class Rejudge:
             return Said(place, Stage.TOOL_CALL, stopped_by=rule if self._holds else None, about=call)
         if not self.policies.in_force(Stage.TOOL_CALL):
             return Said(place, Stage.TOOL_CALL, about=call)
-        known = (
-            asking.background(self._tools).facts(call.name, arguments, call.arguments) if self._reads_history else None
-        )
+        known = None
+        if self._reads_history:
+            background = asking.background(self._tools)
+            known = background.facts(call.name, arguments, call.arguments, asking.x.said(call.choice))
         facts = call_facts(call, arguments, asking.x.request.tools, facts=known)
         if "request.tools" in asking.x.unknown and not facts.offered:
             unknown["call.offered"] = asking.x.unknown["request.tools"]
         then = asking.then(Stage.TOOL_CALL, place)
         unknown |= _MOMENT_OF_CALL
+        if asking.x.said_is_known(call.choice) and not any(name in asking.x.unknown for name in HISTORY_FIELDS):
+            unknown.pop("call.mismatch", None)
         if then is not None and (moment := then.moment.get("call")) is not None:
             facts, unknown = _with_moment(facts, moment), {n: w for n, w in unknown.items() if n[5:] not in moment}
         if readable:

@@ -15,6 +15,7 @@ from policies.engines.embedded import EmbeddedEngine
 from policies.model import Mode
 from policies.modes import unknown_policies
 from policies.rollout import Rollout
+from policies.seen import ToolTable
 from policies.service import PolicySet, with_settings
 from proxy.replay.judging import Rejudge, Said
 from proxy.replay.stored import Stored, stored
@@ -64,6 +65,7 @@ class Sets:
     ) -> None:
         self.bundle = with_settings(bundle, settings.policies, settings.agents)
         self.only = frozenset(only)
+        self.tools = ToolTable(settings.tools)
         self._names = [entry.name for entry in bundle.policies]
         self._rollout = rollout
         self._changed = dict(changed or {})
@@ -116,7 +118,7 @@ class _Rejudges:
         policies = self._sets.of(x.agent, x.team)
         rejudge = self._made.get(id(policies))
         if rejudge is None:
-            rejudge = self._made[id(policies)] = Rejudge(policies, json_depth=self._depth)
+            rejudge = self._made[id(policies)] = Rejudge(policies, json_depth=self._depth, tools=self._sets.tools)
         return await rejudge.exchange(x)
 
     @property

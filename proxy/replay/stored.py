@@ -84,6 +84,15 @@ class Stored(msgspec.Struct):
     fetched: bool = False
     ended: bool = True
 
+    def said(self, number: int) -> str:
+        """What a choice thought and said, all of it: models say it before they call."""
+        return next((f"{one.reasoning}\n{one.text}" for one in self.choices if one.number == number), "")
+
+    def said_is_known(self, number: int) -> bool:
+        return self.ended and not any(
+            part in one.unknown for one in self.choices if one.number == number for part in ("content", "reasoning")
+        )
+
 
 def stored(exchange: Exchange) -> Stored | None:
     """None if the record does not have the beginning of ``exchange``."""
