@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -19,26 +20,26 @@ from tests.support.interlock import port_of, running
 from tests.support.raw import scripted, send
 from tests.support.serving import answering, ask, post
 from tests.support.wire import parse
-from tracing.records import Opened, Record
+from tracing.records import Opened
 
-_FULL = 16 * 1024 * 1024
+_MANY = 9000
+"""Records of a KB or so: more than may wait."""
 
 
 @contextmanager
-def _slow_disk(interlock: Interlock) -> Iterator[threading.Event]:
-    """Much waits to be written until the event is set."""
+def _slow_disk(interlock: Interlock) -> Iterator[Callable[[], None]]:
+    """Much waits to be written until it is called."""
     assert interlock._plane is not None
-    free, record = threading.Event(), Opened(time_ns=1, exchange="x", agent="a", run="r")
-
-    def slow() -> Record:
-        free.wait()
-        return record
-
-    interlock._plane.journal.append(record, slow, weight=_FULL)
+    journal = interlock._plane.journal
+    pid = journal.writer_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
     try:
-        yield free
+        for number in range(_MANY):
+            journal.append(Opened(time_ns=1, exchange=f"x{number}", agent="a", run="r"))
+        yield lambda: os.kill(pid, signal.SIGCONT)
     finally:
-        free.set()
+        os.kill(pid, signal.SIGCONT)
 
 
 def _book(interlock: Interlock) -> RunBook:
@@ -60,7 +61,7 @@ async def test_a_request_waits_for_the_record_to_have_room(tmp_path: Path) -> No
             assert not asked.done() and not upstream.requests
             (run,) = _book(interlock)
             assert run.live == 1
-            free.set()
+            free()
             assert parse(await asked).start == "HTTP/1.1 200 OK"
         await _until_settled(interlock)
         assert run.live == 0
