@@ -334,7 +334,8 @@ from tracing.records import CallOutcome, Opened, Settled
 from tracing.writer_link import WriterLink
 
 async def exchange(link, number):
-    link.append(Opened(time_ns=number, exchange=f"x{number}", run="r"), OpenedDraft("m" * (number % 3000), (), (), [], {}))
+    draft = OpenedDraft("m" * (number % 3000), (), (), [], {})
+    link.append(Opened(time_ns=number, exchange=f"x{number}", run="r"), draft)
     facts = CallOutcome(time_ns=number, exchange=f"x{number}", name="shell", outcome="allowed")
     await link.commit(link.append(facts, CallDraft("r", "c", "shell", "{}", True)))
     sys.stdout.write(f"x{number}\\n")
