@@ -16,11 +16,14 @@ from typing import Any, cast
 
 import aiohttp
 from aiohttp import hdrs, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.typedefs import LooseHeaders
+from aiohttp.helpers import should_remove_content_length
+from aiohttp.http import HttpVersion11, StreamWriter
 from multidict import CIMultiDict
 from yarl import URL
 
+from proxy.plain_request import PlainSender, is_plain
 from serving.settings import LimitSettings, UpstreamSettings
 from serving.wire.errors import refuse, shape_of
 
@@ -41,9 +44,8 @@ _OWN_PREFIX = "x-interlock-"
 _AT_ONCE = 32 * 1024  # bytes of an answer that are on their way through Interlock at a time
 _AT_A_READ = 32 * 1024  # bytes that one read takes from the model server
 _WAITING = 16 * 1024  # bytes on each side of us beyond which no more is taken, about
+_NAMES_KEPT = 512
 _UNSENT = 64 * 1024  # bytes that the system takes from us for a client before it sends them
-_GIVEN = web.ResponseKey("given", CIMultiDict[str])
-_ADDED = (hdrs.CONTENT_TYPE, hdrs.DATE, hdrs.SERVER)
 
 
 class Uncarriable(Exception):
@@ -59,18 +61,30 @@ def _end_to_end(raw_headers: Iterable[tuple[bytes, bytes]], connection: Iterable
     for listed in connection:
         if listed.lower() not in ("keep-alive", "close"):
             drop = drop | {token.strip().lower() for token in listed.split(",") if token.strip()}
-    headers: CIMultiDict[str] = CIMultiDict()
+    headers: list[tuple[str, str]] = []
     spelt: dict[str, str] = {}  # aiohttp's client loses duplicates whose names are spelt differently
     for name, value in raw_headers:
         try:
-            key, text = name.decode("ascii"), value.decode("utf-8")
+            key, lower = _NAMES.get(name) or _name(name)
+            text = value.decode("utf-8")
         except UnicodeDecodeError:
             shown = name.decode("ascii", "backslashreplace")
             raise Uncarriable(f"The header {shown!r} has bytes that are not UTF-8.") from None
-        lower = key.lower()
         if lower not in drop:
-            headers.add(spelt.setdefault(lower, key), text)
-    return headers
+            headers.append((spelt.setdefault(lower, key), text))
+    return CIMultiDict(headers)
+
+
+_NAMES: dict[bytes, tuple[str, str]] = {}
+
+
+def _name(name: bytes) -> tuple[str, str]:
+    """A header's name as it is spelt, and in lower case; remembered."""
+    key = name.decode("ascii")
+    if len(_NAMES) >= _NAMES_KEPT:
+        _NAMES.clear()
+    found = _NAMES[name] = key, key.lower()
+    return found
 
 
 def request_headers(request: web.BaseRequest) -> CIMultiDict[str]:
@@ -155,12 +169,13 @@ class Upstream:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=settings.keepalive_seconds, ttl_dns_cache=30)
         handler: type[ResponseHandler] = _Answering
         connector._factory = functools.partial(handler, loop=asyncio.get_running_loop())
+        timeout = aiohttp.ClientTimeout(total=settings.total_seconds, sock_connect=settings.connect_seconds)
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=(hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.USER_AGENT, hdrs.CONTENT_TYPE),
-            timeout=aiohttp.ClientTimeout(total=settings.total_seconds, sock_connect=settings.connect_seconds),
+            timeout=timeout,
             max_line_size=limits.header_bytes,
             max_field_size=limits.header_bytes,
             max_headers=limits.header_count,
@@ -168,20 +183,29 @@ class Upstream:
             read_bufsize=_WAITING,
             request_class=_Request,
         )
+        self._plain = PlainSender(
+            self._session,
+            timeout,
+            max_line_size=limits.header_bytes,
+            max_field_size=limits.header_bytes,
+            max_headers=limits.header_count,
+            read_bufsize=_WAITING,
+        )
+        self._timed = settings.total_seconds is not None
 
     async def open(
-        self, method: str, target: str, headers: LooseHeaders, body: bytes | aiohttp.StreamReader | None
+        self, method: str, target: str, headers: CIMultiDict[str], body: bytes | aiohttp.StreamReader | None
     ) -> aiohttp.ClientResponse:
         """Send the request once and return when the answer's head is there. ``target`` is the raw path and
         query. Raises :class:`UpstreamUnreachable`, or ``aiohttp.ClientError`` when it broke later."""
         try:
-            answer = await self._session.request(
-                method,
-                URL(self._base + target, encoded=True),
-                headers=headers,
-                data=body or None,
-                allow_redirects=False,
-            )
+            url = URL(self._base + target, encoded=True)
+            if isinstance(body, bytes) and not self._timed and is_plain(method, headers, body):
+                answer = await self._plain.ask(url, headers, body)
+            else:
+                answer = await self._session.request(
+                    method, url, headers=headers, data=body or None, allow_redirects=False
+                )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise UpstreamUnreachable(type(error).__name__) from error
         if answer.content.__class__ is aiohttp.StreamReader:
@@ -193,19 +217,41 @@ class Upstream:
 
 
 class CarriedRequest(web.BaseRequest):
-    """A request whose answers get no header that the model server did not send."""
+    """A request whose answers do not say what made them."""
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
-        given = response.get(_GIVEN)
-        if given is not None:
-            for name in _ADDED:
-                if name not in given:
-                    response.headers.popall(name, None)
-        else:
-            response.headers.popall(hdrs.SERVER, None)
+        response.headers.popall(hdrs.SERVER, None)
 
 
-class _WithBody(web.StreamResponse):
+class _Carried(web.StreamResponse):
+    """A response with no header that the model server did not send, but for the framing."""
+
+    async def _start(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        """As aiohttp's, without what it adds."""
+        self._req = request
+        writer = self._payload_writer = cast(StreamWriter, request._payload_writer)
+        headers, modern = self._headers, request.version >= HttpVersion11
+        keep_alive = request.keep_alive if self._keep_alive is None else self._keep_alive
+        self._keep_alive = keep_alive
+        writer.length = self.content_length
+        if self._must_be_empty_body:
+            if hdrs.CONTENT_LENGTH in headers and should_remove_content_length(request.method, self.status):
+                del headers[hdrs.CONTENT_LENGTH]
+        elif writer.length is None:
+            if modern:
+                writer.enable_chunking()
+                headers[hdrs.TRANSFER_ENCODING] = "chunked"
+            else:
+                keep_alive = False
+        if not keep_alive and modern:
+            headers[hdrs.CONNECTION] = "close"
+        elif keep_alive and not modern:
+            headers[hdrs.CONNECTION] = "keep-alive"
+        await self._write_headers()
+        return writer
+
+
+class _WithBody(_Carried):
     """A response whose head leaves in one write with the first bytes of its body."""
 
     _send_headers_immediately = False
@@ -214,11 +260,8 @@ class _WithBody(web.StreamResponse):
 def answer_like(answer: aiohttp.ClientResponse, *, body_at_hand: bool = False) -> web.StreamResponse:
     """A response with the status, reason and headers of ``answer`` and no body yet. ``body_at_hand``: the head
     need not leave before the body does, because that follows at once."""
-    headers = answer_headers(answer)
-    made = _WithBody if body_at_hand else web.StreamResponse
-    response = made(status=answer.status, reason=answer.reason, headers=headers)
-    response[_GIVEN] = headers.copy()
-    return response
+    made = _WithBody if body_at_hand else _Carried
+    return made(status=answer.status, reason=answer.reason, headers=answer_headers(answer))
 
 
 class _Connection(web.RequestHandler):

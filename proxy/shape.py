@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -52,6 +53,7 @@ CallKeys = Callable[[int], Sequence[bytes]]
 """The keys of the telling calls of a message, by its place."""
 
 
+@lru_cache(maxsize=1024)
 def seed_of(key: bytes, agent: str) -> bytes:
     """What every digest of an agent's histories begins with."""
     return digest(key, ["agent", agent])

@@ -71,6 +71,8 @@ async def _refused_calls(
         for call in choice.calls:
             large = hold and len(call.arguments.encode()) > held_limit
             asked.append((choice.position, call.index, Question(len(asked), call, "held_bytes" if large else None)))
+    if not asked:
+        return {}
     verdicts = await asyncio.gather(*(ask(x, question) for _, _, question in asked))
     refused: dict[int, dict[int, str]] = {}
     for (position, index, _), verdict in zip(asked, verdicts, strict=True):

@@ -17,7 +17,7 @@ Source: ``ChatCompletionRequest`` and ``renderers/`` of vLLM 0.32.0.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -50,20 +50,38 @@ class FieldRule(msgspec.Struct, frozen=True):
     applies: Callable[[Mapping[str, Any]], bool]
 
 
-def hidden(fields: Mapping[str, Any], rules: Iterable[FieldRule] | None = None) -> Iterator[FieldProblem]:
+def hidden(fields: Mapping[str, Any], rules: Sequence[FieldRule] | None = None) -> Iterable[FieldProblem]:
     """Every field of the request that hides something, whoever reads it."""
-    plain: bool | None = None
-    for rule in RULES if rules is None else rules:
-        top = _TOP[rule.param]
-        if top not in fields:
+    rules = RULES if rules is None else rules
+    tops, of_messages = _tops_of(rules)
+    plain = not of_messages or "messages" not in fields or _plain_messages(fields)
+    if plain and fields.keys().isdisjoint(tops):  # as nearly always
+        return ()
+    return _found(fields, rules, plain)
+
+
+def _found(fields: Mapping[str, Any], rules: Sequence[FieldRule], plain: bool) -> Iterator[FieldProblem]:
+    for rule in rules:
+        if _TOP[rule.param] not in fields or (plain and rule.param.startswith(_MESSAGES)):
             continue
-        if rule.param.startswith("messages[]"):
-            plain = _plain_messages(fields) if plain is None else plain
-            if plain:
-                continue
         if rule.applies(fields):
             message = f"`{rule.param}` {rule.why}, and a policy in force must see that. Leave the field out."
             yield FieldProblem(rule.param, rule.hides, message)
+
+
+_MESSAGES = "messages[]"
+_AboutFields = tuple[frozenset[str], bool]
+_known_tops: dict[int, tuple[Sequence[FieldRule], _AboutFields]] = {}
+
+
+def _tops_of(rules: Sequence[FieldRule]) -> _AboutFields:
+    """The fields that rules are about, but for rules on the messages; and whether there are such. Remembered, because
+    an API's rules never change."""
+    known = _known_tops.get(id(rules))
+    if known is None or known[0] is not rules:
+        others = frozenset(_TOP[rule.param] for rule in rules if not rule.param.startswith(_MESSAGES))
+        known = _known_tops[id(rules)] = rules, (others, any(rule.param.startswith(_MESSAGES) for rule in rules))
+    return known[1]
 
 
 MEDIA_PARTS = frozenset(
