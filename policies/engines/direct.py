@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from opapywasm import OpaMemoryError
@@ -23,7 +24,7 @@ from wasmtime import _ffi as ffi
 from wasmtime._func import maybe_raise_last_exn
 
 _SLOT = 4  # a wasmtime_val_raw_t has 16 bytes
-_MOST_ARGUMENTS = 8
+_MOST_ARGUMENTS = 2
 _FIRST_READ = 1024
 
 _HOLDING = ctypes.PyDLL(str(ffi.filename), handle=ffi.dll._handle)
@@ -68,20 +69,22 @@ class Direct:
         function = self._runtime.get_func(name)
         kind = function.type(self._runtime.store)
         takes, gives = [str(value) for value in kind.params], [str(value) for value in kind.results]
-        if takes != ["i32"] * arguments or gives not in ([], ["i32"]):
+        if arguments > _MOST_ARGUMENTS or takes != ["i32"] * arguments or gives not in ([], ["i32"]):
             raise OpaAbiError(f"the export {name} takes {takes} and gives {gives}")
         self._kept.append(function)
         slots, trap = self._slots, self._trap
-        known = (self._context, ctypes.addressof(function._func), ctypes.addressof(slots))
-        room, trapped = max(arguments, len(gives)), ctypes.addressof(trap)
+        made = partial(
+            call,
+            self._context,
+            ctypes.addressof(function._func),
+            ctypes.addressof(slots),
+            max(arguments, len(gives)),
+            ctypes.addressof(trap),
+        )
 
-        def called(*values: int) -> int:
-            at = 0
-            for value in values:
-                slots[at] = value
-                at += _SLOT
-            error = call(*known, room, trapped)
-            if error or trap:
+        def called(first: int = 0, second: int = 0) -> int:
+            slots[0], slots[_SLOT] = first, second
+            if (error := made()) or trap:
                 self._raise(error)
             return slots[0]
 

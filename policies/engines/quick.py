@@ -14,9 +14,9 @@ An instance has one user at a time, and one that failed is never used again.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+import msgspec
 from opapywasm import (
     BuiltinRegistry,
     OpaAbortError,
@@ -88,7 +88,10 @@ class QuickModule:
             instance.close()
             raise
         self._idle.append(instance)
-        answer = json.loads(text)
+        try:
+            answer = msgspec.json.decode(text)
+        except ValueError as error:
+            raise OpaEvaluationError(f"the answer of {entrypoint} is no JSON: {error}") from error
         return answer[0]["result"] if answer else UNDEFINED
 
     def _fresh(self) -> _Instance:
@@ -134,6 +137,7 @@ class _Instance:
         self._empty(self._floor)
         self._context = self._context_new()
         self._set_data(self._context, self.opa._data.data_addr)
+        self._entrypoint = -1
 
     def ask(self, document: bytes, entrypoint: int, ticks: int) -> bytes:
         """The result set, as JSON text."""
@@ -152,7 +156,9 @@ class _Instance:
             return b"[]"
         context = self._context
         self._set_input(context, value)
-        self._set_entrypoint(context, entrypoint)
+        if entrypoint != self._entrypoint:
+            self._set_entrypoint(context, entrypoint)
+            self._entrypoint = entrypoint
         if failed := self._eval(context):
             raise OpaEvaluationError(f"evaluation failed: {failed}")
         text = self._calls.text((self._dump if small else self._dump_long)(self._result(context)), self._most)

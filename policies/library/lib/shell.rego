@@ -88,8 +88,8 @@ without_lookups(text) := concat("", [piece |
 	some found in regex.find_all_string_submatch_n(lookup_pattern, text, -1)
 	piece := looked_up(found)
 ]) if {
-	mentions(text, {"$(", "`"})
-	mentions(text, {"which", "command", "type", "whence", "true", "(:", "mktemp"})
+	mentions(text, ["$(", "`"])
+	mentions(text, ["which", "command", "type", "whence", "true", "(:", "mktemp"])
 } else := text
 
 lookup_pattern := concat("", [
@@ -158,7 +158,7 @@ settled(target, text) if {
 	]) == 1
 	some found in regex.find_all_string_submatch_n(assignment_pattern, text, -1)
 	found[1] == name
-	not mentions(found[2], {"$", "`"})
+	not mentions(found[2], ["$", "`"])
 	bare(found[2]) != ""
 }
 

@@ -42,13 +42,13 @@ inner_commands(outer) := [command |
 
 # Scripts in an option or a setting of another program: `git -c alias.x='!…'`, `vim -c ':!…'`, `sed '1e …'`.
 carried(command) := [text |
-	shell.mentions(command.text, {"!", "=", "sed"})
+	shell.mentions(command.text, ["!", "=", "sed"])
 	some word in command.words
 	some text in carried_in(word, command)
 ]
 
 carried_in(word, command) := [found[1] |
-	shell.mentions(word, {"!", "="})
+	shell.mentions(word, ["!", "="])
 	some found in regex.find_all_string_submatch_n(carrier_pattern, word, 1)
 ] if not sed_script(word, command)
 
@@ -64,7 +64,7 @@ carrier_pattern := concat("", [
 sed_script(word, command) if {
 	contains(word, "e ")
 	some program in command.words
-	shell.basename(program) in {"sed", "gsed"}
+	shell.basename(program) in ["sed", "gsed"]
 }
 
 # The quoted parts of a command that are run as scripts.
@@ -74,7 +74,7 @@ scripts_of(command) := [] if {
 	runs_strings(command)
 } else := [text |
 	some text in command.nested
-	shell.mentions(text, {"$(", "`"})
+	shell.mentions(text, ["$(", "`"])
 ]
 
 runs_strings(command) if {
@@ -149,7 +149,7 @@ skippable(words, index) if {
 skippable(words, index) if {
 	parts := split(words[index], "=")
 	count(parts) > 1
-	not shell.mentions(parts[0], {"/", "-", "$"})
+	not shell.mentions(parts[0], ["/", "-", "$"])
 }
 
 skippable(words, index) if {
@@ -170,7 +170,7 @@ skippable(words, index) if {
 # The name of a function or of a coprocess.
 skippable(words, index) if {
 	index > 0
-	words[index - 1] in {"function", "coproc"}
+	words[index - 1] in ["function", "coproc"]
 	words[index + 1] == "{"
 }
 
@@ -192,25 +192,25 @@ far_program(words, head) := min(later) if {
 goes_far(words, head) if {
 	base := lower(trim_suffix(shell.basename(words[head]), ".exe"))
 	base in settings.far_wrappers
-	not base in {"docker", "podman", "kubectl"}
+	not base in ["docker", "podman", "kubectl"]
 }
 
 goes_far(words, head) if {
-	lower(shell.basename(words[head])) in {"docker", "podman", "kubectl"}
+	lower(shell.basename(words[head])) in ["docker", "podman", "kubectl"]
 	some word in array.slice(words, head + 1, head + 8)
-	word in {"exec", "run"}
+	word in ["exec", "run"]
 }
 
 goes_far(words, head) if {
-	lower(shell.basename(words[head])) in {"find", "fd"}
+	lower(shell.basename(words[head])) in ["find", "fd"]
 	some word in words
-	word in {"-exec", "-execdir", "-ok", "-okdir", "-x", "-X", "--exec", "--exec-batch"}
+	word in ["-exec", "-execdir", "-ok", "-okdir", "-x", "-X", "--exec", "--exec-batch"]
 }
 
 # The container's or host's own name is no program, nor what stands before `-exec`.
 basename_is_wrapper_command(words, head, index) if {
-	lower(shell.basename(words[head])) in {"find", "fd"}
+	lower(shell.basename(words[head])) in ["find", "fd"]
 	every before in array.slice(words, head, index) {
-		not before in {"-exec", "-execdir", "-ok", "-okdir", "-x", "-X", "--exec", "--exec-batch"}
+		not before in ["-exec", "-execdir", "-ok", "-okdir", "-x", "-X", "--exec", "--exec-batch"]
 	}
 }

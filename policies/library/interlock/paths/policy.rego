@@ -96,6 +96,6 @@ climbs(steps) if {
 	step == ".."
 	prefix := array.slice(steps, 0, index + 1)
 	ups := count([1 | some s in prefix; s == ".."])
-	names := count([1 | some s in prefix; not s in {"..", ".", ""}])
+	names := count([1 | some s in prefix; not s in ["..", ".", ""]])
 	ups > names
 }

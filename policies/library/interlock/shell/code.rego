@@ -7,9 +7,9 @@ import data.interlock.lib.shell
 pieces(text) := split(strings.replace_n({"\\\"": "'", "\"": "'", "`": "'", "\\'": "'"}, text), "'")
 
 deletes_by_code(text) if {
-	shell.mentions(text, {
+	shell.mentions(text, [
 		"rmtree", "os.", "unlink", "Sync", "fs.", "rm_r", "remove_", "rimraf", "FileUtils", "File.", "Dir.", "deltree",
-	})
+	])
 	regex.match(
 		concat("", [
 			`\brmtree\b|\bos\.(?:remove|unlink|removedirs|rmdir)\b|\.unlink\s*\(|\brm(?:dir)?Sync\b|\bfs(?:\.promises)?\.(?:rm|rmdir|unlink)\b`,
@@ -40,7 +40,7 @@ precious_literal(piece) if {
 	not own_file(piece)
 }
 
-precious_literal(piece) if piece in {".", "..", "*", "./", "../", "./*"}
+precious_literal(piece) if piece in [".", "..", "*", "./", "../", "./*"]
 
 precious_literal(piece) if regex.match(`^\.\./`, piece)
 
@@ -52,10 +52,10 @@ destructive if {
 }
 
 calls_shell(text) if {
-	shell.mentions(text, {
+	shell.mentions(text, [
 		"os.", "subprocess", "getoutput", "pty.", "exec", "spawn", "child_process", "system", "qx", "popen", "Open3",
 		"shell_exec", "passthru", "proc_open", "%x", "Deno.",
-	})
+	])
 	regex.match(
 		`\bos\.(?:system|popen|exec\w+|spawn\w+)\b|\bsubprocess\b|\bcommands\.getoutput\b|\bpty\.spawn\b|\bexec(?:Sync|File|FileSync)?\s*[("']|\bspawn(?:Sync)?\s*\(|\bchild_process\b|\bsystem\s*[("'\[{q]|\bqx\b|\bIO\.popen\b|\bOpen3\b|\bshell_exec\b|\bpassthru\b|\bproc_open\b|%x[\[({]|\bos\.execute\b|\bio\.popen\b|\bDeno\.Command\b`,
 		text,

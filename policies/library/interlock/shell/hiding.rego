@@ -23,7 +23,7 @@ script_operands(args) := [] if "-s" in args
 
 script_operands(args) := [arg |
 	some arg in shell.operands(args)
-	not arg in {"", "/dev/stdin"}
+	not arg in ["", "/dev/stdin"]
 ] if not "-s" in args
 
 runs_remote_script if {
@@ -87,13 +87,13 @@ runs_remote_script if {
 
 runs_remote_script if {
 	some text in readings
-	shell.mentions(lower(text), {"iex", "invoke-expression"})
+	shell.mentions(lower(text), ["iex", "invoke-expression"])
 	regex.match(`(?i)\b(?:iex|invoke-expression)\b.*\b(?:iwr|invoke-webrequest|irm|invoke-restmethod|downloadstring|curl|wget)\b`, text)
 }
 
 runs_remote_script if {
 	some text in readings
-	shell.mentions(lower(text), {"iex", "invoke-expression"})
+	shell.mentions(lower(text), ["iex", "invoke-expression"])
 	regex.match(`(?i)\b(?:iwr|irm|invoke-webrequest|downloadstring)\b.*\|\s*(?:iex|invoke-expression)\b`, text)
 }
 
@@ -113,9 +113,9 @@ decoder := concat("", [
 	`|openssl\s+(?:enc|base64)\b|uudecode|rev\b|tr\s|printf\s+["']?\\|gunzip|zcat|gzip\s+-\w*d)`,
 ])
 
-opens_substitution := {"$(", "`", "<("}
+opens_substitution := ["$(", "`", "<("]
 
-decoders := {"base64", "base32", "xxd", "openssl", "uudecode", "rev", "tr ", "printf", "gunzip", "zcat", "gzip", "echo", "<<<"}
+decoders := ["base64", "base32", "xxd", "openssl", "uudecode", "rev", "tr ", "printf", "gunzip", "zcat", "gzip", "echo", "<<<"]
 
 hides_command if {
 	some text in readings
@@ -158,7 +158,7 @@ hides_command if {
 fed_plainly(feeding) if {
 	words := feeding[count(feeding) - 1]
 	count(feeding) == 1
-	shell.basename(words[0]) in {"cat", "echo", "printf"}
+	shell.basename(words[0]) in ["cat", "echo", "printf"]
 	not contains(concat(" ", words), "\\")
 	every target in shell.operands(array.slice(words, 1, count(words))) {
 		not startswith(target, "/dev/tcp")
@@ -179,7 +179,7 @@ echoed contains text if {
 	some run in runs
 	reads_script(run)
 	some words in run.command.fed_by
-	shell.basename(words[0]) in {"echo", "printf"}
+	shell.basename(words[0]) in ["echo", "printf"]
 	text := concat(" ", array.slice(words, 1, count(words)))
 }
 
@@ -192,13 +192,13 @@ hides_command if {
 
 hides_command if {
 	some candidate in candidates
-	shell.mentions(candidate, {"printf", "echo"})
+	shell.mentions(candidate, ["printf", "echo"])
 	regex.match(`\b(?:printf|echo)\s[^|]*\\(?:x[0-9a-fA-F]{2}|0?[0-7]{3})[^|]*\|\s*(?:sudo\s+)?(?:\w*/)*(?:ba|z|da|k|a)?sh\b`, candidate)
 }
 
 hides_command if {
 	some run in runs
-	run.program in {"powershell", "pwsh"}
+	run.program in ["powershell", "pwsh"]
 	some arg in run.args
 	encodes(lower(arg))
 }
@@ -207,15 +207,15 @@ hides_command if {
 encodes("-ec")
 
 encodes(arg) if {
-	substring(arg, 0, 2) in {"-e", "/e"}
+	substring(arg, 0, 2) in ["-e", "/e"]
 	startswith("encodedcommand", substring(arg, 1, -1))
 }
 
 # Code that runs what it has decoded.
-code_decoders := {
+code_decoders := [
 	"b64decode", "b32decode", "a85decode", "fromhex", "unhexlify", "decodestring", "chr", "codecs", "atob", "Buffer",
 	"decode_base64", "unpack", "zlib",
-}
+]
 
 hides_command if {
 	some text in readings

@@ -12,18 +12,18 @@ deletes_tree(run) if {
 }
 
 deletes_tree(run) if {
-	run.program in {"remove-item", "ri", "rd", "rmdir", "del", "erase"}
+	run.program in ["remove-item", "ri", "rd", "rmdir", "del", "erase"]
 	some arg in run.args
 	regex.match(`(?i)^(?:-r(?:e(?:c(?:u(?:r(?:s(?:e)?)?)?)?)?)?|/s)$`, arg)
 }
 
 deletes_tree(run) if run.program == "rimraf"
 
-deletes_file(run) if run.program in {"rm", "unlink", "del", "erase", "remove-item", "ri"}
+deletes_file(run) if run.program in ["rm", "unlink", "del", "erase", "remove-item", "ri"]
 
 # `$X -rf /`, `/b??/rm -rf /`: whatever that is, it is spelt to hide.
 deletes_tree(run) if {
-	shell.mentions(run.program, {"$", "?", "*", "["})
+	shell.mentions(run.program, ["$", "?", "*", "["])
 	shell.has_option(run.args, ["r", "R"], "--recursive")
 	shell.has_option(run.args, ["f"], "--force")
 }
@@ -49,14 +49,14 @@ targets_of(run) := [target |
 ]
 
 slash_option(program, target) if {
-	program in {"rd", "rmdir", "del", "erase"}
+	program in ["rd", "rmdir", "del", "erase"]
 	regex.match(`^/[A-Za-z]$`, target)
 }
 
 # Relative deletions after a change to a directory elsewhere.
 destructive if {
 	some move in runs
-	move.program in {"cd", "pushd"}
+	move.program in ["cd", "pushd"]
 	some directory in moved_to(move)
 	foreign_directory(directory)
 	some run in runs
@@ -81,17 +81,17 @@ find_deletes(run) if {
 }
 
 find_deletes(run) if {
-	run.program in {"find", "fd"}
+	run.program in ["find", "fd"]
 	some index, arg in run.args
-	arg in {"-exec", "-execdir", "-ok", "-okdir", "-x", "-X", "--exec", "--exec-batch"}
+	arg in ["-exec", "-execdir", "-ok", "-okdir", "-x", "-X", "--exec", "--exec-batch"]
 	some deleter in array.slice(run.args, index + 1, count(run.args))
-	shell.basename(deleter) in {"rm", "shred", "unlink", "srm", "truncate", "dd"}
+	shell.basename(deleter) in ["rm", "shred", "unlink", "srm", "truncate", "dd"]
 }
 
 find_deletes(run) if {
 	run.program == "find"
 	some index, arg in run.args
-	arg in {"-exec", "-execdir", "-ok", "-okdir"}
+	arg in ["-exec", "-execdir", "-ok", "-okdir"]
 	regex.match(`\brm\b|\bunlink\b`, concat(" ", array.slice(run.args, index + 1, count(run.args))))
 }
 
@@ -113,7 +113,7 @@ destructive if {
 
 before_exec(args) := array.slice(args, 0, min([index |
 	some index, arg in args
-	arg in {"-x", "-X", "--exec", "--exec-batch"}
+	arg in ["-x", "-X", "--exec", "--exec-batch"]
 ]))
 
 fd_reaches_too_far(asked) if {
@@ -123,7 +123,7 @@ fd_reaches_too_far(asked) if {
 
 fd_reaches_too_far(asked) if {
 	every arg in asked {
-		arg in {".", "", "*", "-H", "-I", "-u", "-HI", "-uu"}
+		arg in [".", "", "*", "-H", "-I", "-u", "-HI", "-uu"]
 	}
 }
 
@@ -154,21 +154,21 @@ foreign_root(root) if ".." in split(root, "/")
 
 find_roots(args) := [arg |
 	some index, arg in args
-	not arg in {"-H", "-L", "-P"}
+	not arg in ["-H", "-L", "-P"]
 	every before in array.slice(args, 0, index + 1) {
 		not expression_begins(before)
 	}
 ]
 
 expression_begins(arg) if {
-	substring(arg, 0, 1) in {"-", "(", "!"}
-	not arg in {"-H", "-L", "-P"}
+	substring(arg, 0, 1) in ["-", "(", "!"]
+	not arg in ["-H", "-L", "-P"]
 }
 
 narrowed(args) if {
 	some index, arg in args
-	arg in {"-name", "-iname", "-path", "-ipath", "-wholename", "-regex", "-iregex"}
-	not args[index + 1] in {"*", "**", ".*", "*.*", "./*"}
+	arg in ["-name", "-iname", "-path", "-ipath", "-wholename", "-regex", "-iregex"]
+	not args[index + 1] in ["*", "**", ".*", "*.*", "./*"]
 }
 
 narrowed(args) if "-empty" in args
@@ -179,7 +179,7 @@ destructive if {
 	some run in runs
 	deletes_file(run)
 	some wrapper in run.before
-	shell.basename(wrapper) in {"xargs", "parallel"}
+	shell.basename(wrapper) in ["xargs", "parallel"]
 	fed_too_much(run)
 }
 
@@ -200,7 +200,7 @@ fed_too_much(run) if {
 fed_too_much(run) if {
 	deletes_tree(run)
 	every words in run.command.fed_by {
-		not shell.basename(words[0]) in {"find", "fd", "git", "grep", "egrep", "rg"}
+		not shell.basename(words[0]) in ["find", "fd", "git", "grep", "egrep", "rg"]
 	}
 }
 
@@ -249,7 +249,7 @@ destructive if {
 
 destructive if {
 	some run in runs
-	run.program in {"clear-disk", "format-volume", "killall5"}
+	run.program in ["clear-disk", "format-volume", "killall5"]
 }
 
 destructive if {
@@ -270,7 +270,7 @@ destructive if {
 
 destructive if {
 	some run in runs
-	run.program in {"cp", "tee", "mv", "truncate"}
+	run.program in ["cp", "tee", "mv", "truncate"]
 	some target in shell.operands(run.args)
 	raw_device(target)
 }
@@ -307,7 +307,7 @@ destructive if {
 # Files without which nobody logs in or the machine does not start.
 destructive if {
 	some run in runs
-	run.program in {"cp", "mv", "ln", "install"}
+	run.program in ["cp", "mv", "ln", "install"]
 	targets := shell.operands(run.args)
 	essential(targets[count(targets) - 1])
 }
@@ -354,7 +354,7 @@ destructive if {
 
 destructive if {
 	some run in runs
-	run.program in {"chmod", "chown", "chgrp"}
+	run.program in ["chmod", "chown", "chgrp"]
 	shell.has_option(run.args, ["R"], "--recursive")
 	targets := shell.operands(run.args)
 	some target in array.slice(targets, 1, count(targets))
@@ -363,10 +363,10 @@ destructive if {
 
 destructive if {
 	some run in runs
-	run.program in {"chmod", "chown", "chgrp"}
+	run.program in ["chmod", "chown", "chgrp"]
 	targets := shell.operands(run.args)
 	some target in array.slice(targets, 1, count(targets))
-	trimmed(target) in {"", "/*", "~", "/etc", "/usr", "/bin"}
+	trimmed(target) in ["", "/*", "~", "/etc", "/usr", "/bin"]
 }
 
 destructive if {
@@ -410,7 +410,7 @@ rewrites(args, _) if shell.has_option(args, ["f"], "--force")
 
 rewrites(args, _) if shell.has_option(args, ["d"], "--delete")
 
-rewrites(_, target) if substring(target, 0, 1) in {"+", ":"}
+rewrites(_, target) if substring(target, 0, 1) in ["+", ":"]
 
 # git clean where it is not the agent's repository.
 
@@ -424,7 +424,7 @@ destructive if {
 	some run in runs
 	git_cleans(run)
 	some index, arg in run.args
-	arg in {"-C", "--git-dir", "--work-tree"}
+	arg in ["-C", "--git-dir", "--work-tree"]
 	foreign_directory(run.args[index + 1])
 }
 
@@ -441,15 +441,15 @@ destructive if {
 	some run in runs
 	run.program in settings.power_tools
 	every arg in run.args {
-		not arg in {"--help", "--version"}
+		not arg in ["--help", "--version"]
 	}
 }
 
 destructive if {
 	some run in runs
-	run.program in {"iptables", "ip6tables"}
+	run.program in ["iptables", "ip6tables"]
 	some arg in run.args
-	arg in {"-F", "--flush", "-X"}
+	arg in ["-F", "--flush", "-X"]
 }
 
 destructive if {
@@ -460,20 +460,20 @@ destructive if {
 
 destructive if {
 	some run in runs
-	run.program in {"init", "telinit"}
-	run.args[0] in {"0", "6"}
+	run.program in ["init", "telinit"]
+	run.args[0] in ["0", "6"]
 }
 
 destructive if {
 	some run in runs
 	run.program == "systemctl"
 	some arg in run.args
-	arg in {"halt", "poweroff", "reboot", "kexec", "rescue", "emergency"}
+	arg in ["halt", "poweroff", "reboot", "kexec", "rescue", "emergency"]
 }
 
 destructive if {
 	some run in runs
-	run.program in {"userdel", "deluser"}
+	run.program in ["userdel", "deluser"]
 	shell.has_option(run.args, ["r"], "--remove")
 }
 
@@ -520,14 +520,14 @@ destroys_database if {
 
 # A database in memory, or a file that is named as one for tests.
 scratch_database(run) if {
-	run.program in {"sqlite", "sqlite3", "duckdb"}
+	run.program in ["sqlite", "sqlite3", "duckdb"]
 	file := shell.operands(run.args)[0]
 	regex.match(`^:memory:$|^(?:[\w.-]+/)*(?:test|tmp|temp|scratch)[\w.-]*$|^/tmp/[\w.-]+$`, file)
 	not ".." in split(file, "/")
 }
 
 drops(text) if {
-	shell.mentions(lower(text), {"drop", "truncate", "delete"})
+	shell.mentions(lower(text), ["drop", "truncate", "delete"])
 	regex.match(
 		`(?is)\bdrop(?:\s|/\*.*?\*/)+(?:table|database|schema|owned|keyspace|collection)\b|\btruncate(?:\s|/\*.*?\*/)+(?:table\s+)?[\w."\x60]+|\bdelete(?:\s|/\*.*?\*/)+from(?:\s|/\*.*?\*/)+[\w."\x60\[\]]+\s*(?:;|$|where\s+(?:1\s*=\s*1|true)\b)`,
 		text,
@@ -555,7 +555,7 @@ destroys_database if {
 
 destroys_database if {
 	some run in runs
-	run.program in {"mongo", "mongosh"}
+	run.program in ["mongo", "mongosh"]
 	some arg in run.args
 	regex.match(`dropDatabase|\.drop\(|deleteMany\(\s*\{\s*\}`, arg)
 }
@@ -564,7 +564,7 @@ destroys_database if {
 
 destroys_infrastructure if {
 	some run in runs
-	run.program in {"kubectl", "oc"}
+	run.program in ["kubectl", "oc"]
 	"delete" in run.args
 	some arg in run.args
 	regex.match(
@@ -575,10 +575,10 @@ destroys_infrastructure if {
 
 destroys_infrastructure if {
 	some run in runs
-	run.program in {"terraform", "tofu", "terragrunt", "pulumi"}
+	run.program in ["terraform", "tofu", "terragrunt", "pulumi"]
 	some arg in run.args
-	arg in {"destroy", "-destroy", "--destroy", "run-all-destroy"}
-	not run.args[0] in {"plan"}
+	arg in ["destroy", "-destroy", "--destroy", "run-all-destroy"]
+	not run.args[0] in ["plan"]
 }
 
 destroys_infrastructure if {
@@ -598,7 +598,7 @@ destroys_infrastructure if {
 
 destroys_infrastructure if {
 	some run in runs
-	run.program in {"gcloud", "az", "doctl", "eksctl", "gh", "fly", "flyctl", "heroku"}
+	run.program in ["gcloud", "az", "doctl", "eksctl", "gh", "fly", "flyctl", "heroku"]
 	some arg in array.slice(run.args, 0, 6)
 	regex.match(`^(?:delete|purge|destroy|apps:destroy|rm-all)$`, arg)
 }
@@ -607,7 +607,7 @@ destroys_infrastructure if {
 	some run in runs
 	run.program == "gsutil"
 	some arg in run.args
-	arg in {"rb"}
+	arg in ["rb"]
 }
 
 destroys_infrastructure if {
@@ -619,10 +619,10 @@ destroys_infrastructure if {
 
 destroys_infrastructure if {
 	some run in runs
-	run.program in {"docker", "podman"}
+	run.program in ["docker", "podman"]
 	"prune" in run.args
 	some arg in run.args
-	arg in {"--volumes", "volume"}
+	arg in ["--volumes", "volume"]
 }
 
 destroys_infrastructure if {
@@ -635,6 +635,6 @@ destroys_infrastructure if {
 	some run in runs
 	run.program == "helm"
 	some arg in run.args
-	arg in {"uninstall", "delete"}
+	arg in ["uninstall", "delete"]
 	"--all" in run.args
 }

@@ -5,10 +5,10 @@ import data.interlock.lib.shell
 
 # Deleting this with everything below it is not the agent's business.
 precious_tree(target) if {
-	trimmed(target) in {
+	trimmed(target) in [
 		"", ".", "..", "*", "./*", ".*", "./.*", "**", "*.*", "~", "$HOME", "${HOME}", "$PWD", "${PWD}", "$OLDPWD", "$(pwd)",
 		".git", "./.git", "/*", "~/*", "--", "%USERPROFILE%", "$env:USERPROFILE",
-	}
+	]
 }
 
 precious_tree(target) if elsewhere(target)
@@ -21,7 +21,7 @@ precious_tree(target) if {
 }
 
 # A single file that is not the agent's business.
-precious_file(target) if trimmed(target) in {"", "*", "./*", "/*", "~", "*.*", ".*"}
+precious_file(target) if trimmed(target) in ["", "*", "./*", "/*", "~", "*.*", ".*"]
 
 precious_file(target) if {
 	elsewhere(target)
@@ -58,7 +58,7 @@ scratch(target) if {
 	prefix := concat("", [root, "/"])
 	startswith(target, prefix)
 	below := trim_left(trim_prefix(target, prefix), "/")
-	not below in {"", "*", ".", "./*", "..", ".*"}
+	not below in ["", "*", ".", "./*", "..", ".*"]
 	not ".." in split(below, "/")
 }
 
@@ -103,7 +103,7 @@ foreign_directory(target) if {
 	not project_directory(target)
 }
 
-foreign_directory(target) if trimmed(target) in {"", "~", "$HOME", "/"}
+foreign_directory(target) if trimmed(target) in ["", "~", "$HOME", "/"]
 
 project_directory(target) if {
 	some root in settings.project_roots

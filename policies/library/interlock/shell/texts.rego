@@ -8,9 +8,17 @@ import data.interlock.lib.values
 
 settings := data.interlock.shell
 
+# Every value in the arguments, each with its path: [path, value]. Walked once, for all rules.
+places := [place | walk(input.call.arguments, place)]
+
+# The strings among them, and those that stand where a command does.
+texts := [text | some [_, text] in places; is_string(text)]
+
+named := values.under(input.call.arguments, argument_names)
+
 # The names that are listed, and whatever else of the call's names speaks of a command (`bash_cmd`, `shellCommand`).
 argument_names := {name | some name in settings.argument_names} | {name |
-	walk(input.call.arguments, [path, _])
+	some [path, _] in places
 	count(path) > 0
 	key := path[count(path) - 1]
 	is_string(key)
@@ -23,21 +31,17 @@ tool_words := {word |
 	some word in split(strings.replace_n({"-": "_", ".": "_", ":": "_", "/": "_", " ": "_"}, lower(input.call.name)), "_")
 }
 
+# `run_script` and `script` run one; `get_script` and `process_refund` do not.
 shell_tool if {
 	some word in tool_words
 	word in settings.tool_words
-}
-
-# `run_script` and `script` run one; `get_script` and `process_refund` do not.
-shell_tool if {
+} else if {
 	some word in tool_words
 	word in settings.run_words
 	every other in tool_words - {word} {
 		other in settings.running_words
 	}
-}
-
-shell_tool if {
+} else if {
 	some part in ["shell", "bash", "terminal", "powershell", "runcommand", "execcommand", "executecommand", "runcode"]
 	contains(lower(input.call.name), part)
 }
@@ -47,18 +51,18 @@ complete if is_object(input.call.arguments)
 candidates contains text if {
 	complete
 	shell_tool
-	some text in values.strings(input.call.arguments)
+	some text in array.concat(texts, values.keys(input.call.arguments))
 }
 
 candidates contains text if {
 	complete
-	some text in values.under(input.call.arguments, argument_names)
+	some text in named
 }
 
 # A list of strings is also a command line.
 candidates contains joined(values.values(item)) if {
 	complete
-	walk(input.call.arguments, [path, item])
+	some [path, item] in places
 	is_array(item)
 	judged_place(path)
 }
@@ -66,7 +70,7 @@ candidates contains joined(values.values(item)) if {
 # An object that holds a program and its arguments, in either order.
 candidates contains joined(array.concat(first, rest)) if {
 	complete
-	walk(input.call.arguments, [path, item])
+	some [path, item] in places
 	is_object(item)
 	judged_place(path)
 	first := [item[key] | some key in program_names; is_string(item[key])]
@@ -80,9 +84,8 @@ program_names := ["program", "executable", "binary", "bin", "exec", "command", "
 candidates contains joined(array.concat(named, others)) if {
 	complete
 	judged_object
-	named := values.under(input.call.arguments, argument_names)
 	others := [text |
-		some text in values.values(input.call.arguments)
+		some text in texts
 		not text in named
 	]
 	count(others) > 0
@@ -99,7 +102,7 @@ candidates contains joined(values.literals(input.call.raw)) if not complete
 # A string that is itself JSON: all of it where all of the string is a command, else what it names a command.
 candidates contains text if {
 	complete
-	walk(input.call.arguments, [path, outer])
+	some [path, outer] in places
 	is_string(outer)
 	judged_place(path)
 	decoded := decoded_json(outer)
@@ -108,25 +111,27 @@ candidates contains text if {
 
 candidates contains text if {
 	complete
-	walk(input.call.arguments, [path, outer])
+	some [path, outer] in places
 	is_string(outer)
 	not text_of_a_file(path)
 	decoded := decoded_json(outer)
-	named := values.under(decoded, argument_names)
-	some text in array.concat(named, [joined(named)])
+	within := values.under(decoded, argument_names)
+	some text in array.concat(within, [joined(within)])
 }
 
 text_of_a_file(path) if lower(path[count(path) - 1]) in settings.file_text_names
 
-decoded_json(text) := values.from_json(text) if substring(trim_space(text), 0, 1) in {"[", "{"}
+decoded_json(text) := values.from_json(text) if substring(trim_space(text), 0, 1) in ["[", "{"]
 
-judged_object if shell_tool
-
-judged_object if count(values.under(input.call.arguments, argument_names)) > 0
-
-judged_place(_) if shell_tool
+judged_object if {
+	shell_tool
+} else if {
+	count(named) > 0
+}
 
 judged_place(path) if {
+	shell_tool
+} else if {
 	some step in path
 	is_string(step)
 	lower(step) in argument_names
@@ -138,7 +143,7 @@ joined(parts) := concat(" ", [quoted |
 ])
 
 as_word(part) := concat("", ["'", replace(part, "'", ""), "'"]) if {
-	shell.mentions(part, {" ", "\n", "\t", ";", "&", "|", "(", ")", "<", ">"})
+	regex.match(`[ \n\t;&|()<>]`, part)
 } else := part
 
 # The candidates that hold any of the words without which no rule can fire. Everything else is let by here,
@@ -174,8 +179,8 @@ readings contains reading if {
 # What is written into a shell, into `at`, or into a file that is then run.
 readings contains script if {
 	some text in suspects
-	shell.mentions(text, {"echo", "printf"})
-	shell.mentions(text, {"|", ">"})
+	shell.mentions(text, ["echo", "printf"])
+	shell.mentions(text, ["|", ">"])
 	ran := files_run(text)
 	some found in regex.find_all_string_submatch_n(written_pattern, text, -1)
 	is_run(found, ran)
