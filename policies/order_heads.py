@@ -22,10 +22,11 @@ _PAUSES = frozenset(",:;.!-*#>_)(]['\"`")
 _BEGINS = frozenset(":;!?.")
 _POSSESSIVE = re.compile(r"'s?$")
 _MINE = frozenset({"my", "me", "i", "mine", "i'm", "i've", "myself"})
+_IS_ORDER = frozenset({"act", "make", "alter", "asked", "answer_form", "respells", "work", "to_reader"})
 _MAKES = frozenset({"give", "tell", "show", "find", "help", "need", "want", "make", "write", "say"})
 _IN_WAYS = frozenset(
     {"in", "with", "using", "by", "as", "like", "only", "backwards", "backward", "without", "the", "via", "through"}
-    | {"entirely", "back", "to", "always", "everything", "exclusively", "solely", "nothing", "but"}
+    | {"entirely", "back", "to", "always", "everything", "exclusively", "solely", "nothing", "but", "that"}
 )
 
 
@@ -43,6 +44,7 @@ class Heads:
         for phrase in words["reader"]:
             tokens = tuple(phrase.split())
             self._reader.setdefault(tokens[0], []).append(tokens)
+        self._verbs = frozenset(verb for name in ("act", "act_or_noun", "make", "alter", "say") for verb in words[name])
         self._words = {name: frozenset(listed) for name, listed in words.items()}
 
     def of(self, sentence: str) -> set[str]:
@@ -66,70 +68,85 @@ class Heads:
         return starts[:MOST_BEGINNINGS]
 
     def _read(self, tokens: list[str], lowered: list[str], at: int) -> set[str]:
+        """What an order that begins at ``at`` has."""
         has: set[str] = set()
-        for _ in range(MOST_BEFORE):
-            while at < len(lowered) and lowered[at] in _PAUSES:
-                at += 1
-            phrase = self._phrase(lowered, at, self._before)
-            if phrase is None:
-                if at < len(lowered) - 1 and lowered[at].endswith("ly") and len(lowered[at]) > 4:
-                    at += 1
-                    continue
-                break
-            length, kind = phrase
-            if kind != "filler":
-                has.add("please" if kind == "politely" else kind)
-            at += length
+        at = self._verb_place(lowered, at, has)
         if at >= len(lowered) - 1:
             return set()
-        verb, following = lowered[at], lowered[at + 1]
-        rest = lowered[at + 1 :]
         words = self._words
-        sure = bool(has) or following in words["object"] or self._is_object(tokens[at + 1], following)
-        if verb in words["act"] or (verb in words["act_or_noun"] and sure):
+        verb, following, rest = lowered[at], lowered[at + 1], lowered[at + 1 :]
+        about = frozenset(rest)
+        sure = bool(has - {"vocative"}) or following in words["object"] or _is_object(tokens[at + 1])
+        if "_" in verb or verb in words["act"] or (verb in words["act_or_noun"] and sure):
             has.add("act")
         if verb in words["make"] or (verb in words["make_or_noun"] and sure):
             has.add("make")
-        if verb in words["assist"] and sure:
-            has.add("assist")
         if verb in words["alter"]:
             has.add("alter")
-        about = frozenset(rest)
+        if self._reads(lowered, at):
+            has.add("to_reader")
+        if has & {"please", "toward"} and not has & {"act", "make", "alter"} and verb.isalpha():
+            has.add("asked")
+        if has & {"act", "make", "alter", "asked"}:
+            has |= self._kind_of_order(verb, following, about, sure)
+            if not has & {"please", "toward", "vocative"}:
+                has.add("plain_order")
         if verb in words["say"] and (following in _IN_WAYS or following in "\"'") and "me" not in rest[:2]:
             has.add("answer_form")
         if verb in words["respell"] and about & words["letters"]:
             has.add("respells")
         if ("make" in has or verb in _MAKES) and frozenset(rest[:9]) & words["work"]:
             has.add("work")
-        if "make" in has and (following in "\"'" or any(a in ":" and b in "\"'`" for a, b in pairwise(rest))):
+        quotes = following in "\"'" or any(mark in ":" and quote in "\"'`" for mark, quote in pairwise(rest))
+        if "make" in has and quotes:
             has.add("quoted")
-        if (
-            self._phrase(lowered, at, {key: [(p, "") for p in value] for key, value in self._reader_at(verb)})
-            is not None
-        ):
-            has.add("to_reader")
-        if has & {"please", "toward"} and not has & {"act", "make", "alter"} and verb.isalpha():
-            has.add("asked")
-        if has & {"act", "make", "alter", "asked"} and about & _MINE:
+        return has if has & _IS_ORDER else set()
+
+    def _verb_place(self, lowered: list[str], at: int, has: set[str]) -> int:
+        """Where the verb is, behind all that may stand before it; what that is goes into ``has``."""
+        for _ in range(MOST_BEFORE):
+            while at < len(lowered) and lowered[at] in _PAUSES:
+                at += 1
+            if at >= len(lowered):
+                break
+            if lowered[at] in ("don't", "never") or lowered[at : at + 2] == ["do", "not"]:
+                has.add("prohibits")
+                at += 1 if lowered[at] != "do" else 2
+                continue
+            phrase = next((p for p in self._before.get(lowered[at], ()) if _stands(p[0], lowered, at)), None)
+            if phrase is not None:
+                if phrase[1] != "filler":
+                    has.add("please" if phrase[1] == "politely" else phrase[1])
+                at += len(phrase[0])
+            elif lowered[at].endswith("ly") and lowered[at] not in self._verbs:
+                at += 1
+            else:
+                break
+        return at
+
+    def _kind_of_order(self, verb: str, following: str, about: frozenset[str], sure: bool) -> set[str]:
+        words = self._words
+        has = {name for name in ("outward", "vague") if verb in words[name]}
+        if verb in words["assist"] and sure:
+            has.add("assist")
+        if about & _MINE:
             has.add("mine")
-        return has if has & {"act", "make", "alter", "asked", "answer_form", "respells", "work", "to_reader"} else set()
+        if following in words["determiner"]:
+            has.add("determined")
+        elif following.isalpha() and following not in words["object"] and verb not in words["make"]:
+            has.add("bare")
+        return has
 
-    def _reader_at(self, verb: str) -> list[tuple[str, list[tuple[str, ...]]]]:
-        return [(verb, self._reader[verb])] if verb in self._reader else []
+    def _reads(self, lowered: list[str], at: int) -> bool:
+        return any(_stands(phrase, lowered, at) for phrase in self._reader.get(lowered[at], ()))
 
-    @staticmethod
-    def _is_object(token: str, lowered: str) -> bool:
-        return (
-            not token[0].islower() and (token[0].isdigit() or token[0] in "$€£¥#@\"'<(" or token[0].isupper())
-        ) or bool(_POSSESSIVE.search(lowered))
 
-    @staticmethod
-    def _phrase(
-        lowered: list[str], at: int, phrases: Mapping[str, list[tuple[tuple[str, ...], str]]]
-    ) -> tuple[int, str] | None:
-        if at >= len(lowered):
-            return None
-        for phrase, kind in phrases.get(lowered[at], ()):
-            if tuple(lowered[at : at + len(phrase)]) == phrase:
-                return len(phrase), kind
-        return None
+def _is_object(token: str) -> bool:
+    """Whether it begins what a verb is about: a number, a quote, a name, somebody's."""
+    return (
+        token[0].isdigit() or token[0] in "$€£¥#@\"'<(" or token[0].isupper() or _POSSESSIVE.search(token) is not None
+    )
+
+
+def _stands(phrase: tuple[str, ...], lowered: list[str], at: int) -> bool:
+    return tuple(lowered[at : at + len(phrase)]) == phrase

@@ -21,6 +21,7 @@ import math
 import re
 from bisect import bisect_left, bisect_right
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,17 +36,17 @@ GIVES_ORDERS = 0.5
 """From this score on a passage counts as one that gives orders."""
 
 MOST_SENTENCES = 2000
-AROUND = 800
+AROUND = 500
 """Characters on each side that a sentence is compared with."""
 
 MANY = 8
 """So many ordinary orders within ``AROUND`` characters on each side make a manual."""
 
-CONTINUES = 3
-"""Sentences of the same field behind an order that still belong to it: "My number is 12345." """
-
-MOST_PASSAGE = 4000
-AUTOMATON_BYTES = 128 * 1024 * 1024
+MOST_OF_FIELD = 600
+MOST_PASSAGE = 2000
+"""Characters of the same field behind an order that still belong to it ("My number is 12345."); behind an override."""
+MOST_CALL = 400
+AUTOMATON_BYTES = 32 * 1024 * 1024
 """Room for the states of each automaton; they are made as texts need them."""
 _DATA = Path(__file__).with_name("orders.yaml")
 _BLANKS = re.compile(r"(?:\\[nrt]|\s)+")
@@ -53,6 +54,9 @@ _STRAIGHT = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–"
 _WORD = re.compile(r"[^\W\d_]{4,}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _HOLE = re.compile(r"\{([a-z_]+)\}")
+_SIGNS = re.compile(r"[\[<#={|-][\[<#={|/\"'\\ -]*$")
+"""What stands before a sentence and may be part of a marker."""
+
 _HEADER = re.compile(
     r"\s*(?:subject|from|to|date|received|sent|hi|hello|dear|hey|good (?:morning|afternoon|evening))\b", re.I
 )
@@ -108,7 +112,7 @@ _COMMON = frozenset(
     }
 )
 _STRONG = frozenset({"override", "role", "marker", "concealment", "prompt_leak", "address", "answer", "tool"})
-_DOUBTFUL = (-1.5, 1.0)
+_DOUBTFUL = (-0.8, 0.8)
 """Log odds at which it is asked whether a sentence has to do with what is around it."""
 
 _LONG = frozenset({"override", "role", "marker"})
@@ -159,6 +163,8 @@ class Detector:
         options.case_sensitive = False
         options.log_errors = False
         self._triggers = re2.compile("|".join(_filled(trigger, holes) for trigger in document["triggers"]), options)
+        self._direct = re2.compile(document["direct"]["regex"], options)
+        self._direct_score = float(document["direct"]["score"])
         self._sentence = re2.Set.SearchSet(options)
         for entry in document["features"]:
             self._sentence.Add(_filled(entry["regex"], holes))
@@ -189,6 +195,12 @@ class Detector:
                 found.append(Passage(start, end, tuple(sorted(kinds)), max(passage.score for passage in hidden)))
         return _joined(found)
 
+    def weights(self) -> dict[str, float]:
+        """Every weight by its name."""
+        named = {name: weight for name, _, weight in self._features}
+        of_head = {name: weight for name, (_, weight) in self._of_head.items()}
+        return {"bias": self._bias, **self._context, **named, **of_head}
+
     def explain(self, text: str) -> list[tuple[str, float, tuple[str, ...]]]:
         """Every sentence that was looked at, its score and what it has; without what is undisguised or decoded."""
         return [
@@ -206,8 +218,21 @@ class Detector:
                 continue
             start, end = _extent(sentences, one)
             found.append(Passage(start, end, tuple(sorted(one.kinds)), score))
+        if self._direct_score >= least:
+            found += self._calls(text)
         if len(weighed) == MOST_SENTENCES:
             found.append(Passage(weighed[-1].sentence.end, len(text), ("many",), 1.0))
+        return found
+
+    def _calls(self, text: str) -> list[Passage]:
+        """Calls of tools as models write them, to the end of their lines."""
+        found: list[Passage] = []
+        for match in islice(self._direct.finditer(text), MOST_SENTENCES):
+            start, end = match.span()
+            line = text.find("\n", end, end + MOST_CALL)
+            found.append(
+                Passage(start, line if line >= 0 else min(len(text), end + MOST_CALL), ("tool",), self._direct_score)
+            )
         return found
 
     def _weighed(self, sentences: Sentences) -> list[_Weighed]:
@@ -223,8 +248,11 @@ class Detector:
             if sentence.end - sentence.start < 8:
                 continue
             written = _BLANKS.sub(" ", text[sentence.start : sentence.end]).translate(_STRAIGHT)
+            if written.count(" ") < 2:
+                continue
             head = self._heads.of(written)
-            has = frozenset(self._sentence.Match(written) or ())
+            signs = _SIGNS.search(text, max(0, sentence.start - 12), sentence.start)
+            has = frozenset(self._sentence.Match(signs[0] + written if signs else written) or ())
             first.append((sentence, has, head))
             if len(first) == MOST_SENTENCES:
                 break
@@ -326,12 +354,14 @@ def _score(odds: float) -> float:
 
 
 def _extent(sentences: Sentences, weighed: _Weighed) -> tuple[int, int]:
-    """The sentence, and what belongs to it: the next ones in its field."""
+    """The sentence, and what belongs to it: the next ones in its field; behind an override or a marker those on the
+    next lines too."""
     start, end = weighed.sentence.start, weighed.sentence.end
     here: Sentence | None = weighed.sentence
-    most = MOST_PASSAGE if weighed.kinds & _LONG else CONTINUES * 200
+    over_lines = bool(weighed.kinds & _LONG)
+    most = MOST_PASSAGE if over_lines else MOST_OF_FIELD
     while here is not None and end - start < most:
-        here = sentences.after(here)
+        here = sentences.after(here, over_lines)
         if here is not None:
             end = min(here.end, start + most)
     return start, end

@@ -32,6 +32,7 @@ _MARKS_IN_PROSE = re.compile(r"[\n\r\\.!?。！？।|<•▪‣]")
 _MARKS_IN_DATA = re.compile(r"[\n\r\\.!?。！？।|<•▪‣\[{,:\"']")
 """Where an end may begin: one look per character, before the expressions above are asked."""
 
+_LINE_OR_BLANK = re.compile(rf"{_LINE}|\s+")
 _STRUCTURED = re.compile(r"[\"']\s*:\s*[\"'{\[\d]|^\s*\[\s*[\"'{]")
 _BEFORE = " \t\r\n\"'*#>_`-({[,:;"
 
@@ -87,25 +88,15 @@ class Sentences:
                 return found
         return None
 
-    def after(self, sentence: Sentence) -> Sentence | None:
-        """The sentence that follows in the same field."""
-        if sentence.closes != STOP or sentence.end >= len(self.text):
+    def after(self, sentence: Sentence, over_lines: bool = False) -> Sentence | None:
+        """The sentence that follows in the same field; ``over_lines``: on a later line as well."""
+        if sentence.closes not in ((STOP, LINE) if over_lines else (STOP,)) or sentence.end >= len(self.text):
             return None
         start = sentence.end
-        while start < len(self.text) and self.text[start].isspace():
-            start += 1
+        while (blank := _LINE_OR_BLANK.match(self.text, start)) is not None:
+            start = blank.end()
         following = self._from(start, start, STOP)
         return following if following.end > following.start else None
-
-    def before(self, sentence: Sentence) -> Sentence | None:
-        """The sentence that precedes in the same field."""
-        place = sentence.start - 1
-        while place > 0 and self.text[place] in _BEFORE + ".!?":
-            place -= 1
-        if sentence.opens != STOP or place <= 0:
-            return None
-        preceding = self.around(place)
-        return preceding if preceding.end <= sentence.start else None
 
     def _from(self, start: int, place: int, opens: str) -> Sentence:
         text = self.text
