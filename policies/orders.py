@@ -248,8 +248,8 @@ class Detector:
             if sentence.end - sentence.start < 8:
                 continue
             written = _BLANKS.sub(" ", text[sentence.start : sentence.end]).translate(_STRAIGHT)
-            if written.count(" ") < 2:
-                continue
+            if sentence.opens == sentence.closes == FIELD and written.count(" ") < 2 and written[0].isalnum():
+                continue  # "return requested"
             head = self._heads.of(written)
             signs = _SIGNS.search(text, max(0, sentence.start - 12), sentence.start)
             has = frozenset(self._sentence.Match(signs[0] + written if signs else written) or ())
