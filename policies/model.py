@@ -295,7 +295,8 @@ class SurfaceFacts(_Part):
 class Signal(_Part):
     """A cheap finding on a surface: pattern ``id`` of pattern set ``set`` matched at ``path``
     (a JSON pointer into the surface's value, or "" for a text). Never the matched text itself.
-    ``start`` and ``end`` say where in a text that is still being written, in UTF-8 bytes; else null."""
+    ``start`` and ``end`` say where in a text that is still being written, in UTF-8 bytes; in a message of the request
+    (``path`` is ``/messages/N/text``) in code points, as a redaction takes them; else null."""
 
     set: str
     id: str
@@ -341,8 +342,8 @@ class DecisionInput(_Part):
 
 
 class Redaction(_Part):
-    """What to mask: ``path`` is a JSON pointer into the surface; ``start`` and ``end`` are code points of the
-    string there, both null for all of it."""
+    """What to mask: ``path`` is a JSON pointer into the surface (in a request: ``/messages/N/text``, the Nth of
+    ``input.request.messages``); ``start`` and ``end`` are code points of the string there, both null for all of it."""
 
     path: str
     start: int | None = None

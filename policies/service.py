@@ -24,7 +24,7 @@ from policies.model import TEXT_STAGES, Action, CallFacts, Decision, DecisionInp
 from policies.modes import rollout_digest
 from policies.projection import Include, document_of, include_of, reads_of
 from policies.rollout import Exempted
-from policies.signals import signals_of_call
+from policies.signals import signals_of_call, signals_of_messages
 from policies.text_rules import TextRule, names_field, reads_field, text_rule, wakes
 from serving.patterns import PatternSet, shipped_patterns
 from serving.settings import AgentSettings, PolicySettings
@@ -142,6 +142,10 @@ class PolicySet:
     def signals(self, call: CallFacts) -> list[Signal]:
         """The signals of a tool call; none are looked for if no policy in force reads them."""
         return signals_of_call(call, self._patterns) if self.reads_field(Stage.TOOL_CALL, "signals") else []
+
+    def message_signals(self, texts: Sequence[str]) -> list[Signal]:
+        """The signals of messages; none are looked for if no policy in force reads them at the stage ``request``."""
+        return signals_of_messages(texts, self._patterns) if self.reads_field(Stage.REQUEST, "signals") else []
 
     async def decide(self, question: DecisionInput, now_ns: int = 0, without: Set[str] = frozenset()) -> Decision:
         """Ask every policy that can have something to say, but for those named in ``without``. Never raises for what a

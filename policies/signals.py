@@ -28,6 +28,9 @@ RAW_PATH = ""
 MOST_HITS = 16
 """Hits of one pattern that are counted per call, the first ones."""
 
+MOST_MASKED = 1000
+"""Hits of one pattern that are given with their places for one message."""
+
 BETWEEN = '"\n"'
 """Stands between two strings that are scanned as one text: no secret goes on behind a quote and a new line."""
 
@@ -72,6 +75,29 @@ def _decoded(escape: re.Match[str]) -> str:
         code = int(unit, 16)
         return escape[0] if 0xD800 <= code < 0xE000 else chr(code)
     return escape[0] if other == "u" else _CONTROLS.get(other, other)
+
+
+def signals_of_messages(texts: Sequence[str], patterns: Sequence[PatternSet]) -> list[Signal]:
+    """Signals of a request's messages, with their places, so that they can be masked: one for each hit, in order,
+    ``MOST_MASKED`` of a pattern in a message at most; then all of the message is one more hit of that pattern."""
+    signals: list[Signal] = []
+    for index, text in enumerate(texts):
+        for kind in patterns:
+            counts: Counter[str] = Counter()
+            for hit in kind.scan(text, MOST_MASKED):
+                counts[hit.id] += 1
+                all_of_it = counts[hit.id] == MOST_MASKED
+                signals.append(
+                    Signal(
+                        set=kind.name,
+                        id=hit.id,
+                        severity=Severity(hit.severity),
+                        path=f"/messages/{index}/text",
+                        start=0 if all_of_it else hit.start,
+                        end=len(text) if all_of_it else hit.end,
+                    )
+                )
+    return signals
 
 
 def signals_of_call(call: CallFacts, patterns: Sequence[PatternSet]) -> list[Signal]:

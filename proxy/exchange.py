@@ -265,6 +265,12 @@ class Exchange:
         """The offered tools that were others under their name earlier in the run."""
         return self.sighting.changed_tools
 
+    def say_instead(self, request: ChatRequest) -> None:
+        """The request as it goes on, in place of the one that came: the same messages with other words."""
+        if self.news:
+            self.news = request.messages[len(request.messages) - len(self.news) :]
+        self.request = request
+
     def forget(self, *, messages: bool, tools: bool) -> None:
         """The request was judged: what nobody reads any more need not wait for the answer's end. ``messages``: those
         that were new too; ``tools``: all of them but their names. What the model server may keep is kept here too."""

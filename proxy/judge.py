@@ -6,9 +6,10 @@ refused: an action that nobody could account for does not happen.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,7 @@ from policies.model import (
     SurfaceFacts,
 )
 from policies.provenance import Facts
+from policies.redaction import CannotRedact, changes_of
 from policies.seen import tools_of_results
 from policies.service import PolicySet
 from policies.signals import signals_of_hits
@@ -38,6 +40,7 @@ from proxy.gated_text import Found, Surface, TextRule
 from proxy.recorder import Recorder
 from proxy.refusals import Refuse
 from serving.settings import PolicySettings
+from serving.wire.message_texts import TextChange
 from serving.wire.request import ChatRequest
 from serving.wire.vocabulary import ToolCall
 from tracing.journal import JournalError
@@ -63,6 +66,7 @@ _UNRECORDED = (
 )
 TEXT_STAGE_OF: dict[Surface, Stage] = {"reasoning": Stage.REASONING, "text": Stage.OUTPUT}
 _LATER = (Stage.REASONING, Stage.TOOL_CALL, Stage.OUTPUT, Stage.RESPONSE)
+_LARGE = 256 * 1024
 CANNOT_CHANGE = frozenset({Action.REDACT, Action.QUARANTINE})
 """What is asked for and cannot be done; it refuses."""
 
@@ -124,16 +128,26 @@ class Judge:
 
     # -- stages ------------------------------------------------------------------------------------
 
-    async def request(self, x: Exchange) -> None:
-        """Stage ``request``. Raises :class:`Refuse` if the request must not go on."""
+    async def request(self, x: Exchange) -> Mapping[int, TextChange]:
+        """Stage ``request``: what is to become of its messages, by their index. Raises :class:`Refuse` if the request
+        must not go on."""
         if self._reads_logprobs:
             x.seen.keep_tokens(frozenset(tool.name for tool in x.request.tools))
         if self._reads_messages:
             x.news_tools = tuple(tools_of_results(x.request.messages)[x.message_count - len(x.news) :])
         if not self._policies.in_force(Stage.REQUEST):
-            return
-        decision = await self._decide(x, Stage.REQUEST, "request")
-        if decision.refuses or decision.action in CANNOT_CHANGE:
+            return {}
+        texts = [message.text for message in x.news]
+        decision = await self._decide(x, Stage.REQUEST, "request", signals=await self._signals_of(texts))
+        problem = ""
+        changes: Mapping[int, TextChange] = {}
+        if decision.action in CANNOT_CHANGE:
+            try:
+                changes = changes_of(decision, texts)
+            except CannotRedact as error:
+                problem = str(error)
+                _log.error("a request was refused, because what a policy wants changed in it cannot be: %s", problem)
+        if decision.refuses or problem:
             unavailable = decision.code == "judge_unavailable"
             raise Refuse(
                 decision.code,
@@ -141,6 +155,14 @@ class Judge:
                 rule=decision.rule,
                 retry_after=5 if unavailable else None,
             )
+        first = x.message_count - len(texts)
+        return {first + at: change for at, change in changes.items()}
+
+    async def _signals_of(self, texts: list[str]) -> list[Signal]:
+        """The signals of a request's new messages."""
+        if sum(map(len, texts)) < _LARGE:
+            return self._policies.message_signals(texts)
+        return await asyncio.to_thread(self._policies.message_signals, texts)
 
     def forget(self, x: Exchange) -> None:
         """The request is on its way: keep of it what policies in force may still be shown, and no more."""

@@ -37,6 +37,7 @@ from proxy.passing import break_off, copy, like, open_upstream
 from proxy.random_ids import random_hex
 from proxy.recorder import Recorder
 from proxy.refusals import Refuse, refusal_answer
+from proxy.rewriting import changed
 from proxy.runs import Sighting
 from proxy.settling import Settling
 from proxy.share import ShareMeter
@@ -309,7 +310,9 @@ class Relay:
 
     async def _forward(self, request: web.BaseRequest, sent: _Sent, x: Exchange, delay: float) -> web.StreamResponse:
         if not x.fetched:
-            await x.judge.request(x)
+            body = await changed(x, sent.body, await x.judge.request(x))
+            if body is not sent.body:
+                sent.headers, sent.body = resized(sent.headers, body), body
             self._beside.request(x)
             x.judge.forget(x)
         if delay:

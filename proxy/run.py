@@ -16,6 +16,7 @@ from policies.model import CheckFact, RecentCall, RunFacts
 from proxy.breakers import loops
 from proxy.history import Step, canonical_arguments
 from proxy.shares import Item
+from serving.wire.message_texts import TextChange
 from serving.wire.request import SentCall
 
 RECENT_CALLS = 16
@@ -23,11 +24,16 @@ RECENT_ARGUMENTS = 1024
 RECENT_NAME = 256
 FINDINGS_KEPT = 64
 CHECKS_KEPT = 32
+CHANGES_KEPT = 512
 TOOLS_KEPT = 256
 RUN_BYTES, NODE_BYTES, ID_BYTES, CALL_BYTES = 768, 224, 160, 192
 """What a run, a point of its history, a call's id there and a call of late take beside their texts, about."""
 _ID_CHARACTERS = 64
 TRIPPED, LIVE, KILLED = 1, 2, 3
+
+
+class TooManyChanges(Exception):
+    """More messages of one run were changed than are remembered."""
 
 
 class Recent(msgspec.Struct, eq=False):
@@ -109,6 +115,7 @@ class Run(Item):
     loop: loops.LoopState = loops.START
     recent: Sequence[Recent] = ()
     tools: bytes = b""
+    changes: Mapping[str, TextChange] = field(default_factory=dict)
     nodes: dict[bytes, Node] = field(default_factory=dict)
     nodes_bytes: int = 0
 
@@ -128,7 +135,7 @@ class Run(Item):
     @property
     def weight(self) -> int:
         """Bytes that it takes, about."""
-        if not (self.recent or self.findings or self.checks or self.names):
+        if not (self.recent or self.findings or self.checks or self.names or self.changes):
             return RUN_BYTES + self.nodes_bytes
         texts = sum(map(text_bytes, self.findings)) + sum(map(text_bytes, self.names))
         texts += sum(CALL_BYTES + text_bytes(fact.detail or "") for fact in self.checks)
@@ -161,6 +168,13 @@ class Run(Item):
     def add_check(self, fact: CheckFact) -> None:
         """Remembers what a guardrail check said: the latest 32."""
         self.checks = (*self.checks, fact)[-CHECKS_KEPT:]
+
+    def add_changes(self, changes: Mapping[str, TextChange]) -> None:
+        """Remembers what was changed in messages (digest of the message → what), to change it again when they come
+        back. Raises :class:`TooManyChanges`: what was withheld once must not come back because it was forgotten."""
+        if len(self.changes.keys() | changes.keys()) > CHANGES_KEPT:
+            raise TooManyChanges
+        self.changes = {**self.changes, **changes}
 
     def facts(self) -> RunFacts:
         """What policies see. Arguments of recent calls are canonical, cut after 1024 characters."""

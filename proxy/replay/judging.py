@@ -109,7 +109,8 @@ class Rejudge:
         asking = _Asking(x)
         said: list[Said] = []
         if not x.fetched and self.policies.in_force(Stage.REQUEST):
-            said.append(await self._ask(asking, "request", Stage.REQUEST))
+            signals = self.policies.message_signals([message.text for message in x.news])
+            said.append(await self._ask(asking, "request", Stage.REQUEST, signals=signals))
             if said[-1].stopped_by is not None:
                 return said
         if await self._answer(asking, said):

@@ -275,7 +275,9 @@ class Peer:
                 self._state.runs.begun(run)
             case words.Tripped(_, cause):
                 run.tripped = cause
-            case words.Noted(_, finding, check):
+            case words.Noted(_, finding, check, changes):
+                if changes is not None:
+                    run.add_changes(changes)
                 if finding is not None:
                     run.add_finding(finding)
                 if check is not None:
@@ -298,6 +300,7 @@ def _now(run: Run) -> words.RunNow:
         checks=[check.model_dump(mode="json") for check in run.checks],
         loop=run.loop,
         recent=tuple(run.recent),
+        changes=dict(run.changes),
     )
 
 

@@ -29,6 +29,7 @@ from proxy.workers import words
 from proxy.workers.link import Link
 from serving.frames import NOTICE
 from serving.settings import AgentSettings, BreakerSettings
+from serving.wire.message_texts import TextChange
 from serving.wire.request import ChatRequest, SentCall
 from serving.wire.vocabulary import Usage
 from tracing.records import Alerted
@@ -178,12 +179,18 @@ class RemoteRun(Run):
         super().add_check(fact)
         self.parent.tell(words.Noted(self.id, check=fact.model_dump(mode="json")))
 
+    def add_changes(self, changes: Mapping[str, TextChange]) -> None:
+        super().add_changes(changes)
+        self.parent.tell_first(words.Noted(self.id, changes=dict(changes)))
+
     def noted(self, word: words.Noted) -> None:
         """Another worker has added it."""
         if word.finding is not None:
             super().add_finding(word.finding)
         if word.check is not None:
             super().add_check(CheckFact.model_validate(word.check))
+        if word.changes is not None:
+            super().add_changes(word.changes)
 
     def now(self, state: words.RunNow) -> None:
         """As the parent has it."""
@@ -191,7 +198,7 @@ class RemoteRun(Run):
         self.tokens, self.cost, self.tool_calls = state.tokens, state.cost, state.tool_calls
         self.tripped, self.findings = state.tripped, state.findings
         self.checks = tuple([CheckFact.model_validate(check) for check in state.checks])
-        self.loop, self.recent = state.loop, state.recent
+        self.loop, self.recent, self.changes = state.loop, state.recent, state.changes
 
 
 class RemoteRuns:

@@ -15,6 +15,7 @@ from proxy.breakers.store import Charge
 from proxy.history import Step
 from proxy.run import Recent
 from proxy.shape import Answered
+from serving.wire.message_texts import TextChange
 from serving.wire.request import SentCall
 
 
@@ -109,6 +110,7 @@ class RunNow(msgspec.Struct, frozen=True):
     checks: list[dict[str, Any]]
     loop: LoopState
     recent: tuple[Recent, ...]
+    changes: dict[str, TextChange] = {}
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -154,11 +156,13 @@ class Spent(msgspec.Struct, frozen=True, tag="spent"):
 
 
 class Noted(msgspec.Struct, frozen=True, tag="noted"):
-    """A finding of a run, or what a check said of it; the parent tells it to the other workers."""
+    """A finding of a run, what a check said of it, or what was changed in its messages; the parent tells it to the
+    other workers."""
 
     run: str
     finding: str | None = None
     check: dict[str, Any] | None = None
+    changes: dict[str, TextChange] | None = None
 
 
 class Tripped(msgspec.Struct, frozen=True, tag="tripped"):

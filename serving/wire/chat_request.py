@@ -168,6 +168,11 @@ _TEXT_OF = {
 """Which key of a content part holds what the model reads, by the part's type."""
 
 
+def text_key(kind: Any) -> str | None:
+    """Which key of a content part of this type holds text; None if none does."""
+    return _TEXT_OF.get(kind) if kind.__class__ is str else None
+
+
 def _messages(value: dict[str, Any]) -> tuple[SentMessage, ...]:
     sent = value.get("messages")
     if sent.__class__ is not list:
