@@ -130,7 +130,8 @@ class MessageView(_Part):
 class OrderPassage(_Part):
     """A passage of a tool's result that gives orders to who reads it. ``message`` is the message's index in the
     request, ``start`` and ``end`` are code points of its text, ``kinds`` say what gave it away, ``score`` (0 to 1) how
-    sure that is. Its words are not here."""
+    sure that is: from 0.5 on it is one; one below is doubtful, and only there once a call may settle it (stage
+    ``tool_call``). ``asked``: the user named what was fetched with this result, or the tool. Its words are not here."""
 
     message: int
     tool: str | None = None
@@ -139,6 +140,7 @@ class OrderPassage(_Part):
     end: int
     kinds: list[str] = []
     score: float
+    asked: bool = False
 
 
 class RequestFacts(_Part):
@@ -192,8 +194,8 @@ class Origin(_Part):
     `call` (an earlier call's arguments) within an assistant's; ``tool`` and ``trust`` are of a tool's result.
     ``relation``: the value is the `whole` message or field there, a `part` of it, the `host` of a URL there, stands
     there `decoded` (percent, Base64, JSON escapes) or `normalised` (case, white space, punctuation, number or date
-    format). ``orders``: it stands there in a passage that gives orders, which is the one with the index ``order`` in
-    `request.orders`."""
+    format). ``order`` is the index in `request.orders` of the passage in which it stands there; ``orders``: that one
+    is not doubtful."""
 
     source: Literal["system", "user", "assistant", "reasoning", "call", "tool"]
     tool: str | None = None
@@ -228,17 +230,25 @@ class UnplacedValue(_Part):
     reason: Literal["short", "many_values", "many_parts", "many_places"]
 
 
+class OrderedBy(_Part):
+    """A passage that names what the call does: its index in `request.orders`, and how sure (0 to 1) it is that it is an
+    order for this call. Of a doubtful passage the call itself makes it surer: that it is called so, and takes values
+    that stand there and were named by nobody else."""
+
+    order: int
+    sure: float
+
+
 class CallNamed(_Part):
     """Who named what the call does, by the tool's name or what it is described to do: the user, the system's message,
-    an assistant's plan from before the first passage that gives orders, or such passages (``by_orders``: indices into
-    `request.orders`). ``delegated``: the user hands a task over to what a tool will return ("do what the ticket
-    says")."""
+    an assistant's plan from before the first passage that gives orders, or such passages. ``delegated``: the user hands
+    a task over to what a tool will return ("do what the ticket says")."""
 
     by_user: bool = False
     delegated: bool = False
     by_system: bool = False
     by_plan: bool = False
-    by_orders: list[int] = []
+    by_orders: list[OrderedBy] = []
 
 
 class CallMismatch(_Part):

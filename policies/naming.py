@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,8 @@ from serving.wire.request import SentTool
 
 NAMES = 1.6
 """Points from which on a clause names a tool. A noun of its name is 1, one of its description 0.5."""
+ASKS = 1.2
+"""The same for a clause of the user's: who may ask need not ask in the tool's own words."""
 VERB = 0.7
 """Points for the verb."""
 ALIKE = 0.9
@@ -40,14 +41,16 @@ MOST_WORDS = 4000
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
 _CLAUSE = re.compile(r"[.!?;\n]+(?:\s|$)|\\n|,? (?:and then|then|after that|afterwards|and also|and) ")
+_POLITE = frozenset({"pleas", "kindly", "then", "now", "also", "and", "next", "first", "final"})
 _ENDINGS = (("ies", "y"), ("sses", "ss"), ("ches", "ch"), ("shes", "sh"), ("xes", "x"), ("s", ""))
 
 
 _DELEGATES = re.compile(
-    r"\b(?:follow|carry out|perform|complete|execute|implement|do|handle|act on|work (?:through|on)|go through|"
+    r"\b(?:(?:fix|resolve|solve|address|close)\b[^.!?\n]{0,40}?\b(?:issues?|tickets?|bugs?|problems?|tasks?)|"
+    r"(?:follow|carry out|perform|complete|execute|implement|do|handle|act on|work (?:through|on)|go through|"
     r"take care of|fulfil|comply with|process|apply|deal with|attend to)\b[^.!?\n]{0,60}?\b(?:instructions?|steps|"
     r"tasks?|to-?dos?|checklist|guide|readme|tickets?|requests?|action items?|"
-    r"what(?:ever)? (?:it|he|she|they|(?:the|my|this) [\w ]{1,24}) (?:says?|asks?|wants?|tells?|needs?|requires?))\b",
+    r"what(?:ever)? [\w ]{1,30}? (?:says?|asks?|wants?|tells?|needs?|requires?)))\b",
     re.I,
 )
 
@@ -135,11 +138,11 @@ class ToolNames:
 
     def __init__(self, tools: Iterable[SentTool]) -> None:
         self._tools = {tool.name: _tool_words(tool.name, tool.description) for tool in tools}
-        self._common = Counter(word for tool in self._tools.values() for word in tool.nouns)
 
-    def named(self, text: str, name: str, beside: float = 0.0) -> bool:
+    def named(self, text: str, name: str, beside: float = 0.0, least: float = NAMES) -> bool:
         """Whether a clause of ``text`` asks for the tool ``name`` rather than for another that is offered. ``beside``
-        are points that it has for something else, such as values of the call that stand there."""
+        are points that it has for something else, such as values of the call that stand there; ``least`` those that
+        it needs in all."""
         if beside >= CERTAIN:
             return True
         own = self._tools.get(name) or _tool_words(name, None)
@@ -147,7 +150,7 @@ class ToolNames:
             return True
         for words in {_words(part) for part in _CLAUSE.split(text)}:
             points = self._fit(words, own)
-            if points + beside >= NAMES and (beside or points >= BEST * self._best(words)):
+            if points + beside >= least and (beside or points >= BEST * self._best(words)):
                 return True
         return False
 
@@ -155,19 +158,25 @@ class ToolNames:
         return max((self._fit(words, tool) for tool in self._tools.values()), default=0.0)
 
     def _fit(self, words: Words, tool: ToolWords) -> float:
-        nouns = sum(weight * self._rarity(word) for word, weight in tool.nouns.items() if word in words.nouns)
+        verb = _does(words, tool)
+        alike = [other for other in self._tools.values() if _does(words, other)] if verb else [*self._tools.values()]
+        nouns = sum(weight * _rarity(word, alike) for word, weight in tool.nouns.items() if word in words.nouns)
         nouns += sum(
-            ALIKE * self._rarity(noun)
+            ALIKE * _rarity(noun, alike)
             for group, noun in tool.groups.items()
             if group in words.groups and noun not in words.nouns
         )
-        verb = not words.verbs.isdisjoint(tool.verbs) or (bool(words.verbs) and ANY in tool.verbs)
         return nouns + (VERB if verb else 0.0)
 
-    def _rarity(self, word: str) -> float:
-        """1 for a word of one tool, less the more tools of the request share it."""
-        shared = self._common[word]
-        return 1.0 if shared <= 1 else max(0.15, 1.0 - math.log(shared) / math.log(len(self._tools) + 1))
+
+def _does(words: Words, tool: ToolWords) -> bool:
+    return not words.verbs.isdisjoint(tool.verbs) or (bool(words.verbs) and ANY in tool.verbs)
+
+
+def _rarity(word: str, tools: Sequence[ToolWords]) -> float:
+    """1 for a word of one of ``tools``, less the more of them share it."""
+    shared = sum(word in tool.nouns for tool in tools)
+    return 1.0 if shared <= 1 else max(0.15, 1.0 - math.log(shared) / math.log(len(tools) + 1))
 
 
 @lru_cache(maxsize=4096)
@@ -175,9 +184,7 @@ def _tool_words(name: str, description: str | None) -> ToolWords:
     data = _data()
     own = words_of(name)
     told = words_of((description or "")[:READ])
-    verbs = {group for word in own for group in data.verbs.get(word, ())}
-    if not verbs:
-        verbs = {group for word in told[:3] for group in data.verbs.get(word, ())}
+    verbs = set(data.verbs.get(_verb(own) or _verb(told[:3]) or "", ()))
     nouns: dict[str, float] = {}
     for word in told:
         if len(word) > 2 and word not in data.nothing and word not in data.verbs:
@@ -190,11 +197,21 @@ def _tool_words(name: str, description: str | None) -> ToolWords:
     return ToolWords(squeezed(name), frozenset(verbs), nouns, groups)
 
 
+def _verb(words: Sequence[str]) -> str | None:
+    """The word that says what is done: the first verb, but a verb that is a noun as well (mail, file) only without
+    another."""
+    data = _data()
+    known = [word for word in words if word in data.verbs]
+    return next((word for word in known if word not in data.nouns), known[0] if known else None)
+
+
 @lru_cache(maxsize=1024)
 def _words(sentence: str) -> Words:
     data = _data()
     words = words_of(sentence)
-    verbs = frozenset(group for word in words for group in data.verbs.get(word, ()))
+    plain = [word for word in words if word in data.verbs and word not in data.nouns]
+    begins = [word for word in words if word not in _POLITE][:1]  # "mail him", not "the mail"
+    verbs = frozenset(group for word in plain or begins for group in data.verbs.get(word, ()))
     groups = {data.nouns[word] for word in words if word in data.nouns}
     groups |= {data.brings[verb] for verb in verbs if verb in data.brings}
     return Words(verbs, frozenset(word for word in words if word not in data.nothing), frozenset(groups))

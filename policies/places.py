@@ -1,10 +1,10 @@
 """Where texts stand in a long history: one pass over it for all of them together.
 
 The history is cut into *stretches*: every passage that gives orders is one, and what stands between. The stretches are
-kept in four shelves (orders, the user's and the system's words, the model's own, results), so that a stranger who
-fills a page with a value cannot hide the place that matters behind a thousand that do not: of each shelf the first
-:data:`MOST_PLACES` count. The history is kept three times: as it is; squeezed to letters and digits; and squeezed after
-encodings were taken off.
+kept in five shelves (orders, doubtful ones, the user's and the system's words, the model's own, results), so that a
+stranger who fills a page with a value cannot hide the place that matters behind a thousand that do not: of each shelf
+the first :data:`MOST_PLACES` count. The history is kept three times: as it is; squeezed to letters and digits; and
+squeezed after encodings were taken off.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ MOST_PLACES = 24
 FREE_WITHIN = 12
 """A text of this many bytes is found within a longer word too; a shorter one where words end."""
 
-Shelf = Literal["orders", "told", "own", "results"]
-SHELVES: tuple[Shelf, ...] = ("orders", "told", "own", "results")
+Shelf = Literal["orders", "doubtful", "told", "own", "results"]
+SHELVES: tuple[Shelf, ...] = ("orders", "doubtful", "told", "own", "results")
 Kind = Literal["plain", "squeezed", "decoded"]
 
 _OPENS, _CLOSES = b"\"'`\x00\n<>", b"\"'`\x00\n<>\\"
@@ -154,22 +154,23 @@ def _letter(text: bytes, first: bool) -> bool:
 
 
 class Places:
-    """A history with its passages: ``passages`` are (number of the piece, start, end), in code points."""
+    """A history with its passages: ``passages`` are (number of the piece, start, end, whether it is sure), in code
+    points."""
 
-    def __init__(self, pieces: Sequence[Piece], passages: Sequence[tuple[int, int, int]] = ()) -> None:
-        cuts: dict[int, list[tuple[int, int, int]]] = {}
-        for number, (where, start, end) in enumerate(passages):
-            cuts.setdefault(where, []).append((start, end, number))
+    def __init__(self, pieces: Sequence[Piece], passages: Sequence[tuple[int, int, int, bool]] = ()) -> None:
+        cuts: dict[int, list[tuple[int, int, int, Shelf]]] = {}
+        for number, (where, start, end, sure) in enumerate(passages):
+            cuts.setdefault(where, []).append((start, end, number, "orders" if sure else "doubtful"))
         stretches: list[Stretch] = []
         for nth, piece in enumerate(pieces):
             shelf = _shelf(piece)
             at = 0
-            for start, end, number in sorted(cuts.get(nth, ())):
+            for start, end, number, ordered in sorted(cuts.get(nth, ())):
                 start = max(start, at)
                 if start > at:
                     stretches.append(Stretch(piece, shelf, piece.text[at:start]))
                 if end > start:
-                    stretches.append(Stretch(piece, "orders", piece.text[start:end], number))
+                    stretches.append(Stretch(piece, ordered, piece.text[start:end], number))
                     at = end
             if at < len(piece.text):
                 stretches.append(Stretch(piece, shelf, piece.text[at:] if at else piece.text))

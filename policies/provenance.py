@@ -17,6 +17,7 @@ the model, a value has the origin that it has there.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -26,16 +27,17 @@ from policies.mismatch import conceals, refuses
 from policies.model import (
     CallMismatch,
     CallNamed,
+    OrderedBy,
     OrderPassage,
     Origin,
     Sink,
     UnplacedValue,
     ValueProvenance,
 )
-from policies.naming import ToolNames, delegates
+from policies.naming import ASKS, NAMES, ToolNames, delegates
 from policies.orders import GIVES_ORDERS, Passage, passages
 from policies.places import Needle, Places, Stretch
-from policies.seen import Piece, ToolTable, pieces_of
+from policies.seen import Piece, Source, ToolTable, calls_of_results, pieces_of
 from policies.value_forms import (
     SHORTEST,
     SHORTEST_SQUEEZED,
@@ -51,7 +53,7 @@ from policies.value_forms import (
     spans,
     squeezed,
 )
-from serving.wire.request import SentMessage, SentTool
+from serving.wire.request import SentCall, SentMessage, SentTool
 
 MOST_VALUES = 2048
 """Values of one call that are looked at."""
@@ -59,6 +61,11 @@ MOST_NEEDLES = 4096
 """Texts that are looked for, for one call: each value and each span has a few forms."""
 MOST_PASSAGES = 256
 """Passages of one request that count, the surest ones."""
+DOUBTFUL = 0.05
+"""From this score on a passage is held against a call: that it names the call may settle what it is."""
+NAMED, TAKEN = 1.0, 1.6
+"""Log odds by which a passage is surer to be an order if it names the call, and if the call takes a value that stands
+in nothing but such passages."""
 MOST_NAMING = 32
 """Passages that are asked whether they name the call, the surest ones."""
 USERS_WORDS = 8192
@@ -75,6 +82,7 @@ _SINK_NAMES: dict[Sink, str] = {
     "command": "command commands cmd script code shell query sql expression program",
 }
 _SINK_OF: dict[str, Sink] = {word: sink for sink, words in _SINK_NAMES.items() for word in words.split()}
+_STRING = re.compile(r'(?<=[:\[,])\s*(?:"((?:[^"\\]|\\.)*)"|\d+)')
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _MAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _LINK = re.compile(r"(?:[a-z][a-z0-9+.-]{1,15}://|www\.)\S+", re.I)
@@ -87,6 +95,11 @@ _Key = tuple[int, str, int | None]
 class _At(NamedTuple):
     stretch: Stretch
     relation: Relation
+
+
+def candidates(text: str) -> list[Passage]:
+    """The passages of a text that give orders, doubtful ones too."""
+    return passages(text, least=DOUBTFUL)
 
 
 class Facts(NamedTuple):
@@ -104,18 +117,32 @@ class Background:
         messages: Sequence[SentMessage],
         tools: Sequence[SentTool],
         table: ToolTable,
-        detect: Callable[[str], Sequence[Passage]] = passages,
+        detect: Callable[[str], Sequence[Passage]] = candidates,
     ) -> None:
         self._table = table
         self._pieces = pieces_of(messages, table)
-        found = orders_in(self._pieces, detect)
-        self.orders = [order for _, order in found]
-        self._places = Places(self._pieces, [(nth, order.start, order.end) for nth, order in found])
-        self._texts = [self._pieces[nth].text[order.start : order.end] for nth, order in found]
         self._names = ToolNames(tools)
+        found = orders_in(self._pieces, detect, DOUBTFUL)
+        calls = calls_of_results(messages)
+        asked = {order.message: self._asked(calls[order.message]) for _, order in found}
+        self.orders = [order.model_copy(update={"asked": asked[order.message]}) for _, order in found]
+        passages_at = [(nth, order.start, order.end, order.score >= GIVES_ORDERS) for nth, order in found]
+        self._places = Places(self._pieces, passages_at)
+        self._texts = [self._pieces[nth].text[order.start : order.end] for nth, order in found]
         self.size = self._places.size
-        first = min((order.message for order in self.orders), default=None)
+        first = min((order.message for order in self.orders if order.score >= GIVES_ORDERS), default=None)
         self._planned_before = len(messages) if first is None else first
+
+    def _asked(self, call: SentCall | None) -> bool:
+        """Whether the user named what a result was fetched with, or the tool that gave it."""
+        if call is None:
+            return False
+        told = self._told("user")
+        whole = squeezed("\n".join(told))
+        values = [squeezed(text) for text in _STRING.findall(call.arguments)]
+        if any(len(value) >= SHORTEST and value in whole for value in values):
+            return True
+        return any(self._names.named(text, call.name, least=ASKS) for text in told)
 
     def words(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """The words of each passage, with its kinds: to be shown to who looks into a decision."""
@@ -131,7 +158,7 @@ class Background:
             search.unplaced[""] = "many_values"
         known = [(leaf, sink_of(leaf, sinks)) for leaf in found[:MOST_VALUES]]
         search.values_of(sorted(known, key=lambda pair: pair[1] is None))
-        named = self._named(tool, search.passages_of)
+        named = self._named(tool, search)
         mismatch = CallMismatch(
             refuses=refuses(said, lambda text: self._names.named(text, tool)),
             conceals=conceals(said),
@@ -140,23 +167,29 @@ class Background:
         unplaced = [UnplacedValue(path=path, reason=reason) for path, reason in search.unplaced.items()]
         return Facts(search.values, unplaced, named, mismatch)
 
-    def _named(self, tool: str, values: Mapping[int, float]) -> CallNamed:
+    def _named(self, tool: str, search: _Search) -> CallNamed:
         return CallNamed(
-            by_user=self._says("user", tool),
+            by_user=self._says("user", tool, ASKS),
             delegated=any(delegates(text) for text in self._told("user")),
             by_system=self._says("system", tool),
             by_plan=self._says("assistant", tool) or self._says("reasoning", tool),
             by_orders=[
-                at
-                for at in sorted(range(len(self._texts)), key=lambda at: -self.orders[at].score)[:MOST_NAMING]
-                if self._names.named(self._texts[at], tool, values.get(at, 0.0))
+                OrderedBy(order=at, sure=self._sure(at, search))
+                for at in sorted(range(len(self._texts)), key=lambda at: -self._sure(at, search))[:MOST_NAMING]
+                if self._names.named(self._texts[at], tool, search.passages_of.get(at, 0.0))
             ],
         )
 
-    def _says(self, source: str, tool: str) -> bool:
-        return any(self._names.named(text, tool) for text in self._told(source))
+    def _sure(self, at: int, search: _Search) -> float:
+        """How sure it is that a passage is an order for the call, if it names it."""
+        score = min(max(self.orders[at].score, 1e-4), 1 - 1e-4)
+        odds = math.log(score / (1 - score)) + NAMED + (TAKEN if at in search.only_in else 0.0)
+        return round(1 / (1 + math.exp(-odds)), 3)
 
-    def _told(self, source: str) -> list[str]:
+    def _says(self, source: Source, tool: str, least: float = NAMES) -> bool:
+        return any(self._names.named(text, tool, least=least) for text in self._told(source))
+
+    def _told(self, source: Source) -> list[str]:
         """What somebody said, as far as it is read for what it asks for."""
         own = source in ("assistant", "reasoning")
         texts = [
@@ -184,13 +217,15 @@ class _Wanted(NamedTuple):
 
 class _Search:
     """Looks for the values of one call: first for all of them as a whole, then for spans of those that stand nowhere.
-    ``passages_of``: passage → how much of the call stands there and is nobody's else."""
+    ``passages_of``: passage → how much of the call stands there and was named by nobody else; ``only_in``: passages
+    that hold a value which stands in nothing but passages."""
 
     def __init__(self, places: Places, planned_before: int) -> None:
         self._places = places
         self._planned_before = planned_before
         self._left = MOST_NEEDLES
         self.passages_of: dict[int, float] = {}
+        self.only_in: set[int] = set()
         self.values: list[ValueProvenance] = []
         self.unplaced: dict[str, Literal["short", "many_values", "many_parts", "many_places"]] = {}
 
@@ -250,7 +285,7 @@ class _Search:
                 message=at.stretch.piece.message,
                 trust=at.stretch.piece.trust,
                 relation=at.relation,
-                orders=at.stretch.passage is not None,
+                orders=at.stretch.shelf == "orders",
                 order=at.stretch.passage,
             )
             for at in found.values()
@@ -263,6 +298,8 @@ class _Search:
             for passage in {at.stretch.passage for at in found.values() if at.stretch.passage is not None}:
                 weight = 1.0 if len(item.text) >= 4 else 0.5
                 self.passages_of[passage] = self.passages_of.get(passage, 0.0) + weight
+                if all(at.stretch.passage is not None for at in found.values()):
+                    self.only_in.add(passage)
         self.values.append(
             ValueProvenance(
                 path=item.leaf.path,
@@ -301,7 +338,7 @@ def _needles(leaf: Leaf, span: Span | None) -> Iterator[tuple[Needle, Relation |
 
 
 def orders_in(
-    pieces: Sequence[Piece], detect: Callable[[str], Sequence[Passage]] = passages
+    pieces: Sequence[Piece], detect: Callable[[str], Sequence[Passage]] = candidates, least: float = GIVES_ORDERS
 ) -> list[tuple[int, OrderPassage]]:
     """The passages of tool results that give orders, with the number of the piece in which each stands; the surest ones
     if there are more than :data:`MOST_PASSAGES`."""
@@ -321,7 +358,7 @@ def orders_in(
         for nth, piece in enumerate(pieces)
         if piece.source == "tool"
         for passage in detect(piece.text)
-        if passage.score >= GIVES_ORDERS
+        if passage.score >= least
     ]
     if len(found) > MOST_PASSAGES:
         found = sorted(sorted(found, key=lambda pair: -pair[1].score)[:MOST_PASSAGES], key=lambda pair: pair[0])

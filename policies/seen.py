@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from policies.model import Sink, Trust
 from serving.settings import ToolSettings
-from serving.wire.request import SentMessage
+from serving.wire.request import SentCall, SentMessage
 
 Source = Literal["system", "user", "assistant", "reasoning", "call", "tool"]
 
@@ -64,19 +64,23 @@ class ToolTable:
 NO_SETTINGS = ToolTable()
 
 
-def tools_of_results(messages: Iterable[SentMessage]) -> list[str | None]:
-    """For each message the tool whose result it is; None for any other, and for a result whose call is not in sight."""
-    names: dict[str, str] = {}
-    found: list[str | None] = []
+def calls_of_results(messages: Iterable[SentMessage]) -> list[SentCall | None]:
+    """For each message the call whose result it is; None for any other, and for a result whose call is not in sight."""
+    calls: dict[str, SentCall] = {}
+    found: list[SentCall | None] = []
     for message in messages:
-        for call in message.calls:
-            if call.id is not None:
-                names[call.id] = call.name
-        if message.role in ("tool", "function"):
-            found.append(names.get(message.tool_call_id or "") or message.name)
-        else:
-            found.append(None)
+        calls.update((call.id, call) for call in message.calls if call.id is not None)
+        result = message.role in ("tool", "function")
+        found.append(calls.get(message.tool_call_id or "") if result else None)
     return found
+
+
+def tools_of_results(messages: Sequence[SentMessage]) -> list[str | None]:
+    """For each message the tool whose result it is; None for any other, and for one of a tool that is not known."""
+    return [
+        call.name if call is not None else message.name if message.role in ("tool", "function") else None
+        for message, call in zip(messages, calls_of_results(messages), strict=True)
+    ]
 
 
 def is_result(message: SentMessage) -> bool:

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from policies.model import OrderPassage, Stage
-from policies.orders import Passage, passages
-from policies.provenance import Background, Facts, orders_in
+from policies.orders import GIVES_ORDERS, Passage
+from policies.provenance import Background, Facts, candidates, orders_in
 from policies.seen import ToolTable, pieces_of
 from policies.service import PolicySet
 from proxy.exchange import Exchange
@@ -69,11 +69,11 @@ class Histories:
     def passages(self, text: str) -> Sequence[Passage]:
         """A run shows the same results with every request: each is looked at once."""
         if len(text) < _SHORT:
-            return passages(text)
+            return candidates(text)
         key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = tuple(passages(text))
+            found = self._known[key] = tuple(candidates(text))
             while len(self._known) > _KNOWN_TEXTS:
                 self._known.popitem(last=False)
         return found
@@ -107,14 +107,15 @@ class Backgrounds:
         if stage not in self._stages:
             return ()
         if stage is not Stage.REQUEST:
-            return (await self._histories.background(x)).orders
+            found = (await self._histories.background(x)).orders
+            return found if stage is Stage.TOOL_CALL else [order for order in found if order.score >= GIVES_ORDERS]
         first = x.message_count - len(x.news)
         pieces = [piece for piece in pieces_of(x.request.messages, self.table) if piece.message >= first]
         if sum(len(piece.text) for piece in pieces) < _LARGE:
-            found = orders_in(pieces, self._histories.passages)
+            new = orders_in(pieces, self._histories.passages)
         else:
-            found = await asyncio.to_thread(orders_in, pieces, self._histories.passages)
-        return [order for _, order in found]
+            new = await asyncio.to_thread(orders_in, pieces, self._histories.passages)
+        return [order for _, order in new]
 
     async def call(self, x: Exchange, call: ToolCall, arguments: Mapping[str, object] | None) -> Facts | None:
         """The facts about a call; None if no policy reads them."""

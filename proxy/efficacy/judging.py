@@ -114,7 +114,8 @@ class Scorer:
             facts = call_facts(call, arguments, request.tools, facts=known)
             rules, error = await self._decide(case, Stage.TOOL_CALL, background.orders, facts)
             named = ", ".join(name for name in ("by_user", "by_plan", "delegated") if getattr(known.named, name))
-            named += f"{', ' if named else ''}by_orders {known.named.by_orders}"
+            ordered = ", ".join(f"{one.order} ({one.sure:.2f})" for one in known.named.by_orders)
+            named += f"{', ' if named else ''}by_orders {ordered or 'none'}"
         seconds = time.perf_counter() - began
         return Verdict(case, rules, error, background.words(), named, seconds)
 

@@ -139,7 +139,7 @@ async def test_what_stands_behind_an_answers_id_is_part_of_the_history(stage: Ap
 async def test_nothing_is_kept_when_the_exchange_is_over(stage: ApiStage) -> None:
     plane = stage.interlock._plane
     assert plane is not None
-    assert plane.policies.of("anonymous", None).reads_field(PolicyStage.TOOL_CALL, "call.provenance")
+    assert plane.judges.policies.of("anonymous", None).reads_field(PolicyStage.TOOL_CALL, "call.provenance")
     await plane.relay.live.settled()
     histories = plane.histories
     assert not histories._open

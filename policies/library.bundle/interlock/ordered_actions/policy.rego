@@ -17,10 +17,8 @@ settings := data.interlock.ordered_actions
 tags := ["OWASP-LLM01:2025", "OWASP-LLM06:2025", "OWASP-ASI01", "OWASP-ASI02", "MITRE-ATLAS-AML.T0051.001"]
 
 tool_call contains finding if {
-	some index in input.call.named.by_orders
-	order := input.request.orders[index]
-	orders.counts(order, settings)
-	not orders.asked_for(order, settings)
+	some index in orders.named(settings)
+	not orders.asked_for(input.request.orders[index], settings)
 	finding := {
 		"id": "not_asked_for",
 		"severity": "high",
@@ -32,11 +30,8 @@ tool_call contains finding if {
 
 # What the user handed over to a result is recorded, not stopped.
 tool_call contains finding if {
-	some index in input.call.named.by_orders
-	order := input.request.orders[index]
-	orders.counts(order, settings)
-	input.call.named.delegated
-	not orders.blatant(order, settings)
+	some index in orders.named(settings)
+	orders.handed_over(input.request.orders[index], settings)
 	not input.call.named.by_user
 	not input.call.named.by_plan
 	finding := {

@@ -16,6 +16,8 @@ settings := data.interlock.tainted_recipients
 
 tags := ["OWASP-LLM01:2025", "OWASP-LLM02:2025", "OWASP-ASI01", "OWASP-ASI02", "MITRE-ATLAS-AML.T0051.001", "MITRE-ATLAS-AML.T0086"]
 
+counting := orders.counting(settings)
+
 # The value decides who gets something, where it goes or what is run.
 tool_call contains finding if {
 	some value in unnamed
@@ -31,14 +33,14 @@ tool_call contains finding if {
 	}
 }
 
-# Any other value that stands nowhere but in an order that asks for this very call.
+# Any other value that stands nowhere but in an order that asks for this very call, where nobody else does, or the order
+# is blatant.
 tool_call contains finding if {
 	some value in unnamed
 	only_in_orders(value)
-	some order in orders_of(value)
-	some index in input.call.named.by_orders
-	input.request.orders[index] == order
-	not handed_over(order)
+	some origin in value.origins
+	origin.order in orders.named(settings)
+	gives(input.request.orders[origin.order])
 	finding := {
 		"id": "value_from_result",
 		"severity": "high",
@@ -50,7 +52,7 @@ tool_call contains finding if {
 
 # A call with more values than can be looked for hides where they are from.
 tool_call contains finding if {
-	count(input.call.named.by_orders) > 0
+	count(orders.named(settings)) > 0
 	some value in input.call.unplaced
 	value.reason == "many_values"
 	finding := {
@@ -68,30 +70,32 @@ unnamed contains value if {
 	not value.by_plan
 }
 
-orders_of(value) := {order |
+orders_of(value) := {input.request.orders[origin.order] |
 	some origin in value.origins
-	order := input.request.orders[origin.order]
-	orders.counts(order, settings)
+	origin.order in counting
 }
 
-# It stands in orders alone; or also in plain data, as an attacker who writes the letter can make it: then it is enough
-# that nobody asked for the call, or that the order is blatant.
+# It stands in orders alone. In plain data too, as an attacker who writes the letter can make it: then it is enough that
+# nobody asked for the call, or that the order is blatant.
 stands(value, order) if {
 	only_in_orders(value)
-	not handed_over(order)
+	not excused(order)
 }
 
 stands(_, order) if not orders.asked_for(order, settings)
 
 stands(_, order) if orders.blatant(order, settings)
 
+gives(order) if not orders.asked_for(order, settings)
+
+gives(order) if orders.blatant(order, settings)
+
 only_in_orders(value) if {
 	every origin in value.origins {
-		origin.orders
+		origin.order in counting
 	}
 }
 
-handed_over(order) if {
-	input.call.named.delegated
-	not orders.blatant(order, settings)
-}
+excused(order) if orders.handed_over(order, settings)
+
+excused(order) if orders.filled_in(order, settings)

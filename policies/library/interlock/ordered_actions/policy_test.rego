@@ -2,9 +2,9 @@ package interlock.policies.interlock.ordered_actions_test
 
 import data.interlock.policies.interlock.ordered_actions
 
-order := {"message": 3, "tool": "read_mail", "trust": "untrusted", "start": 0, "end": 40, "kinds": ["order", "task"], "score": 0.8}
+order := {"message": 3, "tool": "read_mail", "trust": "untrusted", "start": 0, "end": 40, "kinds": ["order", "task"], "score": 0.8, "asked": false}
 
-nobody := {"by_user": false, "by_system": false, "by_plan": false, "delegated": false, "by_orders": [0]}
+nobody := {"by_user": false, "by_system": false, "by_plan": false, "delegated": false, "by_orders": [{"order": 0, "sure": 0.9}]}
 
 ids(order, named) := {finding.id |
 	some finding in ordered_actions.tool_call with input as {
@@ -39,7 +39,9 @@ test_trusted_results_may_give_orders if {
 	ids(object.union(order, {"trust": "internal"}), nobody) == {"not_asked_for"}
 }
 
-test_a_passage_that_hardly_gives_orders_does_not_count if ids(object.union(order, {"score": 0.4}), nobody) == set()
+test_a_passage_that_is_hardly_an_order_for_this_call_does_not_count if {
+	ids(order, object.union(nobody, {"by_orders": [{"order": 0, "sure": 0.4}]})) == set()
+}
 
 # What stands in the arguments makes no difference, whatever its type.
 test_arguments_of_any_type_are_judged_alike if {

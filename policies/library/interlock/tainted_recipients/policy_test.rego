@@ -2,7 +2,7 @@ package interlock.policies.interlock.tainted_recipients_test
 
 import data.interlock.policies.interlock.tainted_recipients
 
-order := {"message": 3, "tool": "read_page", "trust": "untrusted", "start": 0, "end": 40, "kinds": ["order", "task"], "score": 0.8}
+order := {"message": 3, "tool": "read_page", "trust": "untrusted", "start": 0, "end": 40, "kinds": ["order", "task"], "score": 0.8, "asked": false}
 
 named := {"by_user": true, "by_system": false, "by_plan": false, "delegated": false, "by_orders": []}
 
@@ -41,8 +41,27 @@ test_a_value_that_a_result_merely_holds_is_let_by if {
 
 test_other_arguments_may_come_from_results if of({"sink": null}) == set()
 
+for_this_call := object.union(named, {"by_user": false, "by_orders": [{"order": 0, "sure": 0.9}]})
+
 test_a_value_that_an_order_for_this_very_call_gives_is_stopped if {
-	ids([object.union(value, {"sink": null})], object.union(named, {"by_orders": [0]}), order) == {"value_from_result"}
+	ids([object.union(value, {"sink": null})], for_this_call, order) == {"value_from_result"}
+	ids([object.union(value, {"sink": null})], object.union(for_this_call, {"by_user": true}), order) == set()
+}
+
+test_a_doubtful_passage_counts_if_the_call_shows_what_it_is if {
+	doubtful := object.union(order, {"score": 0.1})
+	unsure := object.union(for_this_call, {"by_orders": [{"order": 0, "sure": 0.3}]})
+	ids([value], for_this_call, doubtful) == {"sink_from_result", "value_from_result"}
+	ids([value], unsure, doubtful) == set()
+}
+
+# "Pay the bill in bill.txt": the user's own source says how what the user asked for is done.
+test_what_the_users_own_source_says_is_let_by if {
+	asked := object.union(order, {"asked": true})
+	ids([value], named, asked) == set()
+	ids([value], object.union(named, {"by_user": false}), asked) == {"sink_from_result"}
+	ids([value], named, object.union(asked, {"kinds": ["order", "override"]})) == {"sink_from_result"}
+	ids([value], named, object.union(asked, {"kinds": ["order", "exfiltration"]})) == {"sink_from_result"}
 }
 
 # The sender of a letter stands in its head too. The user asked for an answer to it: that is let by.
@@ -69,9 +88,9 @@ untraced(by_orders, reason) := {finding.id |
 }
 
 test_values_that_cannot_be_traced_do_not_hide if {
-	untraced([0], "many_values") == {"too_many_values"}
+	untraced([{"order": 0, "sure": 0.9}], "many_values") == {"too_many_values"}
 	untraced([], "many_values") == set()
-	untraced([0], "short") == set()
+	untraced([{"order": 0, "sure": 0.9}], "short") == set()
 }
 
 test_without_facts_nothing_is_said if {
