@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
+from policies.argument_faults import argument_faults
 from policies.model import (
     BudgetFacts,
     CallFacts,
@@ -40,7 +41,7 @@ from serving.wire.vocabulary import ToolCall
 NO_RUN, NO_REQUEST = RunFacts(id=""), RequestFacts()
 """What stands in the input where no policy is shown them."""
 
-FROM_THE_WIRE = frozenset({"id", "name", "index", "choice", "arguments", "raw", "complete", "offered"})
+FROM_THE_WIRE = frozenset({"id", "name", "index", "choice", "arguments", "raw", "complete", "offered", "faults"})
 """The fields of a call that follow from what was sent."""
 
 FROM_THE_HISTORY = ("provenance", "unplaced", "named")
@@ -150,7 +151,7 @@ def request_facts(x: Asked, orders: Sequence[OrderPassage] = (), table: ToolTabl
             for at, (m, tool) in enumerate(zip(x.news, x.news_tools or [None] * len(x.news), strict=True), first)
         ],
         message_count=x.message_count,
-        sampling=request.sampling,
+        sampling=request.sampling if request.limit is None else {**request.sampling, "max_tokens": request.limit},
         orders=list(orders),
     )
 
@@ -161,9 +162,12 @@ def call_facts(
     tools: Iterable[SentTool],
     logprobs: CallLogprobs | None = None,
     facts: Facts | None = None,
+    changed: bool = False,
 ) -> CallFacts:
-    """A call as policies see it. ``arguments``: as :func:`object_of` reads them; ``tools``: what the request offers;
-    ``facts``: where its values are from (``policies.provenance``), if a policy reads that."""
+    """A call as policies see it. ``arguments``: as :func:`object_of` reads them; ``tools``: what the request offers,
+    with their schemas if a policy reads what does not fit them; ``facts``: where its values are from
+    (``policies.provenance``), if a policy reads that."""
+    tool = next((tool for tool in tools if tool.name == call.name), None)
     return CallFacts(
         id=call.id,
         name=call.name,
@@ -172,12 +176,14 @@ def call_facts(
         arguments=arguments,
         raw=call.arguments,
         complete=call.complete,
-        offered=any(tool.name == call.name for tool in tools),
+        offered=tool is not None,
         logprobs=logprobs,
         provenance=None if facts is None else facts.provenance,
         unplaced=[] if facts is None else facts.unplaced,
         named=None if facts is None else facts.named,
         mismatch=None if facts is None else facts.mismatch,
+        faults=[] if tool is None or arguments is None else argument_faults(arguments, tool.parameters),
+        changed=changed,
     )
 
 

@@ -261,12 +261,23 @@ class CallMismatch(_Part):
     ordered_only: bool = False
 
 
+class ArgumentFault(_Part):
+    """What is wrong with an argument by the JSON schema of the offered tool: ``path`` is a JSON pointer in the
+    arguments. Of another `type`; a `value` that is not listed or beyond its bounds; `missing` though required;
+    `unknown`, which the schema forbids; `unlisted`, of which it says nothing; `unjudged`: too much to compare."""
+
+    path: str
+    kind: Literal["type", "value", "missing", "unknown", "unlisted", "unjudged"]
+
+
 class CallFacts(_Part):
     """A tool call of the answer. ``arguments`` is the parsed object of a complete call, else null;
     ``raw`` is its text as the model wrote it. ``offered``: the request offered a tool of just this name.
     ``logprobs``: null if the answer has none, or no policy in force reads them. ``provenance``, ``named`` and
     ``mismatch``: null if no policy in force reads them, or (coverage says so) what the model had seen is not known.
-    ``unplaced``: the values of which not all origins are in ``provenance``."""
+    ``unplaced``: the values of which not all origins are in ``provenance``. ``faults``: where the arguments do not fit
+    the schema of the offered tool. ``changed``: an earlier request of the run offered another tool under this name.
+    ``faults`` and ``changed`` are empty and false if no policy in force reads them."""
 
     id: str | None = None
     name: str
@@ -281,6 +292,8 @@ class CallFacts(_Part):
     unplaced: list[UnplacedValue] = []
     named: CallNamed | None = None
     mismatch: CallMismatch | None = None
+    faults: list[ArgumentFault] = []
+    changed: bool = False
 
 
 class ResponseFacts(_Part):

@@ -91,6 +91,7 @@ class Judge:
         self._facts = facts
         self._backgrounds = Backgrounds(policies, histories)
         self._reads_tools = any(policies.reads_field(stage, "request.tools") for stage in Stage)
+        self._reads_changes = policies.reads_field(Stage.TOOL_CALL, "call.changed")
         self._reads_messages = any(policies.reads_field(stage, "request.messages") for stage in Stage)
         self._refusal = settings.refusal
         self._depth = json_depth
@@ -106,7 +107,10 @@ class Judge:
             stage: frozenset(f for f in OF_THE_MOMENT if policies.names(stage, f"call.{f}")) for stage in Stage
         }
         self._forgets_messages = not any(policies.reads_field(stage, "request.messages") for stage in _LATER)
-        self._forgets_tools = not any(policies.reads_field(stage, "request.tools") for stage in _LATER)
+        self._forgets_tools = not (
+            any(policies.reads_field(stage, "request.tools") for stage in _LATER)
+            or policies.reads_field(Stage.TOOL_CALL, "call.faults")
+        )
 
     def surfaces(self) -> frozenset[str]:
         """The surfaces that enforcing policies read (``serving.request_fields``)."""
@@ -124,7 +128,7 @@ class Judge:
 
     def tool_digests(self, request: ChatRequest) -> dict[str, str] | None:
         """What the offered tools are, if a policy in force may want to know whether they change."""
-        return digests(request.tools) if self._reads_tools and request.tools else None
+        return digests(request.tools) if (self._reads_tools or self._reads_changes) and request.tools else None
 
     # -- stages ------------------------------------------------------------------------------------
 
@@ -326,7 +330,8 @@ class Judge:
         self, x: Exchange, call: ToolCall, arguments: dict[str, Any] | None, known: Facts | None = None
     ) -> CallFacts:
         logprobs = call_logprobs(x, call) if self._reads_logprobs else None
-        return call_facts(call, arguments, x.request.tools, logprobs, known)
+        changed = self._reads_changes and call.name in x.changed_tools
+        return call_facts(call, arguments, x.request.tools, logprobs, known, changed)
 
     async def _decide(
         self,

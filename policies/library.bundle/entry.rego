@@ -11,9 +11,12 @@ interlock__models__request := data.interlock.policies.interlock.models.request i
 interlock__spend__request := data.interlock.policies.interlock.spend.request if is_object(input)
 
 reasoning := {
+	"interlock.concealment": data.interlock.policies.interlock.concealment.reasoning,
 	"interlock.pii_out": data.interlock.policies.interlock.pii_out.reasoning,
 	"interlock.secrets_out": data.interlock.policies.interlock.secrets_out.reasoning,
 } if is_object(input)
+
+interlock__concealment__reasoning := data.interlock.policies.interlock.concealment.reasoning if is_object(input)
 
 interlock__pii_out__reasoning := data.interlock.policies.interlock.pii_out.reasoning if is_object(input)
 
@@ -21,6 +24,11 @@ interlock__secrets_out__reasoning := data.interlock.policies.interlock.secrets_o
 
 tool_call := {
 	"interlock.approvals": data.interlock.policies.interlock.approvals.tool_call,
+	"interlock.argument_schema": data.interlock.policies.interlock.argument_schema.tool_call,
+	"interlock.call_rate": data.interlock.policies.interlock.call_rate.tool_call,
+	"interlock.changed_tools": data.interlock.policies.interlock.changed_tools.tool_call,
+	"interlock.concealment": data.interlock.policies.interlock.concealment.tool_call,
+	"interlock.delegation": data.interlock.policies.interlock.delegation.tool_call,
 	"interlock.egress": data.interlock.policies.interlock.egress.tool_call,
 	"interlock.ordered_actions": data.interlock.policies.interlock.ordered_actions.tool_call,
 	"interlock.paths": data.interlock.policies.interlock.paths.tool_call,
@@ -33,6 +41,16 @@ tool_call := {
 } if is_object(input)
 
 interlock__approvals__tool_call := data.interlock.policies.interlock.approvals.tool_call if is_object(input)
+
+interlock__argument_schema__tool_call := data.interlock.policies.interlock.argument_schema.tool_call if is_object(input)
+
+interlock__call_rate__tool_call := data.interlock.policies.interlock.call_rate.tool_call if is_object(input)
+
+interlock__changed_tools__tool_call := data.interlock.policies.interlock.changed_tools.tool_call if is_object(input)
+
+interlock__concealment__tool_call := data.interlock.policies.interlock.concealment.tool_call if is_object(input)
+
+interlock__delegation__tool_call := data.interlock.policies.interlock.delegation.tool_call if is_object(input)
 
 interlock__egress__tool_call := data.interlock.policies.interlock.egress.tool_call if is_object(input)
 
