@@ -213,6 +213,12 @@ class Rollout:
         rollout._only_tightens()
         return rollout
 
+    def with_document(self, layer: str, document: Document) -> Rollout:
+        """The roll-out with another document of a layer. Raises :class:`RolloutError`."""
+        if layer == PLATFORM:
+            return self._made(document, self.teams)
+        return self._made(self.platform, {**self.teams, layer: document})
+
     def check(self, policies: Iterable[str]) -> None:
         """Raises :class:`policies.modes.UnknownPolicyError` if the roll-out speaks of a policy that is not there: a
         misspelt name must not leave a guard in shadow."""
