@@ -85,13 +85,20 @@ def _case(line: dict[str, Any], number: int) -> Case:
         call = msgspec.convert(line["call"], Call)
     return Case(
         id=str(line.get("id", number)),
-        source=str(line.get("source", "")),
+        source=_source(line),
         bad=kind != "benign",
         twin=kind == "benign" and bool(line.get("attack")),
         request=_read(messages, tools),
         call=call,
         note=str(line.get("note") or ""),
     )
+
+
+def _source(line: dict[str, Any]) -> str:
+    """Texts of one source are told apart by the first word of their note: a letter with an attack in it is another
+    thing than the attack alone."""
+    source, note = str(line.get("source", "")), str(line.get("note") or "").split()
+    return f"{source}: {note[0]}" if "text" in line and note else source
 
 
 def _read(messages: Any, tools: Any) -> ChatRequest:

@@ -12,6 +12,7 @@ from policies.bundle import Bundle, PolicyEntry
 from policies.engines.embedded import EmbeddedEngine
 from policies.inputs import call_facts, decision_input, object_of
 from policies.model import CallFacts, Mode, OrderPassage, RunFacts, Stage
+from policies.orders import GIVES_ORDERS
 from policies.provenance import Background
 from policies.seen import NO_SETTINGS, ToolTable, tools_of_results
 from policies.service import PolicySet
@@ -24,6 +25,9 @@ from serving.wire.vocabulary import ToolCall
 TAG = "OWASP-LLM01:2025"
 """The tag of policies about injected orders."""
 
+
+FACT = "request.orders"
+"""What stands in place of a rule where no policy that is asked judges requests: the fact alone."""
 
 _SECONDS = 5.0
 
@@ -96,15 +100,16 @@ class Scorer:
     async def __aexit__(self, *_: object) -> None:
         await self._policies.close()
 
-    def judges(self, stage: Stage) -> bool:
-        return self._policies.in_force(stage)
-
     async def verdict(self, case: Case) -> Verdict:
         began = time.perf_counter()
         request = case.request
         background = Background(request.messages, request.tools, self._table)
         if case.call is None:
-            rules, error = await self._decide(case, Stage.REQUEST, background.orders)
+            orders = [order for order in background.orders if order.score >= GIVES_ORDERS]
+            if self._policies.in_force(Stage.REQUEST):
+                rules, error = await self._decide(case, Stage.REQUEST, orders)
+            else:
+                rules, error = (FACT,) if orders else (), None
             named = ""
         else:
             raw = json.dumps(case.call.arguments)
