@@ -26,6 +26,7 @@ from policies.authoring.build import (
     require_packages,
     stages_of,
 )
+from policies.authoring.names import meant, unknown_names
 from policies.authoring.opa_tool import OpaFailedError, OpaTool
 from policies.authoring.references import Module, Reader, Tree, references
 from policies.authoring.sources import SourceTree
@@ -72,7 +73,13 @@ def check(tree: SourceTree, opa: OpaTool) -> Report:
     modules = parse_modules(files, opa)
     require_packages(tree, modules)
     reader = Reader(modules.values())
-    problems = list(_compiler_problems(tree, opa))
+    problems = [
+        Problem("error", file, row, text)
+        for file, module in sorted(modules.items())
+        for row, text in dict.fromkeys(unknown_names(module))
+    ]
+    said = {(problem.file, problem.row) for problem in problems}
+    problems += (one for one in _compiler_problems(tree, opa) if (one.file, one.row) not in said)
     entries: list[PolicyEntry] = []
     for _, policy in sorted(tree.policies.items()):
         stages = stages_of(policy, modules, reader)
@@ -138,8 +145,9 @@ def _opa_problems(text: str, root: Path) -> Iterator[Problem]:
         named = Path(file).relative_to(root).as_posix() if file.startswith(str(root)) else file
         details = error.get("details") or {}
         wanted = details.get("oneOf") if isinstance(details, dict) else None
-        hint = f"; there are: {', '.join(map(str, wanted))}" if wanted else ""
-        yield Problem("error", named, int(where.get("row", 0)), f"{error.get('message', text)}{hint}")
+        message = str(error.get("message", text))
+        hint = meant(message.rpartition(".")[2], [*map(str, wanted)]) if wanted else ""
+        yield Problem("error", named, int(where.get("row", 0)), f"{message}{hint}")
 
 
 def without_null(schema: Any) -> Any:

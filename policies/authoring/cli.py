@@ -16,6 +16,7 @@ from rich.table import Table
 
 from policies.authoring.build import build
 from policies.authoring.check import Report, check
+from policies.authoring.new import new_policy
 from policies.authoring.opa_tool import OpaFailedError, OpaMissingError, OpaTool
 from policies.authoring.signing_cli import add_signing_commands
 from policies.authoring.sources import SourceError, SourceTree, tree_to_build
@@ -41,11 +42,25 @@ def add_policy_commands(
     """Add ``policy`` with its commands; each sets ``run`` to a handler. Gives what takes further commands."""
     policy = subparsers.add_parser(
         "policy",
-        help="build, check and test policies",
+        help="write, check, test and replay policies",
         description="Policies are Rego, one folder each with its test beside it; docs/policies.md writes one in ten "
-        "minutes. All three commands need `opa` on the PATH (or INTERLOCK_OPA); running Interlock does not.",
+        "minutes. build, check and test need `opa` on the PATH (or INTERLOCK_OPA); running Interlock does not.",
     )
     commands = policy.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    beginning = commands.add_parser(
+        "new",
+        help="begin a policy: its Rego, test, data and examples, which pass as they are",
+        description="Writes a small policy that works into OWNER/NAME, to be changed. Writes over nothing.",
+    )
+    beginning.add_argument("folder", type=Path, metavar="OWNER/NAME", help="such as mine/acme/deploys")
+    beginning.add_argument(
+        "--stage",
+        choices=[stage.value for stage in Stage],
+        default=Stage.TOOL_CALL.value,
+        help="when it is asked (tool_call)",
+    )
+    beginning.set_defaults(run=_guarded(_new))
 
     making = commands.add_parser("build", help="compile policies into a bundle that both engines load")
     _tree_arguments(making)
@@ -94,6 +109,15 @@ def _guarded(handler: Callable[[argparse.Namespace, Console], int]) -> Handler:
             return UNABLE
 
     return run
+
+
+def _new(arguments: argparse.Namespace, console: Console) -> int:
+    folder = arguments.folder
+    for path in new_policy(folder, Stage(arguments.stage)):
+        console.print(f"[green]wrote[/] {escape(str(path))}", soft_wrap=True)
+    root = escape(str(folder.parent.parent))
+    console.print(f"next: interlock policy check {root} && interlock policy test {root}", soft_wrap=True)
+    return OK
 
 
 def _tree(arguments: argparse.Namespace) -> SourceTree:

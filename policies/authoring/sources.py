@@ -99,12 +99,7 @@ def read_tree(root: Path) -> SourceTree:
         if len(steps) != 3:
             raise SourceError(f"{path}: expected {root}/<owner>/<name>/{path.name}")
         owner, short, file = steps
-        for step in (owner, short):
-            if not _NAME.match(step):
-                raise SourceError(f"{path}: {step!r} is no name: a-z first, then a-z, 0-9 and single _")
-        if owner == "interlock" and short in _RESERVED:
-            raise SourceError(f"{path}: interlock.{short} is reserved")
-        name = f"{owner}.{short}"
+        name = policy_name(owner, short, str(path))
         policy = policies.setdefault(name, PolicySources(name, path.parent))
         _place(policy, "/".join(steps), file, path)
     for name, examples in folders.items():
@@ -113,6 +108,16 @@ def read_tree(root: Path) -> SourceTree:
         if not policy.modules:
             raise SourceError(f"{policy.folder}: no policy.rego")
     return SourceTree(policies, library)
+
+
+def policy_name(owner: str, short: str, where: str) -> str:
+    """``owner.short``. Raises :class:`SourceError`, which begins with ``where``, if that cannot be a policy's name."""
+    for step in (owner, short):
+        if not _NAME.match(step):
+            raise SourceError(f"{where}: {step!r} is no name: a-z first, then a-z, 0-9 and single _")
+    if owner == "interlock" and short in _RESERVED:
+        raise SourceError(f"{where}: interlock.{short} is reserved")
+    return f"{owner}.{short}"
 
 
 def _place(policy: PolicySources, relative: str, file: str, path: Path) -> None:

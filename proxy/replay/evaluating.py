@@ -13,22 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from pydantic import ValidationError
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from policies.authoring.opa_tool import OpaFailedError, OpaMissingError, OpaTool
-from policies.bundle import Bundle
+from policies.bundle import Bundle, merged
 from policies.in_force import rollout_of
+from policies.model import Mode
 from policies.service import PolicySet
 from policies.text_rules import wakes
 from proxy.replay.commands import UsageError, add_state_argument, guarded, state_of
 from proxy.replay.explain import Explainer, RuleSeen
-from proxy.replay.files import FROM_FILE, FileError, exchange_in
+from proxy.replay.files import FROM_FILE, FileError, exchange_in, settings_in
 from proxy.replay.judging import Rejudge, Said
 from proxy.replay.running import Sets, masked
 from proxy.replay.stored import Stored, stored
-from proxy.replay.tally import stopped_then
+from proxy.replay.tally import STOPS, stopped_then
 from serving.config_file import load
 from serving.settings import Settings
 from serving.text import printable
@@ -70,7 +72,7 @@ def add_eval_command(commands: argparse._SubParsersAction[argparse.ArgumentParse
 
 
 def _eval(arguments: argparse.Namespace) -> int:
-    settings = load(arguments.config)
+    settings = _with_settings(load(arguments.config), settings_in(Path(arguments.exchange)))
     bundle = Bundle.load(arguments.bundle or settings.policies.bundle)
     sets = Sets(bundle, settings, rollout=rollout_of(settings.policies, bundle), only=arguments.policy)
     x = _exchange(arguments, settings)
@@ -88,6 +90,16 @@ def _eval(arguments: argparse.Namespace) -> int:
         if hint:
             console.print(Text(hint, style="yellow"))
     return STOPPED if any(one.stopped_by for one in said) else PASSES
+
+
+def _with_settings(settings: Settings, over: dict[str, Any]) -> Settings:
+    if not over:
+        return settings
+    try:
+        return Settings.model_validate(merged(settings.model_dump(exclude_unset=True), over))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise UsageError(f"settings: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def _exchange(arguments: argparse.Namespace, settings: Settings) -> Stored:
@@ -174,11 +186,26 @@ def _outcome(x: Stored, said: list[Said]) -> Text:
         words = Text("\n").append("not known", style="bold yellow").append(": not every policy could be asked")
     else:
         words = Text("\n").append("passes", style="bold green")
+        if waiting := _would_stop(said):
+            words.append(f"; enforced, it would be stopped by {', '.join(waiting)}")
     if then := stopped_then(x):
         words.append(f"; then, stopped by {', '.join(sorted({printable(rule, 120) for rule in then.values()}))}")
     elif x.id != FROM_FILE:
         words.append("; then, it passed")
     return words
+
+
+def _would_stop(said: list[Said]) -> list[str]:
+    """The rules that find what they would stop, in modes that stop nothing."""
+    return sorted(
+        {
+            f"{entry.policy}/{entry.finding.id}"
+            for one in said
+            if one.decision is not None and not one.recorded
+            for entry in one.decision.findings
+            if entry.mode is not Mode.ENFORCE and entry.finding.action.value in STOPS
+        }
+    )
 
 
 def _place(x: Stored, policies: PolicySet, one: Said, rules: list[RuleSeen], *, every: bool) -> list[RenderableType]:

@@ -7,7 +7,8 @@
 
 ``path`` may be that of any API that is judged; the answer is its whole (not streamed) one, and may be missing.
 ``owner``, ``team``, ``time`` (RFC 3339), ``run``, ``checks`` and ``budgets`` are what the decision input has under
-these names. The lines that ``interlock audit show ID --json`` prints are taken as well.
+these names. The examples that lie beside policies are such files; their ``settings`` are laid over the others'. The
+lines that ``interlock audit show ID --json`` prints are taken as well.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ FROM_FILE = "file"
 _FIELDS = frozenset(
     ("agent", "owner", "team", "time", "path", "request", "answer", "run", "checks", "budgets", "title", "description")
 )
+_BESIDE = frozenset(("settings", "earlier", "findings"))
+"""What examples of policies say besides (``policies.authoring.examples``); ``settings`` are for :func:`settings_in`."""
 
 
 class FileError(ValueError):
@@ -58,6 +61,16 @@ def exchange_in(path: Path) -> Stored:
     return exchange_of(plain, str(path))
 
 
+def settings_in(path: Path) -> dict[str, Any]:
+    """The settings that the exchange in a file is to be seen under, as far as it says any."""
+    try:
+        plain = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    said = plain.get("settings") if isinstance(plain, dict) else None
+    return said if isinstance(said, dict) else {}
+
+
 def _from_lines(path: Path, text: str) -> Stored:
     try:
         records = [msgspec.convert(json.loads(line)["record"], AnyRecord) for line in text.splitlines() if line.strip()]
@@ -76,7 +89,7 @@ def exchange_of(plain: Any, where: str) -> Stored:
     """The exchange that ``plain`` describes. Raises :class:`FileError`."""
     if not isinstance(plain, dict) or not isinstance(plain.get("request"), dict):
         raise FileError(f'{where}: expected an object with a "request" (an API\'s request body)')
-    if unknown := sorted(set(plain) - _FIELDS):
+    if unknown := sorted(set(plain) - _FIELDS - _BESIDE):
         raise FileError(f"{where}: does not know {', '.join(unknown)}; there are: {', '.join(sorted(_FIELDS))}")
     target = str(plain.get("path", CHAT))
     dialect = _dialect(target, plain["request"], where)

@@ -201,7 +201,11 @@ def problems(opa: OpaTool, root: Path, body: str) -> list[tuple[str, int, str]]:
 @pytest.mark.parametrize(
     ("body", "level", "text"),
     [
-        ("input.call.nam == 1", "error", "undefined ref: input.call.nam; there are: arguments"),
+        ("input.call.nam == 1", "error", "input.call has no field nam; did you mean name"),
+        ("input.call.zzz == 1", "error", "input.call has no field zzz; there are: arguments, choice"),
+        ("input.nothing", "error", "input has no field nothing; there are: budgets, call"),
+        ("input.run.recent_calls.x == 1", "error", "undefined ref: input.run.recent_calls.x"),
+        ('some s in input.signals; s.sett == "x"', "error", "undefined ref: s.sett; did you mean set"),
         ("time.now_ns() > 0", "error", "time.now_ns is refused: a decision depends on nothing but"),
         ('http.send({"url": input.call.name}).status == 1', "error", "http.send is refused"),
         ('uuid.rfc4122("x") == "y"', "error", "uuid.rfc4122 is refused"),
@@ -233,6 +237,33 @@ def test_the_check_names_the_line_and_what_is_wrong(
 )
 def test_the_check_is_content_with_the_helper_and_with_comparisons(opa: OpaTool, tmp_path: Path, body: str) -> None:
     assert problems(opa, tmp_path, body) == []
+
+
+def test_a_finding_that_cannot_be_one_is_named_part_by_part(opa: OpaTool, tmp_path: Path) -> None:
+    text = """package interlock.policies.acme.seen
+
+tool_call contains finding if {
+	input.call.name == "x"
+	finding := {
+		"id": "Bad Id",
+		"severity": "hihg",
+		"action": "denny",
+		"message": "No.",
+		"tag": [],
+	}
+}
+
+tool_call contains {"id": "x", "severity": "low", "action": "flag"} if input.call.complete
+"""
+    tree = tree_to_build(write_policies(tmp_path, {"acme/seen/policy.rego": text}), with_library=False)
+    found = {(p.row, p.text) for p in check(tree, opa).problems if p.level == "error"}
+    assert found == {
+        (6, "id 'Bad Id': expected 1-64 of a-z, 0-9, '_', '.', '-'"),
+        (7, "there is no severity hihg; did you mean high"),
+        (8, "there is no action denny; did you mean deny"),
+        (10, "a finding has no field tag; did you mean tags"),
+        (14, "the finding has no message; it needs id, severity, message, action"),
+    }
 
 
 def test_what_a_policy_needs_stands_in_its_data(
@@ -276,7 +307,7 @@ def test_the_commands_say_by_their_status_what_they_found(
     assert "test_the_data_is_there" in capsys.readouterr().out
     (root / "acme/seen/policy.rego").write_text(rego("input.nothing"))
     assert interlock("check", root, "--no-library") == 1
-    assert "undefined ref: input.nothing" in capsys.readouterr().out
+    assert "policy.rego:4: error: input has no field nothing" in capsys.readouterr().out
     assert interlock("check", tmp_path / "nowhere") == 2
     monkeypatch.setenv(VARIABLE, str(tmp_path / "no-opa"))
     assert interlock("test", root) == 2
