@@ -28,6 +28,7 @@ from policies.model import (
     Stage,
 )
 from policies.provenance import Background
+from policies.redaction import CannotRedact, changes_of
 from policies.seen import NO_SETTINGS, ToolTable
 from policies.service import PolicySet
 from policies.signals import signals_of_hits
@@ -109,8 +110,7 @@ class Rejudge:
         asking = _Asking(x)
         said: list[Said] = []
         if not x.fetched and self.policies.in_force(Stage.REQUEST):
-            signals = self.policies.message_signals([message.text for message in x.news])
-            said.append(await self._ask(asking, "request", Stage.REQUEST, signals=signals))
+            said.append(await self._request(asking))
             if said[-1].stopped_by is not None:
                 return said
         if await self._answer(asking, said):
@@ -121,6 +121,26 @@ class Rejudge:
         if self.policies.in_force(Stage.RESPONSE) and x.choices:
             said += [await self._response(asking, choice) for choice in x.choices]
         return said
+
+    async def _request(self, asking: _Asking) -> Said:
+        """What is masked or withheld of a request does not stop it; what cannot be is refused."""
+        x = asking.x
+        texts = [message.text for message in x.news]
+        then = asking.then(Stage.REQUEST, "request")
+        signals, why = self.policies.message_signals(texts), x.unknown.get("request.messages")
+        lost: dict[str, str] = {}
+        if why is not None and then is not None and "signals" in then.moment:
+            signals = [Signal.model_validate(one) for one in then.moment["signals"]]
+        elif why is not None:
+            signals, lost = [], {"signals": why}
+        said = await self._ask(asking, "request", Stage.REQUEST, signals=signals, unknown=lost, then=then)
+        if said.decision is None or said.decision.action not in CANNOT_CHANGE:
+            return said
+        try:
+            changes_of(said.decision, texts)
+        except CannotRedact:
+            return said
+        return msgspec.structs.replace(said, stopped_by=None)
 
     async def _answer(self, asking: _Asking, said: list[Said]) -> bool:
         """Texts and calls; whether the answer is cut."""

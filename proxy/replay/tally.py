@@ -140,7 +140,7 @@ class Tally:
     def _findings(self, said: list[Said]) -> None:
         for one in said:
             for found in one.decision.findings if one.decision is not None else ():
-                if found.mode is not Mode.ENFORCE or one.recorded or found.finding.action.value not in STOPS:
+                if found.mode is not Mode.ENFORCE or one.stopped_by is None:
                     rule = f"{found.policy}/{found.finding.id}"
                     self.findings[rule, found.mode.value, found.finding.action.value] += 1
 
