@@ -51,7 +51,7 @@ def _head(found: Replay, against: str) -> Text:
     text.append(f"{_many(tally.exchanges, 'stored exchange')}", style="bold").append(f"{when}\n")
     passed = tally.exchanges - tally.judged
     if passed:
-        text.append(f"{passed} of them were refused before any policy was asked, and are left alone\n", style="dim")
+        text.append(f"refused before any policy was asked, and left alone: {passed}\n", style="dim")
     text.append(f"bundle {found.bundle.digest.removeprefix('sha256:')[:12]}, compared with {against}\n")
     for word in ("enforce", "warn", "shadow"):
         if word in modes:
