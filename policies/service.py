@@ -60,11 +60,12 @@ class PolicySet:
         self._engine = engine
         self._exceptions = tuple(exceptions)
         self._fail_open = fail_open
-        self._patterns = shipped_patterns() if patterns is None else patterns
         self._clock = clock
         self._timeout = timeout_seconds
         in_force = [entry for entry in bundle.policies if entry.name in self.modes]
         entries = [entry for entry in in_force if configured(entry, bundle.data)]
+        named = {name for entry in entries for name in entry.patterns}
+        self._patterns = shipped_patterns(named) if patterns is None else patterns
         self.idle = {entry.name: entry.needs for entry in in_force if entry not in entries}
         """Policies that are in force and not asked, because nothing that they need is set: name → data keys."""
         self._asked = {

@@ -116,8 +116,8 @@ def signals_of_call(call: CallFacts, patterns: Sequence[PatternSet]) -> list[Sig
     signals: list[Signal] = []
     for patterns_of_kind in patterns:
         found: Counter[tuple[str, str, str]] = Counter()
-        seen: set[str] = set()
-        for hit in patterns_of_kind.scan(values, MOST_HITS):
+        seen = {pattern.id for pattern in patterns_of_kind.patterns if "arguments" not in pattern.surfaces}
+        for hit in patterns_of_kind.scan(values, MOST_HITS, frozenset(seen)):
             found[(hit.id, places[bisect_right(starts, hit.start) - 1][0], hit.severity)] += 1
             seen.add(hit.id)
         for text in written:

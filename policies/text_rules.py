@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from policies.bundle import BundleError, PolicyEntry
 from policies.model import TEXT_STAGES, Mode, Signal, Stage
-from serving.patterns import Pattern, PatternSet
+from serving.patterns import Pattern, PatternSet, named_only
 from serving.regex_shape import ShapeError
 from serving.stream_patterns import StreamPatterns, StreamScanner
 
@@ -67,7 +67,7 @@ def wakes(entry: PolicyEntry, reads: Collection[str], signals: Sequence[Signal])
     if set(reads) != {SIGNALS}:
         return True
     if not entry.patterns:
-        return bool(signals)
+        return any(signal.set not in named_only() for signal in signals)
     return any(signal.set in entry.patterns or f"{signal.set}/{signal.id}" in entry.patterns for signal in signals)
 
 
@@ -86,7 +86,7 @@ def text_rule(
     return TextRule(
         hold=strictest(hold_of(entry, stage) for entry in enforced),
         holds=bool(enforced),
-        scanner=_automaton(tuple(sets), _selection(scanning)).scanner if scanning else None,
+        scanner=_automaton(tuple(sets), _selection(scanning, sets)).scanner if scanning else None,
         at_end=any(set(entry.stages[stage]) != {SIGNALS} for entry in asked),
         text=any(reads_field(entry.stages[stage], TEXT) for entry in asked),
     )
@@ -119,7 +119,8 @@ def widths(entry: PolicyEntry, sets: Sequence[PatternSet]) -> dict[str, int | No
     for patterns in sets:
         for pattern in patterns.patterns:
             name = f"{patterns.name}/{pattern.id}"
-            if not entry.patterns or patterns.name in entry.patterns or name in entry.patterns:
+            named = patterns.name in entry.patterns or name in entry.patterns
+            if named or (not entry.patterns and patterns.default):
                 found[name] = _width(name, pattern)
     return found
 
@@ -141,11 +142,11 @@ def _width(name: str, pattern: Pattern) -> int | None:
         raise HoldError(f"pattern {name} cannot be looked for in a stream: {error}") from error
 
 
-def _selection(entries: Sequence[PolicyEntry]) -> frozenset[str] | None:
+def _selection(entries: Sequence[PolicyEntry], sets: Sequence[PatternSet]) -> frozenset[str] | None:
     """The sets and patterns that any of the policies is asked for; None for all."""
-    if not all(entry.patterns for entry in entries):
-        return None
-    return frozenset(name for entry in entries for name in entry.patterns)
+    default = [patterns.name for patterns in sets if patterns.default]
+    names = frozenset(name for entry in entries for name in entry.patterns or default)
+    return None if names >= {patterns.name for patterns in sets} else names
 
 
 @lru_cache(maxsize=8)

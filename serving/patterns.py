@@ -25,7 +25,23 @@ import re2
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from serving import checksums
+from serving.checksums import iban, luhn, ssn
+from serving.plain import decoded_parts, normalised
 from serving.regex_shape import Shape, shape_of
+
+__all__ = [
+    "Hit",
+    "Pattern",
+    "PatternError",
+    "PatternSet",
+    "iban",
+    "luhn",
+    "redact",
+    "shipped_patterns",
+    "ssn",
+    "stands",
+]
 
 SHIPPED = Path(__file__).parent.parent / "policies" / "patterns"
 
@@ -58,8 +74,16 @@ class Pattern(BaseModel):
     tags: list[str] = []
     keywords: list[str] = []
     entropy: Annotated[float, Field(ge=0, le=8)] = 0.0
-    check: Literal["luhn", "iban", "ssn"] | None = None
+    check: (
+        Literal["luhn", "iban", "ssn", "br_cpf", "es_dni", "fr_nir", "it_codice_fiscale", "ean13", "nl_bsn", "verhoeff"]
+        | Literal["iso7064_11_10", "se_luhn"]
+        | None
+    ) = None
     unless: Annotated[list[str], Field(description="A match that contains one of these is none.")] = []
+    surfaces: Annotated[
+        list[Literal["arguments", "text"]],
+        Field(min_length=1, description="Where it is looked for: a tool call's arguments, text that the model writes."),
+    ] = ["arguments", "text"]
 
     @property
     def weighed(self) -> bool:
@@ -95,10 +119,17 @@ class Hit(NamedTuple):
 class PatternSet:
     """All patterns of one kind. Instances hold compiled automata: build once, use from any thread."""
 
-    def __init__(self, name: str, patterns: Sequence[Pattern]) -> None:
-        """Raises :class:`PatternError` for an expression that RE2 does not take or that matches nothing
-        (an empty match is found everywhere)."""
+    def __init__(
+        self, name: str, patterns: Sequence[Pattern], *, default: bool = True, normalise: bool = False
+    ) -> None:
+        """``default``: policies that name no set are asked for it. ``normalise``: it is looked for in the text as it
+        would read without look-alike letters, compatibility forms and escapes too, and in base64 and hexadecimal.
+
+        Raises :class:`PatternError` for an expression that RE2 does not take or that matches nothing (an empty match is
+        found everywhere)."""
         self.name = name
+        self.default = default
+        self.normalise = normalise
         self.patterns = tuple(patterns)
         options = re2.Options()
         options.log_errors = False
@@ -119,14 +150,15 @@ class PatternSet:
 
     @classmethod
     def from_file(cls, path: Path) -> PatternSet:
-        """Read ``{patterns: [...]}``; the set is named after the file."""
+        """Read ``{default, normalise, patterns: [...]}``; the set is named after the file."""
         try:
             document = yaml.safe_load(path.read_text("utf-8"))
             entries = document["patterns"]
             patterns = [Pattern.model_validate(entry) for entry in entries]
+            default, normalise = bool(document.get("default", True)), bool(document.get("normalise", False))
         except (OSError, yaml.YAMLError, KeyError, TypeError, ValidationError) as error:
             raise PatternError(f"{path}: {error}") from error
-        return cls(path.stem, patterns)
+        return cls(path.stem, patterns, default=default, normalise=normalise)
 
     def expression(self, index: int) -> tuple[Any, int]:
         """The compiled expression of a pattern, and the group of it that is the hit."""
@@ -141,6 +173,8 @@ class PatternSet:
         if not text or not self.patterns:
             return []
         hits = self._scan(text, most, without)
+        if self.normalise:
+            return self._scan_normalised(text, hits, most, without)
         if _may_be_disguised(text) and _DISGUISE.search(text):
             plain = _DISGUISE.sub(lambda found: chr(int(found[1], 16)) if found[1] else "", text)
             found_plain = self._scan(plain, most, without)
@@ -151,6 +185,18 @@ class PatternSet:
                 if (moved.id, moved.start) not in known:
                     hits.append(moved)
             hits.sort(key=lambda hit: (hit.start, hit.end, hit.id))
+        return hits
+
+    def _scan_normalised(self, text: str, hits: list[Hit], most: int | None, without: Set[str]) -> list[Hit]:
+        known = {(hit.id, hit.start) for hit in hits}
+        plain = normalised(text)
+        for hit in self._scan(plain.text, most, without) if plain is not None else ():
+            moved = hit._replace(start=plain.original(hit.start), end=plain.original(hit.end)) if plain else hit
+            if (moved.id, moved.start) not in known:
+                hits.append(moved)
+        for start, end, inner in decoded_parts(text):
+            hits += (hit._replace(start=start, end=end) for hit in self._scan(inner, 1, without))
+        hits.sort(key=lambda hit: (hit.start, hit.end, hit.id))
         return hits
 
     def _scan(self, text: str, most: int | None, without: Set[str]) -> list[Hit]:
@@ -195,10 +241,33 @@ def redact(text: str, hits: Iterable[Hit]) -> str:
     return "".join(parts)
 
 
+DEFAULT_SETS = ("secrets", "pii")
+
+
 @cache
-def shipped_patterns() -> tuple[PatternSet, ...]:
-    """The sets that come with Interlock: ``secrets`` and ``pii``."""
-    return tuple(PatternSet.from_file(path) for path in (SHIPPED / "secrets.yaml", SHIPPED / "pii.yaml"))
+def shipped_set(name: str) -> PatternSet:
+    """One of the sets that come with Interlock. Raises :class:`PatternError` for a name that none has."""
+    if name not in shipped_names():
+        raise PatternError(f"there is no pattern set {name}; there are {', '.join(sorted(shipped_names()))}")
+    return PatternSet.from_file(SHIPPED / f"{name}.yaml")
+
+
+@cache
+def shipped_names() -> frozenset[str]:
+    return frozenset(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+@cache
+def named_only() -> frozenset[str]:
+    """The shipped sets that only policies which name them are asked for."""
+    return shipped_names() - {*DEFAULT_SETS}
+
+
+def shipped_patterns(named: Iterable[str] = ()) -> tuple[PatternSet, ...]:
+    """``secrets`` and ``pii``, the sets that every policy is asked for unless it names others, and that redact what is
+    recorded; after them those of ``named`` (``shell``, ``sql/drops``) that come with Interlock. No other is compiled."""
+    more = {name.split("/")[0] for name in named}
+    return tuple(shipped_set(name) for name in (*DEFAULT_SETS, *sorted(more & named_only())))
 
 
 def shipped_redactor() -> Callable[[str], str]:
@@ -272,27 +341,4 @@ def entropy(text: str) -> float:
     return -sum(n / total * math.log2(n / total) for n in Counter(text).values())
 
 
-def luhn(found: str) -> bool:
-    """ISO/IEC 7812-1, annex B: 13 to 19 digits, every second one from the right doubled; sum divisible by 10."""
-    digits = [int(character) for character in found if character.isdigit()]
-    if not 13 <= len(digits) <= 19 or len(set(digits)) == 1:
-        return False
-    doubled = (sum(divmod(2 * digit, 10)) for digit in digits[-2::-2])
-    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
-
-
-def iban(found: str) -> bool:
-    """ISO 13616: the first four characters moved to the end, letters as 10…35, remainder 1 modulo 97."""
-    plain = "".join(found.split()).upper()
-    if not 15 <= len(plain) <= 34 or not plain.isascii() or not plain.isalnum():
-        return False
-    return int("".join(str(int(character, 36)) for character in plain[4:] + plain[:4])) % 97 == 1
-
-
-def ssn(found: str) -> bool:
-    """US Social Security number: area not 000, 666 or 9xx, group not 00, serial not 0000 (SSA, 2011)."""
-    area, group, serial = found.split("-") if "-" in found else found.split()
-    return area not in ("000", "666") and area[0] != "9" and group != "00" and serial != "0000"
-
-
-_CHECKS: dict[str, Callable[[str], bool]] = {"luhn": luhn, "iban": iban, "ssn": ssn}
+_CHECKS: dict[str, Callable[[str], bool]] = {name: getattr(checksums, name) for name in checksums.__all__}

@@ -125,6 +125,52 @@ def _character(found: str, code: int) -> tuple[str, bool]:
     return ("", True) if _UNSEEN.match(chr(code)) else (unicodedata.normalize("NFKC", chr(code)), False)
 
 
+NORMALISED = re.compile(
+    r"%(?P<percent>[2-7][0-9a-fA-F])|\\u(?P<unit>[0-9a-fA-F]{4})|&#(?:(?P<number>\d{2,6})|x(?P<hex>[0-9a-fA-F]{2,5}));"
+    rf"|[{UNSEEN}\U000e0020-\U000e007f\U000e0100-\U000e01ef\u2100-\u214f\u2460-\u24ff\u3000\uff01-\uff5e]"
+    r"|[\U0001d400-\U0001d7ff\U0001f130-\U0001f189]"
+    f"|[{''.join(map(chr, LOOK_ALIKES))}]"
+)
+"""One character, written so that an expression does not see it: what :func:`instead` undoes one by one, in any chunks.
+Look-alikes are undone in every word, so a text is to be read as it is, too."""
+
+UNFINISHED = re.compile(r"(?:%[2-7]?|\\(?:u[0-9a-fA-F]{0,3})?|&(?:#(?:\d{0,6}|x[0-9a-fA-F]{0,5}))?)$")
+"""The beginning of a written character at the end of a text that goes on."""
+
+
+def may_be_written_otherwise(text: str) -> bool:
+    """The cheap question before :data:`NORMALISED`."""
+    return "%" in text or "\\" in text or "&" in text or not text.isascii()
+
+
+def instead(found: re.Match[str]) -> str:
+    """The character that stands for one that :data:`NORMALISED` found; nothing for one that is not seen."""
+    written = found["percent"] or found["unit"] or found["hex"]
+    if written is not None:
+        return _character(found[0], int(written, 16))[0]
+    if found["number"] is not None:
+        return _character(found[0], int(found["number"]))[0]
+    return LOOK_ALIKES.get(ord(found[0])) or _seen(found[0])[0]
+
+
+def normalised(text: str) -> Plain | None:
+    """``text`` with every such character undone; None where there is none."""
+    if not may_be_written_otherwise(text) or NORMALISED.search(text) is None:
+        return None
+    parts: list[str] = []
+    places, originals = [0], [0]
+    done = at = 0
+    for found in NORMALISED.finditer(text):
+        start, end = found.span()
+        parts += (text[done:start], character := instead(found))
+        at += start - done + len(character)
+        places.append(at)
+        originals.append(end)
+        done = end
+    parts.append(text[done:])
+    return Plain("".join(parts), tuple(places), tuple(originals), True)
+
+
 def decoded_parts(text: str) -> Iterator[tuple[int, int, str]]:
     """What stands in base64 or hexadecimal and is text when decoded: where it stands, and the text."""
     for found in islice(_ENCODED.finditer(text), MOST_DECODED):

@@ -16,7 +16,9 @@ is certain for the first time.
 - One that is weighed is certain when the next character shows that the match goes no further, or at the end. Groups
   of digits that may go on after a space are weighed as far as they have come: more may be found than in the whole.
 - Text behind URL encoding or between characters without width is read a second time without those, from the first of
-  them to where the last is further back than any match can reach.
+  them to where the last is further back than any match can reach. If one of the sets asks for it (``normalise``), so is
+  text in look-alike letters, compatibility forms, JSON's escapes and HTML's references, for all sets. What is encoded
+  as a whole (base64, hexadecimal) is read in whole texts only.
 
 Nothing that is reported begins earlier than :meth:`StreamScanner.free` said before. All offsets are UTF-8 bytes of the
 surface. Scanners of one :class:`StreamPatterns` belong to one thread.
@@ -34,6 +36,7 @@ from typing import Any, NamedTuple
 import hyperscan
 
 from serving.patterns import MOST_WEIGHED, Pattern, PatternError, PatternSet, SeverityName, stands
+from serving.plain import NORMALISED, UNFINISHED, instead, may_be_written_otherwise
 from serving.regex_shape import MOST_WIDE, ShapeError, shape_of
 
 UNBOUNDED_WINDOW = 8192
@@ -90,6 +93,8 @@ class StreamPatterns:
             for index, pattern in enumerate(patterns.patterns):
                 if patterns.name in only and pattern.id not in only[patterns.name]:
                     continue
+                if "text" not in pattern.surfaces:
+                    continue
                 try:
                     shape = pattern.shape()
                 except ShapeError as error:
@@ -100,6 +105,8 @@ class StreamPatterns:
                 expression, group = patterns.expression(index)
                 self.known.append(_Known(patterns.name, pattern, expression, group, shape.width, tuple(numbers)))
                 triggers.append(shape.trigger.encode("ascii"))
+        known_sets = {known.set for known in self.known}
+        self.normalise = any(patterns.normalise for patterns in sets if patterns.name in known_sets)
         self.first_word = len(triggers)
         triggers += (shape_of(f"(?i){re.escape(word)}", shortest=True).trigger.encode("ascii") for word in words)
         self.bounded = all(known.width is not None for known in self.known)
@@ -358,7 +365,10 @@ class StreamScanner:
             data = text.encode()
         if self._raw is None:
             self._raw = _Track(self._patterns)
-        if self._plain or self._carry or "%" in text or (not text.isascii() and _UNSEEN.search(text)):
+        if self._patterns.normalise:
+            if self._plain or self._carry or may_be_written_otherwise(text):
+                self._uncover(text, self._raw)
+        elif self._plain or self._carry or "%" in text or (not text.isascii() and _UNSEEN.search(text)):
             self._uncover(text, self._raw)
         self._raw.feed(data, self._state)
         return self._hits() if len(self._state.found) != len(self._state.said) else []
@@ -408,10 +418,11 @@ class StreamScanner:
         begins = raw.total - len(self._carry)
         carried = len(self._carry)
         text = self._carry + text
-        unfinished = _UNFINISHED.search(text)
+        normalise = self._patterns.normalise
+        unfinished = (UNFINISHED if normalise else _UNFINISHED).search(text)
         self._carry = unfinished[0] if unfinished else ""
         text = text[: len(text) - len(self._carry)]
-        hidden = [*_ESCAPE.finditer(text)]
+        hidden = [*(NORMALISED if normalise else _ESCAPE).finditer(text)]
         plain = self._plain
         if plain is None:
             if not hidden:
@@ -427,7 +438,10 @@ class StreamScanner:
             at += length
             begins += length + len(found[0].encode())
             parts.append(part)
-            if found[1]:
+            if normalise:
+                parts.append(seen := instead(found))
+                at += len(seen.encode())
+            elif found[1]:
                 parts.append(chr(int(found[1], 16)))
                 at += 1
             plain.shift(at, begins)

@@ -105,7 +105,7 @@ def _holds(entry: PolicyEntry, file: str) -> Iterator[Problem]:
     for stage in TEXT_STAGES:
         if stage in entry.stages:
             try:
-                require_hold(entry, stage, shipped_patterns())
+                require_hold(entry, stage, shipped_patterns(entry.patterns))
             except HoldError as error:
                 yield Problem("error", file, 1, str(error))
 
