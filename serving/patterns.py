@@ -265,7 +265,7 @@ def named_only() -> frozenset[str]:
 
 def shipped_patterns(named: Iterable[str] = ()) -> tuple[PatternSet, ...]:
     """``secrets`` and ``pii``, the sets that every policy is asked for unless it names others, and that redact what is
-    recorded; after them those of ``named`` (``shell``, ``sql/drops``) that come with Interlock. No other is compiled."""
+    recorded; after them those of ``named`` (``shell``, ``sql/drops``) that come with Interlock. Only these are read."""
     more = {name.split("/")[0] for name in named}
     return tuple(shipped_set(name) for name in (*DEFAULT_SETS, *sorted(more & named_only())))
 
