@@ -26,7 +26,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.opa
 def test_the_policies_of_the_page_check_test_and_build(opa_binary: Path, tmp_path: Path) -> None:
-    policy, test, text_policy, text_test = blocks("rego")
+    policy, test, text_policy, text_test, *_ = blocks("rego")
     (data,) = blocks("json")
     root = write_policies(
         tmp_path,
