@@ -12,11 +12,12 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from policies.model import OrderPassage, Stage
+from policies.model import Mode, OrderPassage, Stage
 from policies.orders import GIVES_ORDERS, Passage
 from policies.provenance import Background, Facts, candidates, orders_in
 from policies.seen import ToolTable, pieces_of
 from policies.service import PolicySet
+from policies.text_rules import names_field, reads_field
 from proxy.exchange import Exchange
 from proxy.spool import Spool
 from serving.settings import ToolSettings
@@ -24,6 +25,7 @@ from serving.wire.vocabulary import ToolCall
 
 CALL_FACTS = ("call.provenance", "call.unplaced", "call.named", "call.mismatch")
 ORDERS = "request.orders"
+_OF_CALLS = (*CALL_FACTS, ORDERS)
 _LATER = (Stage.REASONING, Stage.TOOL_CALL, Stage.OUTPUT, Stage.RESPONSE)
 _OPEN = 4  # histories that stay open between two calls, of all exchanges together
 _LARGE = 64 * 1024  # bytes of a history that is looked at beside the event loop
@@ -80,11 +82,20 @@ class Histories:
 
 
 class Backgrounds:
-    """What one policy set reads of them."""
+    """What one policy set reads of them. Where only policies that record read it about calls, these are ``behind``:
+    they are asked when the answer is over, so that they delay nothing; ``before`` are the others."""
 
     def __init__(self, policies: PolicySet, histories: Histories | None = None) -> None:
         self._histories = histories or Histories()
-        self._for_calls = any(policies.reads_field(Stage.TOOL_CALL, field) for field in CALL_FACTS)
+        asked = policies.asked(Stage.TOOL_CALL)
+        readers = {name for name, reads in asked.items() if any(names_field(reads, field) for field in _OF_CALLS)}
+        enforced = any(
+            policies.modes[name] is Mode.ENFORCE and any(reads_field(reads, field) for field in _OF_CALLS)
+            for name, reads in asked.items()
+        )
+        self._for_calls = bool(readers) or enforced
+        self.behind = frozenset() if enforced else frozenset(readers)
+        self.before = frozenset(asked) - self.behind
         self._stages = frozenset(stage for stage in Stage if policies.reads_field(stage, ORDERS))
         self._wanted = self._for_calls or any(stage in self._stages for stage in _LATER)
 
@@ -104,7 +115,7 @@ class Backgrounds:
 
     async def orders(self, x: Exchange, stage: Stage) -> Sequence[OrderPassage]:
         """The passages that a policy at ``stage`` is shown: of new results before the request is sent, else of all."""
-        if stage not in self._stages:
+        if stage not in self._stages or (stage is Stage.TOOL_CALL and not self._for_calls):
             return ()
         if stage is not Stage.REQUEST:
             found = (await self._histories.background(x)).orders

@@ -208,7 +208,8 @@ class Exchange:
     number of the newest decision. ``waiting`` is the task that waits for something before the answer begins, which a
     kill ends. ``kept`` is its answer, if the model server may keep that; ``fetched``: it is not made now but
     fetched, ``again`` if it was seen whole before. ``news`` are the messages that the run had not shown before, of
-    ``message_count`` in all. ``history`` is what of the request is kept for facts about calls."""
+    ``message_count`` in all. ``history`` is what of the request is kept for facts about calls, and
+    ``behind`` the calls, each with its place in the record, that are looked at with it when the answer is over."""
 
     id: str
     agent: str
@@ -248,6 +249,7 @@ class Exchange:
     fetched: bool = False
     again: bool = False
     history: KeptHistory | None = None
+    behind: list[tuple[ToolCall, str]] = field(default_factory=list)
     news_tools: tuple[str | None, ...] = ()
     news: tuple[SentMessage, ...] = field(init=False)
     message_count: int = field(init=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Set
 from functools import partial
 from typing import Any
 
@@ -266,9 +266,18 @@ class Judge:
                     size = len(seen.text if surface == "text" else seen.reasoning)
                     await self._text_decision(x, number, Found(surface, hits, (), True, size, size))
 
+    async def _look_behind(self, x: Exchange) -> None:
+        """Policies that only record, and read where a call's values are from, are asked when the answer is over."""
+        for call, place in x.behind:
+            arguments = object_of(call.arguments, self._depth)
+            facts = self._call_facts(x, call, arguments, await self._backgrounds.call(x, call, arguments))
+            await self._decide(x, Stage.TOOL_CALL, place, call=facts, without=self._backgrounds.before)
+        x.behind.clear()
+
     async def response(self, x: Exchange) -> None:
         """What is asked when the exchange is over: it is recorded; nothing that left can change."""
         await self._look_beside(x)
+        await self._look_behind(x)
         if not self._policies.in_force(Stage.RESPONSE):
             return
         for number, seen in sorted(x.seen.choices.items()):
@@ -311,9 +320,13 @@ class Judge:
             return self._refused(call, offered, "malformed", "interlock/malformed_arguments", _MALFORMED)
         if not self._policies.in_force(Stage.TOOL_CALL):
             return Outcome(call, "unasked")
-        facts = self._call_facts(x, call, arguments, await self._backgrounds.call(x, call, arguments))
         place = place or f"call {call.choice}.{call.index}"
-        decision = await self._decide(x, Stage.TOOL_CALL, place, call=facts)
+        behind = self._backgrounds.behind
+        if behind:
+            x.behind.append((call, place))
+        known = None if behind else await self._backgrounds.call(x, call, arguments)
+        facts = self._call_facts(x, call, arguments, known)
+        decision = await self._decide(x, Stage.TOOL_CALL, place, call=facts, without=behind)
         if decision.action in CANNOT_CHANGE:
             text = f"Blocked by policy {decision.rule}. The tool call was not executed."
             return self._refused(call, offered, "denied", decision.rule, text)
@@ -344,7 +357,9 @@ class Judge:
         text: SurfaceFacts | None = None,
         signals: list[Signal] | None = None,
         exposed: int = 0,
+        without: Set[str] = frozenset(),
     ) -> Decision:
+        """``without``: policies that are asked at another time."""
         shown = self._policies.shown
         checks: list[CheckFact] = []
         budgets: list[BudgetFacts] = []
@@ -361,10 +376,10 @@ class Judge:
             signals=self._policies.signals(call) if call is not None else signals,
             checks=checks,
             budgets=budgets,
-            orders=await self._backgrounds.orders(x, stage),
+            orders=() if without and without == self._backgrounds.behind else await self._backgrounds.orders(x, stage),
             table=self._backgrounds.table,
         )
-        decision = await self._policies.decide(question, x.opened_ns)
+        decision = await self._policies.decide(question, x.opened_ns, without)
         self._count(decision)
         if decision.errors:
             self._recorder.judge_failed(x, decision)

@@ -313,6 +313,7 @@ class Relay:
             body = await changed(x, sent.body, await x.judge.request(x))
             if body is not sent.body:
                 sent.headers, sent.body = resized(sent.headers, body), body
+            del body  # what was sent is not to wait here for the answer's end
             self._beside.request(x)
             x.judge.forget(x)
         if delay:

@@ -23,6 +23,8 @@ from tests.support.raw import scripted, send
 from tests.support.serving import answering, post, streaming
 from tests.support.stage import Stage
 from tests.support.wire import parse
+from tracing.records import Decided
+from tracing.segments import read
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -134,6 +136,23 @@ async def test_what_stands_behind_an_answers_id_is_part_of_the_history(stage: Ap
     follow["previous_response_id"] = next(iter(kept._kept))
     told = await _told(stage, "responses", False, follow, Say("", "", (UNLOCK,)))
     assert "interlock.ordered_actions/not_asked_for" in told
+
+
+async def test_in_shadow_it_is_looked_at_when_the_answer_is_over(tmp_path: Path) -> None:
+    """Policies that only record delay nothing: the call has left before its facts are made, and is on record then."""
+    fields = _chat("Read my notes of today.", [POISON])
+    say = Say("", "I see.", (UNLOCK,))
+    state = tmp_path / "state"
+    async with scripted(answering(APIS["chat"].body(say))) as upstream, running(upstream.url, state) as interlock:
+        answer = parse(await send(port_of(interlock), post({**APIS["chat"].ask(stream=False), **fields})))
+    assert b"unlock_door" in answer.body
+    decided = [one.record for one in read(state, []) if isinstance(one.record, Decided)]
+    asked = [(one.surface, sorted(one.decision["asked"]), one.decision.get("findings")) for one in decided]
+    behind = [one for one in asked if "interlock.ordered_actions" in one[1]]
+    assert [one[0] for one in behind] == ["call 0.0"]
+    assert behind[0][1] == ["interlock.ordered_actions", "interlock.tainted_recipients"]
+    assert [one["finding"]["id"] for one in behind[0][2] or ()] == ["not_asked_for", "value_from_result"]
+    assert any("interlock.shell" in one[1] and one[0] == "call 0.0" for one in asked)
 
 
 async def test_nothing_is_kept_when_the_exchange_is_over(stage: ApiStage) -> None:

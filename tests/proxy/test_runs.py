@@ -449,3 +449,18 @@ def test_who_is_told_of_forgotten_runs_is_told_of_each_once() -> None:
     runs = RunBook(settings, Clock(), lambda: f"run-{next(numbers)}", b"key", lambda run: gone.append(run.id))
     over(runs, "alice", *"abcde")
     assert gone == ["run-1", "run-2", "run-3"]
+
+
+def test_a_tool_that_changed_within_a_run_is_known() -> None:
+    runs = book()
+    first = runs.identify("alice", request(said("user", "Go.")), "task", {"a": "1", "b": "1"})
+    assert first.changed_tools == frozenset()
+    again = runs.identify("alice", request(said("user", "Go on.")), "task", {"b": "2", "c": "1"})
+    assert again.changed_tools == {"b"}
+    once_more = runs.identify("alice", request(said("user", "Go on.")), "task", {"b": "2", "c": "1", "a": "1"})
+    assert once_more.changed_tools == {"b"}, "compared with what the run was first offered"
+    other = runs.identify("alice", request(said("user", "Else.")), None, {"b": "2"})
+    assert other.changed_tools == frozenset()
+    many = {f"tool-{n}": "1" for n in range(5000)}
+    runs.identify("alice", request(said("user", "Go on.")), "task", many)
+    assert len(first.run.tools) <= 16 * 256
