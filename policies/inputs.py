@@ -205,15 +205,17 @@ def object_of(arguments: str, depth: int) -> dict[str, Any] | None:
 
 
 def only_then(
-    question: DecisionInput, shown: Callable[[Stage, str], bool], named: Set[str] = frozenset()
+    question: DecisionInput, shown: Callable[[Stage, str], bool], named: Set[str] = frozenset(), *, recent: bool = True
 ) -> dict[str, Any]:
     """What of an input cannot be had again from the exchange's own record, as plain data: part → value. Parts that no
     policy was shown are not there; those that are known to be empty are. ``named``: the fields of a call that a policy
-    asks for by name, which are there also where there is nothing to say."""
+    asks for by name, which are there also where there is nothing to say. ``recent``: a policy reads the run's recent
+    calls."""
     kept: dict[str, Any] = {}
     stage = question.stage
     if question.run is not NO_RUN:
-        kept["run"] = question.run.model_dump(mode="json", exclude_defaults=True)
+        run = question.run.model_dump(mode="json", exclude_defaults=True, exclude=None if recent else {"recent_calls"})
+        kept["run"] = {**run, "recent_calls": run.get("recent_calls", [])} if recent else run
     for part, facts in (("checks", question.checks), ("budgets", question.budgets)):
         if facts or shown(stage, part):
             kept[part] = [fact.model_dump(mode="json") for fact in facts]

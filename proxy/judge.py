@@ -106,6 +106,7 @@ class Judge:
         self._named = {
             stage: frozenset(f for f in OF_THE_MOMENT if policies.names(stage, f"call.{f}")) for stage in Stage
         }
+        self._recent = frozenset(stage for stage in Stage if policies.reads_field(stage, "run.recent_calls"))
         self._forgets_messages = not any(policies.reads_field(stage, "request.messages") for stage in _LATER)
         self._forgets_tools = not (
             any(policies.reads_field(stage, "request.tools") for stage in _LATER)
@@ -386,9 +387,8 @@ class Judge:
         for found in decision.findings:
             x.sighting.run.add_finding(f"{found.policy}/{found.finding.id}")
         if decision.asked:
-            x.decided_seq = self._recorder.decided(
-                x, surface, decision, exposed, partial(only_then, question, shown, self._named[stage])
-            )
+            then = partial(only_then, question, shown, self._named[stage], recent=stage in self._recent)
+            x.decided_seq = self._recorder.decided(x, surface, decision, exposed, then)
         return decision
 
     def _count(self, decision: Decision) -> None:

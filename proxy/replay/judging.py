@@ -307,7 +307,9 @@ class Rejudge:
     ) -> Said:
         then = then if then is not None else asking.then(stage, place)
         moment = then.moment if then is not None else {}
-        lost = {name: why for name, why in {**asking.x.unknown, **(unknown or {})}.items() if _part(name) not in moment}
+        lost = {
+            name: why for name, why in {**asking.x.unknown, **(unknown or {})}.items() if not _recorded(name, moment)
+        }
         checks = [CheckFact.model_validate(one) for one in moment.get("checks", ())]
         budgets = [BudgetFacts.model_validate(one) for one in moment.get("budgets", ())]
         question = decision_input(
@@ -398,9 +400,10 @@ def _dependent(asked: Mapping[str, Collection[str]], lost: Unknown) -> Iterator[
                 break
 
 
-def _part(name: str) -> str:
-    """The part of a recorded moment that says a field."""
-    return name.partition(".")[0] if name in ("run.recent_calls", "checks", "budgets") else name
+def _recorded(name: str, moment: Mapping[str, Any]) -> bool:
+    """Whether a field is in what was recorded of a moment."""
+    part, _, below = name.partition(".")
+    return part in moment and (not below or (part == "run" and below in moment["run"]))
 
 
 def _part_of(surface: Surface) -> str:

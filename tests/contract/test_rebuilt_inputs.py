@@ -158,7 +158,7 @@ async def test_so_does_a_run_that_goes_on(bundle: Path, asked: list[DecisionInpu
     assert len(last.run.recent_calls) == 2 and last.run.step == 2 and last.budgets and last.run.findings
     assert last.run.recent_calls[1].result_changed is True
     assert {message.new for message in last.request.messages} == {True} and last.request.message_count == 6
-    assert (last.request.tool_choice, last.request.sampling) == ("required", {"temperature": 0.5})
+    assert (last.request.tool_choice, last.request.sampling) == ("required", {"temperature": 0.5, "max_tokens": 52})
 
 
 async def _rebuild(state: Path, policies: dict[str, Any]) -> None:
