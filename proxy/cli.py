@@ -30,6 +30,7 @@ examples:
   interlock demo                                        see agents being stopped, on recorded traffic
   interlock policy test                                 run the policies' own tests, on every engine at hand
   interlock audit verify                                prove offline that the record is whole
+  interlock selftest                                    does what must be stopped get through, on any API
   interlock contract --direct URL --proxy URL           what a proxy changes on the way, byte by byte
   interlock config check interlock.yaml                 every error with its line and its remedy
 
@@ -99,6 +100,12 @@ def _bench(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add_bench_commands(subparsers)
 
 
+def _selftest(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    from proxy.selftest.command import add_selftest_command
+
+    add_selftest_command(subparsers)
+
+
 COMMANDS: dict[str, tuple[str, Callable[[Subparsers[argparse.ArgumentParser]], None]]] = {
     "serve": ("stand between agents and a model server", _serve),
     "config": ("check, show and describe the settings", _config),
@@ -106,6 +113,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Subparsers[argparse.ArgumentParser]], N
     "policy": ("write, check, test and replay policies", _policy),
     "audit": ("verify, list and show the record", _audit),
     "contract": ("what a proxy changes: the same requests directly and through it", _contract),
+    "selftest": ("do the settings stop what they should: canaries on every API", _selftest),
     "bench": ("score the policies on marked cases", _bench),
     "demo": ("agents being stopped, on recorded vLLM traffic", _demo),
 }
