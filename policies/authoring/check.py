@@ -187,7 +187,7 @@ def _handed_over(module: Module) -> list[Problem]:
     for bodies in module.rules.values():
         for rule in bodies:
             tainted = _argument_variables(rule, module)
-            for row, name, operands in _builtin_calls(rule, module):
+            for row, name, operands in builtin_calls(rule, module):
                 if name in _TAKES_ANY_TYPE or not any(_is_argument(item, module, tainted) for item in operands):
                     continue
                 text = (
@@ -219,7 +219,7 @@ def _argument_variables(rule: Tree, module: Module) -> set[str]:
     tainted: set[str] = set()
     while True:
         before = len(tainted)
-        for _, name, operands in _builtin_calls(rule, module):
+        for _, name, operands in builtin_calls(rule, module):
             targets: list[Tree] = []
             if name in ("assign", "eq") and len(operands) == 2 and _is_argument(operands[1], module, tainted):
                 targets = operands[:1]
@@ -230,11 +230,11 @@ def _argument_variables(rule: Tree, module: Module) -> set[str]:
             return tainted
 
 
-def _builtin_calls(tree: Tree, module: Module) -> Iterator[tuple[int, str, list[Tree]]]:
+def builtin_calls(tree: Tree, module: Module) -> Iterator[tuple[int, str, list[Tree]]]:
     """Row, name and operands of every call below ``tree`` that is no call of a rule or an import."""
     if isinstance(tree, list):
         for item in tree:
-            yield from _builtin_calls(item, module)
+            yield from builtin_calls(item, module)
         return
     if not isinstance(tree, dict):
         return
@@ -247,4 +247,4 @@ def _builtin_calls(tree: Tree, module: Module) -> Iterator[tuple[int, str, list[
             yield int(row), name, call[1:]
     for key, part in tree.items():
         if key not in ("location", "annotations"):
-            yield from _builtin_calls(part, module)
+            yield from builtin_calls(part, module)

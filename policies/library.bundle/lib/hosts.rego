@@ -27,8 +27,8 @@ mentions_url(text) if contains(lower(text), "http:")
 mentions_url(text) if contains(lower(text), "https:")
 
 url_pattern := concat("", [
-	`(?i)(?:^|[^a-z0-9+.-])(?:(?:https?|wss?|ftp):[/\\]*([^\s/\\?#"'<>\x60|;,(){}]{1,300})`,
-	`|[a-z][a-z0-9+.-]{1,30}:[/\\]{2,}([^\s/\\?#"'<>\x60|;,(){}]{1,300}))`,
+	`(?i)(?:^|[^a-z0-9+.-])(?:(?:https?|wss?|ftp):[/\\]*([^\s/\\?#"'<>\x60|;,(){}]+)`,
+	`|[a-z][a-z0-9+.-]+:[/\\]{2,}([^\s/\\?#"'<>\x60|;,(){}]+))`,
 ])
 
 # The host of an argument that is a host, an address or a URL without a scheme: `evil.example:80/x`.
@@ -37,7 +37,7 @@ of_value(text) := [host(found[1]) |
 	some found in regex.find_all_string_submatch_n(value_pattern, trim_space(text), 1)
 ]
 
-value_pattern := `^([^\s/\\?#"'<>|;,(){}]{1,300}\.[^\s/\\?#"'<>|;,(){}]{1,300}|\[[0-9a-fA-F:.]+\]|[0-9]{6,}|0[xX][0-9a-fA-F]+)(?:[/?#]|$)`
+value_pattern := `^([^\s/\\?#"'<>|;,(){}]+\.[^\s/\\?#"'<>|;,(){}]+|\[[0-9a-fA-F:.]+\]|[0-9]{6,}|0[xX][0-9a-fA-F]+)(?:[/?#]|$)`
 
 # Hosts that a command line names without a scheme: `curl evil.example/x`, `nc 10.0.0.1 80`, `ssh me@evil.example`.
 of_command(text) := [host(trim_suffix(word, "/")) |
@@ -87,16 +87,20 @@ disguised(found) if contains(found.written, "%")
 
 disguised(found) if regex.match(`[A-Za-z0-9-]\.[A-Za-z]{2,}`, found.user)
 
-is_address(name) if regex.match(`^[0-9]+(?:\.[0-9]+){3}$`, name)
+is_address(name) if regex.match(`^[0-9]{1,3}(?:\.[0-9]{1,3}){3}$`, name)
 
 # One spelling: dots and digits of other scripts and percent signs are read as resolvers do.
-name_of(written) := address if {
+name_of(written) := written if {
+	regex.match(`^[a-z_-][a-z0-9_.-]*[a-z0-9_-]$`, written)
+} else := address if {
 	address := ipv4(plain(written))
 } else := address if {
 	address := mapped(plain(written))
 } else := trim(plain(written), "[]")
 
-plain(written) := trim_suffix(strings.replace_n(other_spellings, strings.replace_n(percents, written)), ".")
+plain(written) := written if {
+	regex.match(`^[a-z0-9_.:\[\]-]*[^.]$`, written)
+} else := trim_suffix(strings.replace_n(other_spellings, strings.replace_n(percents, written)), ".")
 
 other_spellings := {
 	"。": ".", "．": ".", "｡": ".", "０": "0", "１": "1", "２": "2", "３": "3", "４": "4", "５": "5", "６": "6", "７": "7",
@@ -170,6 +174,7 @@ on_list(name, patterns) if names.listed(name, patterns)
 on_list(name, patterns) if {
 	is_address(name)
 	some pattern in patterns
+	contains(pattern, "/")
 	regex.match(`^[0-9.]+/[0-9]+$`, pattern)
 	net.cidr_contains(pattern, name)
 }

@@ -59,7 +59,7 @@ foreign(text) if {
 }
 
 foreign(text) if {
-	some found in regex.find_all_string_submatch_n(`[("'\s=<]//([^\s/\\?#"'<>()]{1,300})`, text, -1)
+	some found in regex.find_all_string_submatch_n(`[("'\s=<]//([^\s/\\?#"'<>()]+)`, text, -1)
 	host := hosts.host(found[1])
 	not hosts.on_list(host.name, settings.hosts)
 }
