@@ -23,6 +23,7 @@ from aiohttp.http import HttpVersion11, StreamWriter
 from multidict import CIMultiDict
 from yarl import URL
 
+from proxy.flow import Answering, Content
 from proxy.plain_request import PlainSender, is_plain
 from serving.settings import LimitSettings, UpstreamSettings
 from serving.wire.errors import refuse, shape_of
@@ -41,8 +42,6 @@ HOP_BY_HOP = frozenset(
     }
 )
 _OWN_PREFIX = "x-interlock-"
-_AT_ONCE = 32 * 1024  # bytes of an answer that are on their way through Interlock at a time
-_AT_A_READ = 32 * 1024  # bytes that one read takes from the model server
 _WAITING = 16 * 1024  # bytes on each side of us beyond which no more is taken, about
 _NAMES_KEPT = 512
 _UNSENT = 64 * 1024  # bytes that the system takes from us for a client before it sends them
@@ -113,61 +112,13 @@ class _Request(aiohttp.ClientRequest):
             self.headers.popall(hdrs.CONTENT_LENGTH, None)
 
 
-class _Answering(ResponseHandler, asyncio.BufferedProtocol):
-    """A connection to the model server that takes no more in one read than is good for a client that does not read:
-    the event loop's own reads are of 256 KiB, wherever flow control stands. All connections share one buffer."""
-
-    _arriving = memoryview(bytearray(_AT_A_READ))
-
-    def get_buffer(self, _sizehint: int) -> memoryview:
-        return self._arriving
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(self._arriving[:nbytes]))
-
-
-class _Content(aiohttp.StreamReader):
-    """An answer's body as Interlock reads it: all that has come, in one piece, but not more than is good for a client
-    that does not read (32 KiB).
-
-    aiohttp notes where each HTTP chunk ended, and takes what has come apart again chunk by chunk, with a look at flow
-    control for each. A model server sends every token as a chunk, and nobody asks for their places.
-    """
-
-    __slots__ = ()
-
-    def begin_http_chunk_receiving(self) -> None:
-        """Nothing is noted."""
-
-    def end_http_chunk_receiving(self) -> None:
-        if len(self._buffer) > self._high_water_chunks:
-            self._protocol.pause_reading()
-
-    async def readany(self) -> bytes:
-        if self._exception is not None:
-            raise self._exception
-        while not self._buffer and not self._eof:
-            await self._wait("readany")
-        self._timer.assert_timeout()
-        if self._size > _AT_ONCE or self._buffer_offset:
-            return self._read_nowait(_AT_ONCE)
-        data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
-        self._buffer.clear()
-        self._size = 0
-        self._cursor += len(data)
-        self._http_chunk_splits = None
-        if self._protocol._reading_paused:
-            self._protocol.resume_reading()
-        return data
-
-
 class Upstream:
     """Connections to the model server."""
 
     def __init__(self, settings: UpstreamSettings, limits: LimitSettings) -> None:
         self._base = settings.url.rstrip("/")
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=settings.keepalive_seconds, ttl_dns_cache=30)
-        handler: type[ResponseHandler] = _Answering
+        handler: type[ResponseHandler] = Answering
         connector._factory = functools.partial(handler, loop=asyncio.get_running_loop())
         timeout = aiohttp.ClientTimeout(total=settings.total_seconds, sock_connect=settings.connect_seconds)
         self._session = aiohttp.ClientSession(
@@ -208,8 +159,7 @@ class Upstream:
                 )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise UpstreamUnreachable(type(error).__name__) from error
-        if answer.content.__class__ is aiohttp.StreamReader:
-            answer.content.__class__ = _Content
+        Content.of(answer)
         return answer
 
     async def close(self) -> None:

@@ -68,7 +68,7 @@ class ChoiceSeen:
 class Seen:
     """What the model server sent, all choices."""
 
-    __slots__ = ("_trails_of", "answer_id", "choices", "events", "model", "pending", "usage")
+    __slots__ = ("_trails_of", "answer_id", "choices", "events", "finished", "model", "pending", "usage")
 
     def __init__(self) -> None:
         self.choices: dict[int, ChoiceSeen] = {}
@@ -76,6 +76,7 @@ class Seen:
         self.answer_id: str | None = None
         self.model: str | None = None
         self.events = 0
+        self.finished = 0  # choices that have said why they end
         self.pending = False
         self._trails_of: frozenset[str] | None = None
 
@@ -113,6 +114,7 @@ class Seen:
                     call.name = tool.name
                 call.arguments += _utf8(tool.arguments)
             if delta.finish is not None:
+                self.finished += 1
                 seen.finish = delta.finish
             seen.tokens += delta.tokens or event.count
             if delta.shown is not None and seen.trail is not None:

@@ -85,9 +85,22 @@ class Gate:
         return asked
 
     @property
+    def asks(self) -> bool:
+        """Whether there are :meth:`questions`."""
+        return bool(self._questions)
+
+    @property
     def takes_runs(self) -> bool:
         """Whether plain events may come several as one: not where a verdict on their text may come between them."""
         return not self._rules
+
+    def idle(self, number: int) -> bool:
+        """Whether events of a choice that say text in which no call can begin pass at once, whatever comes of others
+        meanwhile; such events may be told later (:meth:`feed`), without their bytes and several as one."""
+        choice = self._choices.get(number)
+        if choice is None or choice.state is not _FLOW or self._rules or self._tracks or self.held_bytes or self.over:
+            return False
+        return choice.texts is None or choice.texts.idle
 
     @property
     def holding(self) -> bool:
@@ -110,7 +123,7 @@ class Gate:
         if self.over:
             return
         if event.kind == "delta" or event.choices:
-            if event.count == 1:
+            if event.count == 1 and event.raw:
                 self._template = event
             if len(event.choices) == 1:
                 self._choice_event(event, event.choices[0])

@@ -175,6 +175,11 @@ class TextWatch:
                 return True
         return False
 
+    @property
+    def idle(self) -> bool:
+        """Without rules: text in which no call can begin leaves as it comes, and changes nothing but lengths."""
+        return not self.open and all(state.shadow is None or state.shadow.idle for state in self._states.values())
+
     def may_go(self, place: Place) -> bool:
         """Whether an event at ``place``, the oldest that is held, may leave now."""
         if self.open:

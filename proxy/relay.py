@@ -26,6 +26,7 @@ from proxy.breakers.admission import Admission, Denied
 from proxy.breakers.budgets import FIRST_TOKENS, Estimate, estimate
 from proxy.carry import Uncarriable, Upstream, request_headers
 from proxy.exchange import Exchange
+from proxy.flow import Outlet
 from proxy.gate import Gate
 from proxy.gated_choice import Answer, Question, TextQuestion
 from proxy.identity import Agent, Identifier
@@ -402,7 +403,7 @@ class Relay:
         try:
             with self.live.streaming(x, answer.content):
                 await response.prepare(request)
-                await flow.run(answer.content, response)
+                await flow.run(answer.content, Outlet(request))
         except UpstreamBroke:
             x.ending = "upstream_failed"
             break_off(request)

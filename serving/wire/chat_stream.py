@@ -14,7 +14,7 @@ import re
 import msgspec
 
 from serving.wire.sse import Framer, data_of
-from serving.wire.text_run import TextRuns
+from serving.wire.text_run import Frame, TextRuns
 from serving.wire.vocabulary import ChoiceDelta, Event, TokensShown, ToolDelta, Usage
 
 _ABSENT = msgspec.Raw()
@@ -147,6 +147,9 @@ class ChatStreamReader:
                 events += read
             data = data[end:]
         return events
+
+    def frame(self) -> Frame | None:
+        return None if self._framer.pending else self._runs.frame
 
     @property
     def pending(self) -> int:

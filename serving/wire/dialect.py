@@ -13,6 +13,7 @@ import msgspec
 
 from serving.request_fields import FieldRule
 from serving.wire.request import ChatRequest
+from serving.wire.text_run import Frame
 from serving.wire.vocabulary import Event, TokensShown, ToolCall, Usage
 from serving.wire.writer import StreamWriter, WholeWriter
 
@@ -80,6 +81,15 @@ class ReadsRuns(Protocol):
     """A stream's reader that can give several plain events as one (``Event.count``), if ``runs`` is set."""
 
     runs: bool
+
+
+@runtime_checkable
+class ShowsFrame(Protocol):
+    """A reader of runs that can tell what its stream's plain events look like."""
+
+    def frame(self) -> Frame | None:
+        """What any next bytes that have it say, if they are one whole event with a string that needs no unescaping:
+        that text and nothing else, and the reader need not see them. None: not known."""
 
 
 class Dialect(Protocol):

@@ -26,30 +26,37 @@ _PAYS = 8
 And how often an event is read by itself, to see whether it is the first of a run, until one of ``_PAYS`` was."""
 
 
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """What stands ``before`` and ``after`` the string of a stream's plain events, and of whom they speak."""
+
+    before: bytes
+    after: bytes
+    choice: int
+    reasoning: bool
+    answer_id: str | None
+
+
 class TextRuns:
     """The frame of one stream's plain events. ``read`` reads one whole event; ``marks`` are what stands before a text
     and before reasoning."""
 
-    __slots__ = ("_after", "_before", "_event", "_firsts", "_join", "_marks", "_reasoning", "_tries", "read")
+    __slots__ = ("_firsts", "_join", "_marks", "_tries", "frame", "read")
 
     def __init__(self, read: Callable[[bytes], Event], marks: tuple[bytes, bytes] = _MARKS) -> None:
         self.read = read
         self._marks = marks
-        self._before = b""
-        self._after = b""
         self._join = b""
-        self._event: Event | None = None
-        self._reasoning = False
+        self.frame: Frame | None = None
         self._tries = _TRIES
         self._firsts = _FIRSTS
 
     def take(self, data: bytes) -> Event | None:
         """The run of plain events that ``data`` begins with, if it begins with one."""
-        known = self._event
-        if known is None or not data.startswith(self._before):
+        frame = self.frame
+        if frame is None or not data.startswith(frame.before):
             return None
-        parts = data[len(self._before) :].split(self._join)
-        last, found, _ = parts[-1].partition(self._after)
+        parts = data[len(frame.before) :].split(self._join)
+        last, found, _ = parts[-1].partition(frame.after)
         if found:
             parts[-1] = last
         else:  # the last event is not whole, or is another
@@ -64,14 +71,13 @@ class TextRuns:
             return None
         if len(parts) >= _PAYS:
             self._firsts = _FIRSTS
-        number = known.choices[0].choice
-        delta = ChoiceDelta(number, None, text) if self._reasoning else ChoiceDelta(number, text)
+        delta = ChoiceDelta(frame.choice, None, text) if frame.reasoning else ChoiceDelta(frame.choice, text)
         size = len(joined) + len(parts) * len(self._join)
-        return Event(data[:size], "delta", (delta,), answer_id=known.answer_id, count=len(parts))
+        return Event(data[:size], "delta", (delta,), answer_id=frame.answer_id, count=len(parts))
 
     def forget(self) -> None:
         """The same bytes would mean something else from now on."""
-        self._event = None
+        self.frame = None
 
     def first(self, data: bytes, pending: int) -> int:
         """How many bytes to read the long way, before it is seen whether a run follows: one event, mostly, or what is
@@ -91,18 +97,18 @@ class TextRuns:
         text = delta.text or delta.reasoning
         if not text or event.usage is not None or delta not in (_plain(delta, text), _thought(delta, text)):
             return
-        self._tries -= 1
         raw, mark = event.raw, self._marks[delta.text is None]
         at = raw.find(mark) + len(mark)
         end = raw.find(b'"', at)
         if at < len(mark) or raw.find(mark, at) >= 0 or b"\r" in raw or raw[at:end] != text.encode("utf-8", "replace"):
             return
+        self._tries -= 1
         before, after = raw[:at], raw[end:]
         other = text + "x"
         if self.read(before + other.encode() + after) != _said(event, before + other.encode() + after, other):
             return
-        self._before, self._after, self._join = before, after, after + before
-        self._event, self._reasoning = event, delta.text is None
+        self._join = after + before
+        self.frame = Frame(before, after, delta.choice, delta.text is None, event.answer_id)
 
 
 def _read(joined: bytes, parts: list[bytes]) -> str | None:

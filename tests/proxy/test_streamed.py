@@ -38,14 +38,17 @@ class Upstream:
 
 
 class Client:
-    """Takes what it is given; before every write it lets the others work for ``turns`` turns of the loop."""
+    """Takes what it is given; after every write it lets the others work for ``turns`` turns of the loop."""
 
     def __init__(self, turns: int) -> None:
         self.got = b""
         self._turns = turns
 
-    async def write(self, data: bytes) -> None:
+    def give(self, data: bytes) -> bool:
         self.got += data
+        return not self._turns
+
+    async def drained(self) -> None:
         for _ in range(self._turns):
             await asyncio.sleep(0)
 
@@ -89,7 +92,7 @@ async def run(
         limit=1 << 20,
     )
     async with asyncio.timeout(5):
-        await flow.run(cast(Any, Upstream(pieces)), cast(Any, client))
+        await flow.run(cast(Any, Upstream(pieces)), client)
     return client.got
 
 

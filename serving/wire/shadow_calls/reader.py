@@ -54,6 +54,11 @@ class ShadowReader:
         self._idle = True
 
     @property
+    def idle(self) -> bool:
+        """No call has begun, or may have: a text without ``markers.TRIGGER`` changes nothing but its length."""
+        return self._idle
+
+    @property
     def pending(self) -> int:
         """Bytes of text that are kept."""
         return len(self._data)
