@@ -31,6 +31,7 @@ from policies.engines.embedded import EmbeddedEngine
 from policies.model import BudgetFacts, CheckFact, Stage
 from policies.rollout import Rollout
 from policies.service import PolicySet
+from proxy.approvals import Approvals
 from proxy.exchange import Exchange
 from proxy.judge import Judge
 from proxy.plane import make_recorder, open_journal
@@ -151,7 +152,8 @@ async def judged(number: int, seed: int, policies: PolicySet, settings: Settings
         return [], []
 
     depth = settings.limits.json_depth
-    judge = Judge(policies, settings.policies, recorder, metrics, json_depth=depth, facts=facts)
+    approvals = Approvals(settings.policies.approval, recorder)
+    judge = Judge(policies, settings.policies, recorder, metrics, json_depth=depth, facts=facts, approvals=approvals)
     runs = RunBook(settings.breakers, time.monotonic, lambda: random_hex(8), b"key of this run")
     dialect, refused = DIALECTS[PATH], {}
     for at, (agent, body, answer) in enumerate(conversations(number, seed)):

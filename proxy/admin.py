@@ -12,6 +12,8 @@ This file is HTTP only. What it shows and does is an :class:`AdminState`.
     POST /v1/runs/{id}/kill                 POST /v1/runs/{id}/release
     POST /v1/agents/{name}/kill             POST /v1/agents/{name}/release
     POST /v1/all/kill                       POST /v1/all/release
+    GET  /v1/approvals
+    POST /v1/approvals/{id}/approve         POST /v1/approvals/{id}/deny
 
 The body of a POST is ``{"operator": "ann", "reason": "runs in circles"}``.
 """
@@ -35,11 +37,12 @@ Action = Literal["kill", "release"]
 
 MAX_BODY = 16 * 1024
 MAX_RUNS = 1000
+_BAD_ORDER = 'Send {"operator": "your name", "reason": "why"}; both go on record.'
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Unknown(Exception):
-    """There is no such run or agent."""
+    """There is no such run or agent, or nothing waits for approval under that id."""
 
 
 class NotHeld(Exception):
@@ -65,6 +68,12 @@ class AdminState(Protocol):
         """Kill or release a run (``name`` is its id), an agent, or everything (``name`` is empty), and put it on
         record; gives the new state. Raises ``Unknown`` or ``NotHeld``."""
 
+    async def approvals(self) -> Sequence[Mapping[str, Any]]:
+        """The calls that wait for approval, oldest first."""
+
+    async def settle(self, name: str, *, approve: bool, operator: str, reason: str) -> Mapping[str, Any]:
+        """Approve or deny a call that waits, and put it on record. Raises ``Unknown``."""
+
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of an operator's action."""
@@ -88,6 +97,8 @@ def admin_app(state: AdminState, token: SecretStr | None) -> web.Application:
             web.post(r"/v1/{scope:runs}/{name}/{action:kill|release}", api.act),
             web.post(r"/v1/{scope:agents}/{name}/{action:kill|release}", api.act),
             web.post(r"/v1/{scope:all}/{action:kill|release}", api.act),
+            web.get("/v1/approvals", api.approvals),
+            web.post(r"/v1/approvals/{name}/{action:approve|deny}", api.settle),
         ]
     )
     return app
@@ -118,20 +129,38 @@ class _Api:
         return _answer(await self._state.run(request.match_info["name"]))
 
     async def act(self, request: web.Request) -> web.Response:
-        try:
-            order = msgspec.json.decode(await request.read(), type=Order)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            order = Order("", "")
-        operator, reason = printable(order.operator, 100), printable(order.reason, 500)
-        if not operator or not reason:
-            return _problem(400, "bad_order", 'Send {"operator": "your name", "reason": "why"}; both go on record.')
+        order = await _order(request)
+        if order is None:
+            return _problem(400, "bad_order", _BAD_ORDER)
         scopes: dict[str, Scope] = {"runs": "run", "agents": "agent", "all": "all"}
         info = request.match_info
         action: Action = "kill" if info["action"] == "kill" else "release"
         done = await self._state.act(
-            action, scopes[info["scope"]], info.get("name", ""), operator=operator, reason=reason
+            action, scopes[info["scope"]], info.get("name", ""), operator=order.operator, reason=order.reason
         )
         return _answer(done)
+
+    async def approvals(self, request: web.Request) -> web.Response:
+        return _answer({"approvals": list(await self._state.approvals())})
+
+    async def settle(self, request: web.Request) -> web.Response:
+        order = await _order(request)
+        if order is None:
+            return _problem(400, "bad_order", _BAD_ORDER)
+        info = request.match_info
+        approve = info["action"] == "approve"
+        done = await self._state.settle(info["name"], approve=approve, operator=order.operator, reason=order.reason)
+        return _answer(done)
+
+
+async def _order(request: web.Request) -> Order | None:
+    """The body, bounded and printable; None if it does not name an operator and a reason."""
+    try:
+        order = msgspec.json.decode(await request.read(), type=Order)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    operator, reason = printable(order.operator, 100), printable(order.reason, 500)
+    return Order(operator, reason) if operator and reason else None
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -161,7 +190,7 @@ async def _in_json(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except Unknown:
-        return _problem(404, "unknown", "There is no such run or agent.")
+        return _problem(404, "unknown", "There is no such run or agent, and nothing waits for approval under that id.")
     except NotHeld:
         return _problem(409, "not_held", "Nothing holds it, so there is nothing to release.")
     except web.HTTPException as error:

@@ -73,6 +73,7 @@ class Interlock:
             not_ready=self._not_ready,
             render=plane.metrics.render,
             cut=plane.relay.live.cut,
+            approvals=plane.approvals,
         )
         self.admin_url = await listen_admin(settings, operators, self._stack)
         self.notices += introduction(settings, self.url, self.admin_url, plane.describe())

@@ -159,8 +159,8 @@ class Seen:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one call: ``outcome`` is allowed, denied, malformed, held_bytes, or unasked. ``in_text``: the
-    surface of plain text in which it stood."""
+    """What became of one call: ``outcome`` is allowed, approved, denied, malformed, held_bytes, or unasked.
+    ``in_text``: the surface of plain text in which it stood."""
 
     call: ToolCall
     outcome: str

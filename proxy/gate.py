@@ -68,6 +68,7 @@ class Gate:
         self._next_ticket = 0
         self._template: Event | None = None
         self._tracks = writer.tracks
+        self.alive = writer.alive
         self._failed = False
         self.held_bytes = 0
         self.over = False

@@ -32,6 +32,7 @@ from policies.seen import tools_of_results
 from policies.service import PolicySet
 from policies.signals import signals_of_hits
 from policies.tool_digests import digests
+from proxy.approvals import Approvals
 from proxy.backgrounds import CALL_FACTS, ORDERS, Backgrounds, Histories
 from proxy.call_logprobs import call_logprobs
 from proxy.exchange import Exchange, Outcome
@@ -84,8 +85,10 @@ class Judge:
         json_depth: int,
         facts: Callable[[Exchange], Awaitable[tuple[list[CheckFact], list[BudgetFacts]]]],
         histories: Histories | None = None,
+        approvals: Approvals,
     ) -> None:
         self._policies = policies
+        self._approvals = approvals
         self._recorder = recorder
         self._metrics = metrics
         self._facts = facts
@@ -331,6 +334,8 @@ class Judge:
         if decision.action in CANNOT_CHANGE:
             text = f"Blocked by policy {decision.rule}. The tool call was not executed."
             return self._refused(call, offered, "denied", decision.rule, text)
+        if decision.action is Action.APPROVE and await self._approvals.granted(x, call, decision):
+            return Outcome(call, "approved", decision.rule)
         if decision.refusal is not None:
             kind = "terminated" if decision.action is Action.TERMINATE else "denied"
             return self._refused(call, offered, kind, decision.rule, decision.refusal)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from proxy.admin import Action, NotHeld, Scope, Unknown
+from proxy.approvals import Approvals, UnknownApproval
 from proxy.breakers.admission import ALL, Admission, agent_scope, run_scope
 from proxy.breakers.breaker import State
 from proxy.recorder import Recorder
@@ -29,6 +30,7 @@ class Operators:
         not_ready: Callable[[], str | None],
         render: Callable[[], bytes],
         cut: Callable[[str | None, str | None], None],
+        approvals: Approvals | None = None,
     ) -> None:
         self._settings = settings
         self._runs = runs
@@ -37,6 +39,7 @@ class Operators:
         self.not_ready = not_ready
         self.metrics = render
         self._cut = cut
+        self._approvals = approvals
         self._mask = shipped_redactor()
 
     async def runs(self, agent: str | None, limit: int) -> Sequence[Mapping[str, Any]]:
@@ -85,6 +88,17 @@ class Operators:
         self._recorder.alerted(alert)
         circuit = await self._admission.circuit(target)
         return {"scope": target, "state": State(circuit.state).value, "reason": reason, "operator": operator}
+
+    async def approvals(self) -> Sequence[Mapping[str, Any]]:
+        return self._approvals.pending() if self._approvals is not None else []
+
+    async def settle(self, name: str, *, approve: bool, operator: str, reason: str) -> Mapping[str, Any]:
+        if self._approvals is None:
+            raise Unknown
+        try:
+            return await self._approvals.settle(name, approve=approve, operator=operator, reason=reason)
+        except UnknownApproval:
+            raise Unknown from None
 
     def _known(self, run_id: str) -> Run:
         run = self._runs.get(run_id)

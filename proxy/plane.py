@@ -21,6 +21,7 @@ from policies.in_force import Policies
 from policies.model import BudgetFacts, CheckFact
 from policies.service import PolicySet
 from proxy import __version__
+from proxy.approvals import Approvals
 from proxy.backgrounds import Histories
 from proxy.beside import Beside
 from proxy.breakers.admission import Admission
@@ -70,6 +71,7 @@ class DataPlane:
         self._serve = serve
         self.metrics = Metrics()
         self.url = ""
+        self.judges: Judges | None = None
         self._worker = worker
         self._runs = runs
         self._admission = admission
@@ -93,7 +95,7 @@ class DataPlane:
         self._stack.callback(writer.end)
         policies = Policies.load(settings.policies, settings.agents)
         await policies.start()
-        self._stack.push_async_callback(lambda: self.judges.policies.close())
+        self._stack.push_async_callback(self._close_policies, policies)
         journal = self.journal = open_writer(settings, writer, self._worker, policies.digest, policies.rollout.digest)
         self._stack.callback(journal.close)
         metrics.watch_journal(journal)
@@ -108,6 +110,8 @@ class DataPlane:
         histories = self.histories = Histories(settings.tools, settings.state_dir)
         self._stack.callback(histories.close)
 
+        approvals = self.approvals = Approvals(settings.policies.approval, recorder)
+
         def judge(policies: PolicySet) -> Judge:
             return Judge(
                 policies,
@@ -117,9 +121,10 @@ class DataPlane:
                 json_depth=settings.limits.json_depth,
                 facts=facts,
                 histories=histories,
+                approvals=approvals,
             )
 
-        self.judges = Judges(policies, judge)
+        judges = self.judges = Judges(policies, judge)
         upstream = Upstream(settings.upstream, settings.limits)
         self._stack.push_async_callback(upstream.close)
         self.relay = Relay(
@@ -128,7 +133,7 @@ class DataPlane:
             identifier=Identifier(settings),
             runs=self._runs,
             admission=admission,
-            judges=self.judges,
+            judges=judges,
             recorder=recorder,
             beside=beside,
             metrics=metrics,
@@ -138,14 +143,18 @@ class DataPlane:
         self._stack.push_async_callback(every(60.0, recorder.expire_alerts))
         self._stack.push_async_callback(every(2.0, self.relay.holes.give_back))
         recorder.exceptions_end(policies)
-        self._stack.push_async_callback(every(300.0, lambda: recorder.exceptions_end(self.judges.policies)))
+        self._stack.push_async_callback(every(300.0, lambda: recorder.exceptions_end(judges.policies)))
         if settings.policies.reload_seconds:
-            self._watch_policies(settings, recorder)
+            self._watch_policies(settings, judges, recorder)
 
-    def _watch_policies(self, settings: Settings, recorder: Recorder) -> None:
+    async def _close_policies(self, first: Policies) -> None:
+        """Those in force; the ones that were loaded first, if the start did not come further."""
+        await (self.judges.policies if self.judges is not None else first).close()
+
+    def _watch_policies(self, settings: Settings, judges: Judges, recorder: Recorder) -> None:
         reloader = Reloader(
             settings,
-            self.judges,
+            judges,
             self.relay.live,
             recorder,
             fetched=fetched_bundle(settings),
@@ -185,6 +194,7 @@ class DataPlane:
 
     def describe(self) -> str:
         """The policies in force, in one line."""
+        assert self.judges is not None, "it was started"
         policies = self.judges.policies
         of_all = policies.of(ANONYMOUS, None)
         modes = ", ".join(

@@ -397,6 +397,7 @@ class Relay:
             begun=(lambda: self._answers.begun(x)) if x.request.stored else None,
             unjudged_passes=self._passes_unjudged,
             limit=limits.held_bytes,
+            alive_seconds=self._settings.policies.approval.alive_seconds,
         )
         response = like(answer)
         response.headers.popall(hdrs.CONTENT_LENGTH, None)  # a refusal may change it; vLLM's streams have none

@@ -58,7 +58,8 @@ class StreamedAnswer:
     """``judge`` answers the gate's questions. ``extend`` looks at the budget now and then and gives None, or
     the text with which the answer is to be cut. ``ended(choice)`` is called before the last bytes of a choice leave,
     ``begun`` before the answer's id does. ``limit``: bytes of one event, or of held events, beyond which
-    nothing more is read or the answer is given up."""
+    nothing more is read or the answer is given up. ``alive_seconds``: a client that has waited so long for a verdict is
+    told that the stream lives, again and again."""
 
     def __init__(
         self,
@@ -72,8 +73,10 @@ class StreamedAnswer:
         begun: Callable[[], None] | None = None,
         unjudged_passes: bool,
         limit: int,
+        alive_seconds: float | None = None,
     ) -> None:
         self._x = exchange
+        self._alive_seconds = alive_seconds
         self._gate = gate
         self._judge = judge
         self._extend = extend
@@ -122,7 +125,12 @@ class StreamedAnswer:
                         waits.add(read)
                     if not waits:
                         break
-                    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                    alive = self._alive_seconds if self._verdicts else None
+                    done, _ = await asyncio.wait(waits, timeout=alive, return_when=asyncio.FIRST_COMPLETED)
+                    if not done:
+                        client.give(gate.alive)
+                        await client.drained()
+                        continue
                     self._verdicts = {task for task in self._verdicts if not _finished(task)}
                     if read is not None and read.done():
                         goes_on = self._take(read.result())

@@ -138,6 +138,19 @@ class FailOpenSettings(_Section):
     """As long as there are fewer decisions in the window, nothing passes."""
 
 
+class ApprovalSettings(_Section):
+    """Tool calls that a policy wants a person to approve. They wait until an operator answers on the admin port."""
+
+    seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """How long such a call waits; 0: it is refused at once."""
+    otherwise: Literal["deny", "allow"] = "deny"
+    """What holds when nobody has answered by then."""
+    most: PositiveInt = 100
+    """Calls that may wait at once; beyond, they are refused."""
+    alive_seconds: PositiveSeconds = 10.0
+    """How often a stream that waits is kept alive with what its API allows (a comment, a ping)."""
+
+
 class PolicySettings(_Section):
     """Which bundle, which engine, and each policy's mode."""
 
@@ -174,6 +187,7 @@ class PolicySettings(_Section):
     on_error: Literal["deny", "allow"] = "deny"
     """What holds when the engine does not answer: `allow` lets by what `fail_open` has room for."""
     fail_open: FailOpenSettings = FailOpenSettings()
+    approval: ApprovalSettings = ApprovalSettings()
     refusal: Literal["text", "content_filter", "error"] = "text"
     """What takes the place of a denied tool call."""
 

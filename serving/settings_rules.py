@@ -57,6 +57,16 @@ def _open_admin_port(settings: Settings) -> Iterator[Violation]:
         )
 
 
+def _somebody_to_approve(settings: Settings) -> Iterator[Violation]:
+    if not settings.policies.approval.seconds:
+        return
+    where = ("policies", "approval", "seconds")
+    if settings.listen.admin_token is None:
+        yield Violation(where, "nobody could approve: the operators' API is closed", "set `listen.admin_token`")
+    if settings.workers > 1:
+        yield Violation(where, "calls can wait for approval in one process only", "set `workers: 1`, or `seconds: 0`")
+
+
 def _one_port_each(settings: Settings) -> Iterator[Violation]:
     listen = settings.listen
     if listen.port == listen.admin_port != 0:
@@ -115,6 +125,7 @@ def _grades_rise(settings: Settings) -> Iterator[Violation]:
 
 
 RULES: tuple[Callable[[Settings], Iterator[Violation]], ...] = (
+    _somebody_to_approve,
     _open_data_port,
     _open_admin_port,
     _one_port_each,

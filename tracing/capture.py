@@ -52,7 +52,7 @@ _KEYS = (
 )
 _VALUES = (
     "system developer user assistant tool function text image_url object string number integer array boolean "
-    "stop length tool_calls content_filter allowed denied malformed redacted unjudged"
+    "stop length tool_calls content_filter allowed approved denied malformed redacted unjudged"
 )
 _PLAIN_KEYS = frozenset(_KEYS.split())
 _PLAIN_VALUES = frozenset(_VALUES.split())

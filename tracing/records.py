@@ -106,7 +106,8 @@ class Decided(Record, frozen=True, tag="decided"):
 
 
 class CallOutcome(Record, frozen=True, tag="call"):
-    """What became of one held tool call. ``outcome``: allowed, denied, terminated (denied, and the answer cut),
+    """What became of one held tool call. ``outcome``: allowed, approved (by an operator, or by the settings at the
+    deadline), denied, terminated (denied, and the answer cut),
     malformed (denied because its arguments are not one strict JSON object), held_bytes (denied because they
     are too large to hold), unasked (no policy needed asking), unrecorded (refused because this record could
     not be brought to disk in time; it stands beside the record of what had been decided), unjudged (a judge

@@ -15,6 +15,7 @@ import msgspec
 
 from policies.inputs import HISTORY_FIELDS, OF_THE_MOMENT, call_facts, decision_input, object_of, text_facts
 from policies.model import (
+    Action,
     BudgetFacts,
     CallFacts,
     CheckFact,
@@ -269,8 +270,17 @@ class Rejudge:
             signals = [Signal.model_validate(one) for one in then.moment["signals"]]
         else:
             signals, unknown["signals"] = [], unknown["call.arguments"]
+        approved = stored.outcome == "approved"
         return await self._ask(
-            asking, place, Stage.TOOL_CALL, call=facts, signals=signals, unknown=unknown, then=then, about=call
+            asking,
+            place,
+            Stage.TOOL_CALL,
+            call=facts,
+            signals=signals,
+            unknown=unknown,
+            then=then,
+            about=call,
+            approved=approved,
         )
 
     async def _response(self, asking: _Asking, choice: StoredChoice) -> Said:
@@ -303,6 +313,7 @@ class Rejudge:
         unknown: Unknown | None = None,
         then: Decided | None = None,
         about: ToolCall | None = None,
+        approved: bool = False,
         **surface: Any,
     ) -> Said:
         then = then if then is not None else asking.then(stage, place)
@@ -331,6 +342,8 @@ class Rejudge:
         self.questions += 1
         asking.found(decision)
         stopped = stage is not Stage.RESPONSE and (decision.refuses or decision.action in CANNOT_CHANGE)
+        if approved and decision.action is Action.APPROVE:
+            stopped = False  # somebody said yes then
         return Said(place, stage, question, decision, decision.rule if stopped else None, missing, about)
 
     def _needed(self, stage: Stage, lost: Unknown) -> tuple[Missing, ...]:

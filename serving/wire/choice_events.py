@@ -74,6 +74,7 @@ class ChoiceEventWriter:
     """What the stream writers of both have in common. Raises :class:`Unspliceable` for bytes that are no such event."""
 
     tracks = False
+    alive = b": waiting\n\n"
 
     def passed(self, event: Event) -> bytes:
         return event.raw

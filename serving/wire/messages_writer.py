@@ -25,6 +25,7 @@ class MessagesStreamWriter:
     """One streamed answer. ``counts`` are its reader's."""
 
     tracks = True
+    alive = b'event: ping\ndata: {"type": "ping"}\n\n'
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts

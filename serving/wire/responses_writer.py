@@ -44,6 +44,7 @@ class ResponsesWriter:
     and is given what follows only. Raises :class:`Unspliceable` for bytes that are no such answer."""
 
     tracks = True
+    alive = b": waiting\n\n"
 
     def __init__(self, reader: ResponsesReader, after: int | None = None) -> None:
         self._reader = reader

@@ -40,6 +40,8 @@ class StreamWriter(Protocol):
     """
 
     tracks: bool
+    alive: bytes
+    """What keeps a stream alive between two events, and which every client passes over."""
 
     def passed(self, event: Event) -> bytes:
         """The event as the client gets it where nobody changes it: its own bytes until something before it was

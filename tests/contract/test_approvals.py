@@ -1,0 +1,187 @@
+"""Calls that wait for a person: approved, denied, too late; what the client hears meanwhile, and what is on record."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from proxy.app import Interlock
+from serving.config_file import ConfigError, load
+from tests.policies.support import built
+from tests.support.apis import APIS, Api
+from tests.support.chat import Call, Say
+from tests.support.interlock import port_of, running
+from tests.support.raw import scripted, send
+from tests.support.served import until
+from tests.support.serving import answering, post, streaming
+from tests.support.stage import Stage
+from tests.support.wire import parse
+from tracing.records import Alerted, CallOutcome, Operated
+from tracing.segments import read
+
+pytestmark = [pytest.mark.opa, pytest.mark.asyncio(loop_scope="module")]
+
+POLICY = """\
+package interlock.policies.team.ask
+
+tool_call contains {
+	"id": "pay",
+	"severity": "high",
+	"action": "approve",
+	"message": "Payments need a person.",
+	"tags": [],
+} if input.call.name == "pay"
+"""
+PAY = Call("pay", '{"usd": 3, "to": "kim@corp.dk"}')
+TOKEN = "operators"
+KEEPS_ALIVE = {"chat": b": waiting\n\n", "messages": b"event: ping\n", "responses": b": waiting\n\n"}
+SAYS = Say("Hm.", "I pay.", (PAY,))
+ORDER = {"operator": "ann", "reason": "It is for the invoice."}
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def bundle(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ask")
+    built(opa_binary, folder / "sources", {"team/ask/policy.rego": POLICY}).write(folder / "bundle")
+    return folder / "bundle"
+
+
+@asynccontextmanager
+async def asking(bundle: Path, state: Path, **approval: Any) -> AsyncIterator[tuple[Stage, Interlock]]:
+    stage = Stage()
+    policies = {
+        "bundle": bundle,
+        "modes": {"team.ask": "enforce"},
+        "approval": {"seconds": 30, "alive_seconds": 0.1, **approval},
+    }
+    listen = {"admin_token": TOKEN}
+    async with (
+        scripted(stage.play) as upstream,
+        running(upstream.url, state, policies=policies, listen=listen) as interlock,
+    ):
+        stage.port = port_of(interlock)
+        yield stage, interlock
+
+
+@asynccontextmanager
+async def admin(interlock: Interlock) -> AsyncIterator[aiohttp.ClientSession]:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with aiohttp.ClientSession(interlock.admin_url, headers=headers) as session:
+        yield session
+
+
+async def waiting(session: aiohttp.ClientSession) -> list[dict[str, Any]]:
+    async with session.get("/v1/approvals") as answer:
+        found: list[dict[str, Any]] = (await answer.json())["approvals"]
+        return found
+
+
+async def answered(session: aiohttp.ClientSession, word: str, name: str) -> int:
+    async with session.post(f"/v1/approvals/{name}/{word}", json=ORDER) as answer:
+        return answer.status
+
+
+def script(api: Api, stream: bool) -> Any:
+    return streaming(api.events(SAYS)) if stream else answering(api.body(SAYS))
+
+
+def records(state: Path, kind: type) -> list[Any]:
+    return [entry.record for entry in read(state) if isinstance(entry.record, kind)]
+
+
+@pytest.mark.parametrize("word", ["approve", "deny"])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("name", ["chat", "messages", "responses"])
+async def test_a_call_waits_for_an_operator(bundle: Path, tmp_path: Path, name: str, stream: bool, word: str) -> None:
+    api = APIS[name]
+    async with asking(bundle, tmp_path) as (stage, interlock), admin(interlock) as session:
+        stage.script = script(api, stream)
+        given = asyncio.ensure_future(send(stage.port, post(api.ask(stream=stream), path=api.path)))
+        await until(lambda: waiting(session), 20)
+        await asyncio.sleep(0.5)
+        assert not given.done()
+        (one,) = await waiting(session)
+        assert (one["tool"], one["rule"], one["agent"]) == ("pay", "team.ask/pay", "anonymous")
+        assert "usd" in one["arguments"] and "kim@corp.dk" not in one["arguments"]
+        assert await answered(session, word, one["id"]) == 200
+        assert await answered(session, word, one["id"]) == 404
+        body = parse(await given).body
+        assert await waiting(session) == []
+    whole = b"".join(api.events(SAYS)) if stream else api.body(SAYS)
+    if stream:
+        assert KEEPS_ALIVE[name] in body
+        kept = b'event: ping\ndata: {"type": "ping"}\n\n' if name == "messages" else KEEPS_ALIVE[name]
+        body = body.replace(kept, b"")
+    if word == "approve":
+        assert body == whole
+    else:
+        assert b"usd" not in body and b"Payments need a person." in body
+    (outcome,) = records(tmp_path, CallOutcome)
+    assert (outcome.outcome, outcome.rule) == ("approved" if word == "approve" else "denied", "team.ask/pay")
+    (operated,) = records(tmp_path, Operated)
+    assert (operated.operator, operated.action, operated.reason) == ("ann", word, ORDER["reason"])
+    assert [(one.cause, one.state) for one in records(tmp_path, Alerted)] == [
+        ("approval_needed", "firing"),
+        ("approval_needed", "resolved"),
+    ]
+
+
+@pytest.mark.parametrize(("otherwise", "outcome"), [("deny", "denied"), ("allow", "approved")])
+async def test_after_the_deadline_the_setting_decides(
+    bundle: Path, tmp_path: Path, otherwise: str, outcome: str
+) -> None:
+    api = APIS["chat"]
+    async with asking(bundle, tmp_path, seconds=0.3, otherwise=otherwise) as (stage, _):
+        stage.script = script(api, True)
+        await send(stage.port, post(api.ask(stream=True), path=api.path))
+    (call,) = records(tmp_path, CallOutcome)
+    assert call.outcome == outcome
+    (operated,) = records(tmp_path, Operated)
+    assert (operated.operator, operated.action) == ("interlock", "approval_expired")
+
+
+async def test_a_client_that_goes_away_takes_its_question_with_it(bundle: Path, tmp_path: Path) -> None:
+    api = APIS["chat"]
+    async with asking(bundle, tmp_path) as (stage, interlock), admin(interlock) as session:
+        stage.script = script(api, True)
+        given = asyncio.ensure_future(send(stage.port, post(api.ask(stream=True), path=api.path)))
+        await until(lambda: waiting(session), 20)
+        given.cancel()
+
+        async def none() -> bool:
+            return not await waiting(session)
+
+        await until(none, 20)
+
+
+async def test_no_more_than_so_many_wait(bundle: Path, tmp_path: Path) -> None:
+    api = APIS["chat"]
+    async with asking(bundle, tmp_path, most=1) as (stage, interlock), admin(interlock) as session:
+        stage.script = script(api, False)
+        first = asyncio.ensure_future(send(stage.port, post(api.ask(stream=False), path=api.path)))
+        await until(lambda: waiting(session), 20)
+        second = parse(await send(stage.port, post(api.ask(stream=False), path=api.path))).body
+        assert b"Payments need a person." in second
+        (one,) = await waiting(session)
+        assert await answered(session, "approve", one["id"]) == 200
+        assert json.loads(parse(await first).body)["choices"][0]["message"]["tool_calls"]
+
+
+@pytest.mark.parametrize(
+    ("listen", "workers", "said"), [({}, 1, "nobody could approve"), ({"admin_token": "x"}, 2, "one process only")]
+)
+async def test_settings_with_which_nobody_could_approve_are_refused(
+    tmp_path: Path, listen: dict[str, str], workers: int, said: str
+) -> None:
+    path = tmp_path / "interlock.yaml"
+    path.write_text(json.dumps({"listen": listen, "workers": workers, "policies": {"approval": {"seconds": 5}}}))
+    with pytest.raises(ConfigError, match=said):
+        load(path)
