@@ -2,9 +2,12 @@
 package interlock.entry
 
 request := {
+	"interlock.injected_results": data.interlock.policies.interlock.injected_results.request,
 	"interlock.models": data.interlock.policies.interlock.models.request,
 	"interlock.spend": data.interlock.policies.interlock.spend.request,
 } if is_object(input)
+
+interlock__injected_results__request := data.interlock.policies.interlock.injected_results.request if is_object(input)
 
 interlock__models__request := data.interlock.policies.interlock.models.request if is_object(input)
 

@@ -4,11 +4,13 @@ import data.interlock.policies.interlock.injected_results
 
 order(kinds, score, trust) := {"message": 3, "tool": "read_page", "trust": trust, "start": 0, "end": 40, "kinds": kinds, "score": score, "asked": false}
 
-findings(orders) := injected_results.request with input as {"request": {
-	"messages": [{"role": "tool", "text": "…"}],
-	"message_count": 4,
-	"orders": orders,
-}}
+findings(orders) := {finding |
+	some finding in injected_results.request with input as {"request": {
+		"messages": [{"role": "tool", "text": "…"}],
+		"message_count": 4,
+		"orders": orders,
+	}}
+}
 
 ids(orders) := {finding.id | some finding in findings(orders)}
 
