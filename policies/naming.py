@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -158,22 +158,23 @@ class ToolNames:
         return max((self._fit(words, tool) for tool in self._tools.values()), default=0.0)
 
     def _fit(self, words: Words, tool: ToolWords) -> float:
-        verb = _does(words, tool)
-        alike = [other for other in self._tools.values() if _does(words, other)] if verb else [*self._tools.values()]
-        nouns = sum(weight * _rarity(word, alike) for word, weight in tool.nouns.items() if word in words.nouns)
-        nouns += sum(
-            ALIKE * _rarity(noun, alike)
-            for group, noun in tool.groups.items()
-            if group in words.groups and noun not in words.nouns
-        )
-        return nouns + (VERB if verb else 0.0)
+        does = _does(words, tool)
+        points = VERB if does else 0.0
+        nouns = [(word, weight) for word, weight in tool.nouns.items() if word in words.nouns]
+        nouns += [
+            (noun, ALIKE) for group, noun in tool.groups.items() if group in words.groups and noun not in words.nouns
+        ]
+        if nouns:
+            alike = [other for other in self._tools.values() if _does(words, other)] if does else self._tools.values()
+            points += sum(weight * _rarity(noun, alike) for noun, weight in nouns)
+        return points
 
 
 def _does(words: Words, tool: ToolWords) -> bool:
     return not words.verbs.isdisjoint(tool.verbs) or (bool(words.verbs) and ANY in tool.verbs)
 
 
-def _rarity(word: str, tools: Sequence[ToolWords]) -> float:
+def _rarity(word: str, tools: Collection[ToolWords]) -> float:
     """1 for a word of one of ``tools``, less the more of them share it."""
     shared = sum(word in tool.nouns for tool in tools)
     return 1.0 if shared <= 1 else max(0.15, 1.0 - math.log(shared) / math.log(len(tools) + 1))

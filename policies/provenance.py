@@ -68,10 +68,10 @@ NAMED, TAKEN = 1.0, 1.6
 in nothing but such passages."""
 MOST_NAMING = 32
 """Passages that are asked whether they name the call, the surest ones."""
-USERS_WORDS = 8192
-"""Characters at the beginning and at the end of a user's message that are read for what it asks for."""
-MOST_TEXTS = 48
-"""Messages of one role that are read for what they ask for, the latest ones and the first."""
+MOST_ENDS = 4096
+"""Characters at the beginning and at the end of a message that are read for what it asks for."""
+MOST_READ = 32 * 1024
+"""Characters of the latest messages of one role that are read for what they ask for, beside the first message."""
 
 _SINK_NAMES: dict[Sink, str] = {
     "recipient": "to cc bcc recipient recipients email emails mail address addresses phone payee iban account attendee "
@@ -122,6 +122,7 @@ class Background:
         self._table = table
         self._pieces = pieces_of(messages, table)
         self._names = ToolNames(tools)
+        self._said: dict[Source, list[str]] = {}
         found = orders_in(self._pieces, detect, DOUBTFUL)
         calls = calls_of_results(messages)
         asked = {order.message: self._asked(calls[order.message]) for _, order in found}
@@ -190,16 +191,23 @@ class Background:
         return any(self._names.named(text, tool, least=least) for text in self._told(source))
 
     def _told(self, source: Source) -> list[str]:
-        """What somebody said, as far as it is read for what it asks for."""
-        own = source in ("assistant", "reasoning")
-        texts = [
-            piece.text
-            for piece in self._pieces
-            if piece.source == source and (not own or piece.message < self._planned_before)
-        ]
-        if len(texts) > MOST_TEXTS:
-            texts = [texts[0], *texts[1 - MOST_TEXTS :]]
-        return [_ends(text) for text in texts]
+        """What somebody said, as far as it is read for what it asks for: the first message and the latest ones."""
+        known = self._said.get(source)
+        if known is None:
+            own = source in ("assistant", "reasoning")
+            texts = [
+                _ends(piece.text)
+                for piece in self._pieces
+                if piece.source == source and (not own or piece.message < self._planned_before)
+            ]
+            left = MOST_READ
+            known = self._said[source] = texts[:1]
+            for text in reversed(texts[1:]):
+                left -= len(text)
+                if left < 0:
+                    break
+                known.append(text)
+        return known
 
 
 class _Wanted(NamedTuple):
@@ -385,4 +393,4 @@ def sink_of(leaf: Leaf, settings: Mapping[str, Sink | Literal["none"]]) -> Sink 
 
 
 def _ends(text: str) -> str:
-    return text if len(text) <= 2 * USERS_WORDS else f"{text[:USERS_WORDS]}\n{text[-USERS_WORDS:]}"
+    return text if len(text) <= 2 * MOST_ENDS else f"{text[:MOST_ENDS]}\n{text[-MOST_ENDS:]}"
