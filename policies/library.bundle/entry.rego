@@ -33,11 +33,13 @@ tool_call := {
 	"interlock.concealment": data.interlock.policies.interlock.concealment.tool_call,
 	"interlock.delegation": data.interlock.policies.interlock.delegation.tool_call,
 	"interlock.egress": data.interlock.policies.interlock.egress.tool_call,
+	"interlock.hidden_text": data.interlock.policies.interlock.hidden_text.tool_call,
 	"interlock.ordered_actions": data.interlock.policies.interlock.ordered_actions.tool_call,
 	"interlock.paths": data.interlock.policies.interlock.paths.tool_call,
 	"interlock.pii_out": data.interlock.policies.interlock.pii_out.tool_call,
 	"interlock.secrets": data.interlock.policies.interlock.secrets.tool_call,
 	"interlock.shell": data.interlock.policies.interlock.shell.tool_call,
+	"interlock.sql": data.interlock.policies.interlock.sql.tool_call,
 	"interlock.tainted_recipients": data.interlock.policies.interlock.tainted_recipients.tool_call,
 	"interlock.tools": data.interlock.policies.interlock.tools.tool_call,
 	"interlock.uncertain_calls": data.interlock.policies.interlock.uncertain_calls.tool_call,
@@ -57,6 +59,8 @@ interlock__delegation__tool_call := data.interlock.policies.interlock.delegation
 
 interlock__egress__tool_call := data.interlock.policies.interlock.egress.tool_call if is_object(input)
 
+interlock__hidden_text__tool_call := data.interlock.policies.interlock.hidden_text.tool_call if is_object(input)
+
 interlock__ordered_actions__tool_call := data.interlock.policies.interlock.ordered_actions.tool_call if is_object(input)
 
 interlock__paths__tool_call := data.interlock.policies.interlock.paths.tool_call if is_object(input)
@@ -67,6 +71,8 @@ interlock__secrets__tool_call := data.interlock.policies.interlock.secrets.tool_
 
 interlock__shell__tool_call := data.interlock.policies.interlock.shell.tool_call if is_object(input)
 
+interlock__sql__tool_call := data.interlock.policies.interlock.sql.tool_call if is_object(input)
+
 interlock__tainted_recipients__tool_call := data.interlock.policies.interlock.tainted_recipients.tool_call if is_object(input)
 
 interlock__tools__tool_call := data.interlock.policies.interlock.tools.tool_call if is_object(input)
@@ -76,7 +82,9 @@ interlock__uncertain_calls__tool_call := data.interlock.policies.interlock.uncer
 output := {
 	"interlock.answer_format": data.interlock.policies.interlock.answer_format.output,
 	"interlock.answer_links": data.interlock.policies.interlock.answer_links.output,
+	"interlock.hidden_text": data.interlock.policies.interlock.hidden_text.output,
 	"interlock.pii_out": data.interlock.policies.interlock.pii_out.output,
+	"interlock.prompt_leak": data.interlock.policies.interlock.prompt_leak.output,
 	"interlock.secrets_out": data.interlock.policies.interlock.secrets_out.output,
 } if is_object(input)
 
@@ -84,6 +92,10 @@ interlock__answer_format__output := data.interlock.policies.interlock.answer_for
 
 interlock__answer_links__output := data.interlock.policies.interlock.answer_links.output if is_object(input)
 
+interlock__hidden_text__output := data.interlock.policies.interlock.hidden_text.output if is_object(input)
+
 interlock__pii_out__output := data.interlock.policies.interlock.pii_out.output if is_object(input)
+
+interlock__prompt_leak__output := data.interlock.policies.interlock.prompt_leak.output if is_object(input)
 
 interlock__secrets_out__output := data.interlock.policies.interlock.secrets_out.output if is_object(input)

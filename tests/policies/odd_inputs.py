@@ -17,6 +17,7 @@ from policies.model import (
     CallNamed,
     DecisionInput,
     Identity,
+    OrderedBy,
     OrderPassage,
     Origin,
     Probability,
@@ -163,6 +164,14 @@ TOOLS = [
     "é",
     "*",
 ]
+PATTERNS = {
+    "secrets": ["github_token"],
+    "pii": ["payment_card", "email"],
+    "sql": ["drops", "stacked"],
+    "hidden_unicode": ["tags_block"],
+    "prompt_leak": ["canary", "asks_for_prompt"],
+    "é": ["drops"],
+}
 _CASES = [
     case if isinstance(case, str) else case["arguments"]
     for name in ("destructive", "ordinary")
@@ -249,7 +258,13 @@ def _call(random: Random) -> CallFacts:
         offered=random.random() < 0.8,
         logprobs=_logprobs(random) if random.random() < 0.4 else None,
         provenance=[_provenance(random) for _ in range(random.randint(0, 2))],
-        named=CallNamed(by_orders=random.sample([0, 1, 5], random.randint(0, 2)), by_user=random.random() < 0.5),
+        named=CallNamed(
+            by_orders=[
+                OrderedBy(order=index, sure=random.choice([0.0, 0.4, 0.5, 1.0]))
+                for index in random.sample([0, 1, 5], random.randint(0, 2))
+            ],
+            by_user=random.random() < 0.5,
+        ),
         mismatch=CallMismatch(refuses=random.random() < 0.2, conceals=random.random() < 0.2),
         faults=[ArgumentFault(path=_text(random), kind=random.choice(["type", "unlisted", "missing"]))]
         * random.randint(0, 2),
@@ -323,11 +338,8 @@ def _surface(random: Random, stage: Stage) -> SurfaceFacts:
 
 
 def _signals(random: Random) -> list[Signal]:
-    return [
-        Signal(
-            set=random.choice(["secrets", "pii", "é"]),
-            id=random.choice(["github_token", "payment_card", "email"]),
-            path=_text(random),
-        )
-        for _ in range(random.choice([0, 0, 1, 2]))
-    ]
+    made: list[Signal] = []
+    for _ in range(random.choice([0, 0, 1, 2])):
+        kind, ids = random.choice(list(PATTERNS.items()))
+        made.append(Signal(set=kind, id=random.choice(ids), path=_text(random)))
+    return made

@@ -44,6 +44,9 @@ DATA: dict[str, dict[str, Any]] = {
     "interlock.delegation": {"most": 2, "agents": {"lead": ["tester"]}},
     "interlock.call_rate": {"most": 2},
     "interlock.concealment": {"watch": True},
+    "interlock.sql": {"watch": True},
+    "interlock.hidden_text": {"watch": True},
+    "interlock.prompt_leak": {"watch": True},
     "interlock.egress": {"agents": {"reader": ["example.com"]}},
 }
 """What wakes every policy."""
