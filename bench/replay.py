@@ -20,7 +20,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ from tracing.lookup import find_exchanges
 from tracing.metrics import Metrics
 
 PATH = "/v1/chat/completions"
+STEPS = 12
 AGENTS = ("coder", "helper", "qa")
 ALLOWED = {"interlock.tools": {"agents": {"helper": ["run_shell", "read_file", "write_file"]}}}
 TOOLS = ("run_shell", "read_file", "write_file", "search", "fetch")
@@ -95,27 +96,28 @@ class Documents(EmbeddedEngine):
 
 
 def conversations(number: int, seed: int) -> Iterator[tuple[str, dict[str, Any], bytes]]:
-    """(agent, request, the model server's answer), the same for the same seed."""
+    """(agent, request, the model server's answer), the same for the same seed: runs of up to ``STEPS`` exchanges, each
+    of which shows the whole history and brings the result of the call before, as agents do."""
     chance = random.Random(seed)
     tools = [_tool(name) for name in TOOLS]
+    messages: list[dict[str, Any]] = []
+    agent, left = "", 0
     for at in range(number):
-        agent = chance.choice(AGENTS)
-        messages: list[dict[str, Any]] = [{"role": "system", "content": "You are a careful engineer."}]
-        messages.append({"role": "user", "content": f"Please look at ticket {at} and repair what is broken. " * 3})
-        for turn in range(chance.randrange(4)):
-            call = {"name": "read_file", "arguments": json.dumps({"path": f"src/m{at}_{turn}.py"})}
-            made = f"call-{at}-{turn}"
-            messages.append(
-                {
-                    "role": "assistant",
-                    "content": None,
-                    "tool_calls": [{"id": made, "type": "function", "function": call}],
-                }
-            )
+        if left == 0:
+            agent, left = chance.choice(AGENTS), chance.randrange(1, STEPS + 1)
+            messages = [
+                {"role": "system", "content": "You are a careful engineer."},
+                {"role": "user", "content": f"Please look at ticket {at} and repair what is broken. " * 3},
+            ]
+        answer = _answer(at, chance)
+        request = {"model": "bench", "messages": [*messages], "tools": tools, "temperature": 0.2, "max_tokens": 512}
+        yield agent, request, json.dumps(answer).encode()
+        message = answer["choices"][0]["message"]
+        messages.append(message)
+        for call in message["tool_calls"]:
             text = "".join(f"def f{n}(x):\n    return x + {n}\n" for n in range(chance.randrange(5, 40)))
-            messages.append({"role": "tool", "tool_call_id": made, "content": text})
-        request = {"model": "bench", "messages": messages, "tools": tools, "temperature": 0.2, "max_tokens": 512}
-        yield agent, request, _answer(at, chance)
+            messages.append({"role": "tool", "tool_call_id": call["id"], "content": f"{at}\n{text}"})
+        left = left - 1 if message["tool_calls"] else 0
 
 
 def _tool(name: str) -> dict[str, Any]:
@@ -123,7 +125,7 @@ def _tool(name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "description": f"Does {name}.", "parameters": kinds}}
 
 
-def _answer(at: int, chance: random.Random) -> bytes:
+def _answer(at: int, chance: random.Random) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": f"I look into number {at} now.", "tool_calls": []}
     kind = chance.random()
     if kind < 0.55:
@@ -135,7 +137,7 @@ def _answer(at: int, chance: random.Random) -> bytes:
         message["tool_calls"] = [_call(at, chance.choice(("search", "fetch")), {"query": f"what is {at}"})]
     choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if message["tool_calls"] else "stop"}
     usage = {"prompt_tokens": 400, "completion_tokens": 40, "total_tokens": 440}
-    return json.dumps({"id": f"chatcmpl-{at}", "model": "bench", "choices": [choice], "usage": usage}).encode()
+    return {"id": f"chatcmpl-{at}", "model": "bench", "choices": [choice], "usage": usage}
 
 
 def _call(at: int, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -180,8 +182,9 @@ async def judged(number: int, seed: int, policies: PolicySet, settings: Settings
     return refused
 
 
-async def measure(number: int, seed: int, folder: Path) -> Seen:
-    """Record, replay, ask the bare engine, enforce."""
+async def measure(number: int, seed: int, folder: Path, off: Sequence[str] = ()) -> Seen:
+    """Record, replay, ask the bare engine, enforce. ``off``: policies that are left out."""
+    without = dict.fromkeys(off, "off")
     bundle = Bundle.load()
     settings = Settings.model_validate(
         {
@@ -190,7 +193,7 @@ async def measure(number: int, seed: int, folder: Path) -> Seen:
             "policies": {"data": ALLOWED},
         }
     )
-    usual = Sets(bundle, _without_data(settings), rollout=Rollout.of_modes({})).of("", None)
+    usual = Sets(bundle, _without_data(settings), rollout=Rollout.of_modes({}), changed=without).of("", None)
     before = await judged(number, seed, usual, settings)
     documents: list[Documents] = []
 
@@ -199,16 +202,16 @@ async def measure(number: int, seed: int, folder: Path) -> Seen:
         return documents[0]
 
     depth = settings.limits.json_depth
-    warm = Sets(bundle, settings, engine=keeping)
+    warm = Sets(bundle, settings, changed=without, engine=keeping)
     await replay(find_exchanges(settings.state_dir), warm, depth=depth)
-    again = Sets(bundle, settings)
+    again = Sets(bundle, settings, changed=without)
     began = time.process_time()
     found = await replay(find_exchanges(settings.state_dir), again, depth=depth, examples=number)
     cost = time.process_time() - began
     whole = warm.bundle
     bare = _bare(EmbeddedEngine(whole, 60.0), documents[0].asked)
     anew = settings.model_copy(update={"state_dir": folder / "now"})
-    after = await judged(number, seed, Sets(bundle, settings).of("", None), anew)
+    after = await judged(number, seed, Sets(bundle, settings, changed=without).of("", None), anew)
     place_of = {x.id: at for at, x in enumerate(find_exchanges(settings.state_dir))}
     examples = [one for (kind, _), some in found.tally.examples.items() if kind == "newly_denied" for one in some]
     newly = {place_of[change.exchange] for change in examples}
@@ -246,10 +249,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.replay", description=__doc__.partition("\n")[0])
     parser.add_argument("--exchanges", type=int, default=10_000, metavar="N", help="stored exchanges (10000)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--off", action="append", default=[], metavar="POLICY", help="leave a policy out (repeatable)")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="interlock-replay-") as folder:
-        seen = asyncio.run(measure(arguments.exchanges, arguments.seed, Path(folder)))
+        seen = asyncio.run(measure(arguments.exchanges, arguments.seed, Path(folder), arguments.off))
     if arguments.json:
         print(msgspec.json.encode(seen).decode())
     else:

@@ -125,7 +125,7 @@ class Background:
         self._said: dict[Source, list[str]] = {}
         found = orders_in(self._pieces, detect, DOUBTFUL)
         calls = calls_of_results(messages)
-        asked = {order.message: self._asked(calls[order.message]) for _, order in found}
+        asked = {message: self._asked(calls[message]) for message in {order.message for _, order in found}}
         self.orders = [order.model_copy(update={"asked": asked[order.message]}) for _, order in found]
         passages_at = [(nth, order.start, order.end, order.score >= GIVES_ORDERS) for nth, order in found]
         self._places = Places(self._pieces, passages_at)

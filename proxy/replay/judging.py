@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -28,7 +29,8 @@ from policies.model import (
     Signal,
     Stage,
 )
-from policies.provenance import Background
+from policies.orders import Passage
+from policies.provenance import Background, candidates
 from policies.redaction import CannotRedact, changes_of
 from policies.seen import NO_SETTINGS, ToolTable
 from policies.service import PolicySet
@@ -361,6 +363,12 @@ class Rejudge:
         return tuple([Missing(policy, "answer", why) for policy in enforced])
 
 
+@lru_cache(maxsize=512)
+def _passages(text: str) -> Sequence[Passage]:
+    """A run shows the same results with every request: each is looked at once."""
+    return candidates(text)
+
+
 class _Asking:
     """One exchange while it is asked about: what was recorded at each place, and what was found by now."""
 
@@ -375,7 +383,8 @@ class _Asking:
     def background(self, tools: ToolTable) -> Background:
         """What the model had seen."""
         if self._background is None:
-            self._background = Background(self.x.request.messages, self.x.request.tools, tools)
+            request = self.x.request
+            self._background = Background(request.messages, request.tools, tools, _passages)
         return self._background
 
     def orders(self, stage: Stage, tools: ToolTable) -> Sequence[OrderPassage]:
