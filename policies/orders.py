@@ -11,7 +11,7 @@ around it. The words and weights are data (``orders.yaml``); nothing is learnt, 
 The text is read as it is or, where it hides letters (zero width, look-alikes, full width, tags, escapes), without what
 hides them (``serving.plain``); and what is encoded in it (base64, hexadecimal) is read as well.
 
-Linear in the text: one automaton (RE2) reads each byte once, and at most ``MOST_SENTENCES`` sentences are weighed. A
+Linear in the text: one automaton (RE2) reads each byte once, and at most :func:`most_weighed` sentences are weighed. A
 text that has more is an order from there on: so nobody hides one behind ten thousand others.
 """
 
@@ -36,6 +36,8 @@ GIVES_ORDERS = 0.5
 """From this score on a passage counts as one that gives orders."""
 
 MOST_SENTENCES = 2000
+SENTENCE_PER = 150
+"""Sentences of a text that are weighed: so many, or one for so many characters where that is more."""
 AROUND = 500
 """Characters on each side that a sentence is compared with."""
 
@@ -220,7 +222,7 @@ class Detector:
             found.append(Passage(start, end, tuple(sorted(one.kinds)), score))
         if self._direct_score >= least:
             found += self._calls(text)
-        if len(weighed) == MOST_SENTENCES:
+        if len(weighed) == most_weighed(text):
             found.append(Passage(weighed[-1].sentence.end, len(text), ("many",), 1.0))
         return found
 
@@ -238,6 +240,7 @@ class Detector:
     def _weighed(self, sentences: Sentences) -> list[_Weighed]:
         text = sentences.text
         places = self._places(text)
+        most = most_weighed(text)
         first: list[tuple[Sentence, frozenset[int], set[str]]] = []
         done = -1
         for place in places:
@@ -254,7 +257,7 @@ class Detector:
             signs = _SIGNS.search(text, max(0, sentence.start - 12), sentence.start)
             has = frozenset(self._sentence.Match(signs[0] + written if signs else written) or ())
             first.append((sentence, has, head))
-            if len(first) == MOST_SENTENCES:
+            if len(first) == most:
                 break
         ordinary = [sentence.start for sentence, _, head in first if head]
         return [self._weigh(sentences, sentence, has, head, ordinary) for sentence, has, head in first]
@@ -338,6 +341,10 @@ class Detector:
             at = end
             places.append(place)
         return places
+
+
+def most_weighed(text: str) -> int:
+    return max(MOST_SENTENCES, len(text) // SENTENCE_PER)
 
 
 def _filled(expression: str, holes: dict[str, str]) -> str:
