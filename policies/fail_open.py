@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from policies.model import Severity
 from serving.settings import FailOpenSettings
 
-_SLICES = 10
+SLICES = 10
 _MAY_PASS = frozenset({Severity.INFO, Severity.LOW, Severity.MEDIUM})
 
 
@@ -28,9 +28,9 @@ class FailOpen:
     def __init__(self, settings: FailOpenSettings, clock: Callable[[], float]) -> None:
         self._share = settings.share
         self._least = settings.least
-        self._slice = settings.window_seconds / _SLICES
+        self._slice = settings.window_seconds / SLICES
         self._clock = clock
-        self._counts: dict[tuple[str, str], _Window] = {}
+        self._counts: dict[tuple[str, str], Window] = {}
 
     def asked(self, agent: str, policies: Iterable[str]) -> None:
         """A decision was wanted of these policies."""
@@ -50,14 +50,14 @@ class FailOpen:
         window.add(now, 0, 1)
         return True
 
-    def _window(self, agent: str, policy: str) -> _Window:
+    def _window(self, agent: str, policy: str) -> Window:
         known = self._counts.get((agent, policy))
         if known is None:
-            known = self._counts[(agent, policy)] = _Window()
+            known = self._counts[(agent, policy)] = Window()
         return known
 
 
-class _Window:
+class Window:
     """Slices of (number, asked, passed), the newest last, with their sums."""
 
     __slots__ = ("_asked", "_passed", "_slices")
@@ -82,7 +82,7 @@ class _Window:
         return self._asked, self._passed
 
     def _drop(self, now: int) -> None:
-        while self._slices and self._slices[0][0] <= now - _SLICES:
+        while self._slices and self._slices[0][0] <= now - SLICES:
             _, asked, passed = self._slices.popleft()
             self._asked -= asked
             self._passed -= passed

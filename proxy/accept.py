@@ -62,4 +62,4 @@ def read_request(
         if not found.hides.isdisjoint(surfaces):
             raise Refuse(found.code, found.message, param=found.param)
         unseen[found.param] = unseen.get(found.param, frozenset()) | found.hides
-    return dialect, view, {param: f"hides {', '.join(sorted(hides))}" for param, hides in unseen.items()}
+    return dialect, view, {param: f"unseen: hides {', '.join(sorted(hides))}" for param, hides in unseen.items()}

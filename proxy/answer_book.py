@@ -87,7 +87,7 @@ class AnswerBook:
             raise unknown("`previous_response_id`")
         if not surfaces.isdisjoint(("request", "tool_result")):
             raise unknown("`previous_response_id`", unfinished=found is not None)
-        return view, None, {"previous_response_id": "hides request, tool_result"}
+        return view, None, {"previous_response_id": "unseen: hides request, tool_result"}
 
     def begun(self, x: Exchange) -> None:
         """The answer of ``x`` has an id: it may be asked for from now on."""

@@ -11,6 +11,7 @@ from checks.jobs import jobs_for_answer, jobs_for_request
 from checks.scheduler import CheckScheduler
 from checks.verdict import CheckJob, Verdict
 from policies.model import CheckFact
+from proxy.coverage import UNJUDGED, CoverageWatch
 from proxy.exchange import Exchange
 from proxy.recorder import Recorder
 from serving.wire.vocabulary import ToolCall
@@ -20,8 +21,9 @@ from tracing.metrics import Metrics
 class Beside:
     """``scheduler`` is set once it is made (it needs :meth:`verdict` itself); None: no check is configured."""
 
-    def __init__(self, recorder: Recorder, metrics: Metrics) -> None:
+    def __init__(self, recorder: Recorder, metrics: Metrics, watch: CoverageWatch) -> None:
         self.scheduler: CheckScheduler | None = None
+        self.watch = watch
         self._recorder = recorder
         self._metrics = metrics
         self._asked: dict[str, Exchange] = {}
@@ -55,12 +57,23 @@ class Beside:
         x.checks_pending -= 1
         if x.checks_pending <= 0 and x.answered_ns:
             self._asked.pop(verdict.ref, None)
+        self._covered(x, verdict)
         run = x.sighting.run
         run.add_check(
             CheckFact(check=verdict.check, status=verdict.status, surface=verdict.surface, detail=verdict.detail)
         )
         if verdict.status == "blocked":
             run.add_finding(f"{verdict.check}/{verdict.surface}_blocked")
+
+    def _covered(self, x: Exchange, verdict: Verdict) -> None:
+        """Whether the check looked is part of what the exchange's record says of its coverage."""
+        if verdict.status in ("passed", "modified", "blocked"):
+            x.coverage.setdefault("checks", f"judged: {verdict.check}")
+        elif not x.coverage.get("checks", "").startswith(UNJUDGED):
+            x.coverage["checks"] = f"{UNJUDGED}: {verdict.check} on {verdict.surface}: {verdict.status}"
+            if x.covered:
+                self._metrics.coverage("checks", UNJUDGED)
+                self.watch.late(x, "checks")
 
     def forget(self, x: Exchange) -> None:
         """The exchange is settled; it is kept only while verdicts are still to come."""

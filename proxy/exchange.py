@@ -251,6 +251,7 @@ class Exchange:
     fetched: bool = False
     again: bool = False
     history: KeptHistory | None = None
+    covered: bool = False
     behind: list[tuple[ToolCall, str]] = field(default_factory=list)
     news_tools: tuple[str | None, ...] = ()
     news: tuple[SentMessage, ...] = field(init=False)

@@ -14,7 +14,7 @@ from proxy.exchange import Exchange
 from serving.wire.injection import Fingerprint, Injected, Uninjector, can_show_logprobs, inject
 from serving.wire.splice import Unspliceable
 
-_NOT_SHOWN = "not to be had: answers to such a request show none for tool calls"
+_NOT_SHOWN = "unjudged: not to be had: answers to such a request show none for tool calls"
 
 
 class Injecting:
@@ -64,6 +64,8 @@ class Injecting:
     @staticmethod
     def refused(x: Exchange, injected: Injected, status: int) -> None:
         """The model server does not take the injected request; the raw one is sent."""
+        if injected.logprobs:
+            x.coverage["logprobs"] = "unjudged: the model server takes no request for them"
         asked = " and ".join(name for name, was in (("logprobs", injected.logprobs), ("usage", injected.usage)) if was)
         x.coverage["injection"] = f"the request for {asked} was answered with {status}; the raw one was sent"
 

@@ -35,6 +35,7 @@ from policies.tool_digests import digests
 from proxy.approvals import Approvals
 from proxy.backgrounds import CALL_FACTS, ORDERS, Backgrounds, Histories
 from proxy.call_logprobs import call_logprobs
+from proxy.coverage import Coverage
 from proxy.exchange import Exchange, Outcome
 from proxy.gated_choice import Answer, Question, TextQuestion
 from proxy.gated_text import Found, Surface, TextRule
@@ -104,6 +105,7 @@ class Judge:
         self.texts: dict[Surface, TextRule] = {s: rule for s, rule in rules.items() if rule is not None and rule.holds}
         self._texts_beside = {s: rule for s, rule in rules.items() if rule is not None and not rule.holds}
         self._surfaces = self._enforced_surfaces()
+        self.coverage = Coverage(policies, holds_calls=self.holds_calls)
         self.wants_logprobs = policies.wants(Stage.TOOL_CALL, "call.logprobs")
         self._reads_logprobs = policies.reads_field(Stage.TOOL_CALL, "call.logprobs")
         self._named = {
@@ -389,6 +391,8 @@ class Judge:
         self._count(decision)
         if decision.errors:
             self._recorder.judge_failed(x, decision)
+            for error in decision.errors:
+                x.coverage |= self.coverage.failed(x, stage, error)
         for found in decision.findings:
             x.sighting.run.add_finding(f"{found.policy}/{found.finding.id}")
         if decision.asked:

@@ -26,6 +26,7 @@ from proxy.backgrounds import Histories
 from proxy.beside import Beside
 from proxy.breakers.admission import Admission
 from proxy.carry import CarryingServer, Upstream
+from proxy.coverage import CoverageWatch
 from proxy.exchange import Exchange
 from proxy.identity import ANONYMOUS, Identifier
 from proxy.judge import Judge
@@ -100,7 +101,7 @@ class DataPlane:
         self._stack.callback(journal.close)
         metrics.watch_journal(journal)
         recorder = self.recorder = make_recorder(settings, journal, metrics, self._alerts)
-        beside = Beside(recorder, metrics)
+        beside = Beside(recorder, metrics, CoverageWatch(settings.alerts, recorder))
         await self._start_checks(settings, beside)
         admission = self._admission
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from proxy.beside import Beside
 from proxy.breakers.admission import Admission
+from proxy.coverage import state_of
 from proxy.exchange import Exchange
 from proxy.live import Live
 from proxy.recorder import Recorder
@@ -70,10 +71,9 @@ class Settling:
         self._metrics.settled(x.agent, x.ending)
         if x.held_ns:
             self._metrics.held(x.held_ns / 1e9)
-        for outcome in x.outcomes.values():
-            self._metrics.coverage("tool_call", "not_needed" if outcome.outcome == "unasked" else "judged")
-        for surface in x.coverage:
-            self._metrics.coverage(surface, "unjudged")
+        for surface, said in x.coverage.items():
+            self._metrics.coverage(surface, state_of(said))
+        self._beside.watch.settled(x, x.coverage)
         if x.admitted is not None and x.admitted.lease.binding:
             for budget in await self._admission.budgets(x.agent, x.sighting.run.id):
                 if budget.scope != "run":
@@ -94,6 +94,9 @@ class Settling:
                 await self._admission.abandon(x.admitted)
         if x.seen.choices and not x.again and not x.seen.pending:
             await x.judge.response(x)
+        x.coverage = x.judge.coverage.of(x)
+        if x.checks_pending:
+            x.coverage.setdefault("checks", f"pending: {x.checks_pending}")
         cost = self._recorder.settled(x, counted, estimated=usage is None and bool(x.seen.choices))
         self._metrics.tokens(
             x.agent,

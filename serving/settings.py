@@ -287,6 +287,10 @@ class AlertSettings(_Section):
 
     webhooks: list[WebhookSettings] = []
     """Receivers."""
+    coverage_share: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """Of the exchanges in the window, more than this part with something unjudged: `coverage_falls`; 1: never."""
+    coverage_seconds: PositiveSeconds = 300.0
+    """The rolling window; with fewer than 20 exchanges in it nothing is said."""
 
 
 class BreakerSettings(_Section):

@@ -52,7 +52,7 @@ class Metrics:
         self._cost = self._counter("cost_usd", "What exchanges cost, as far as it is known.", "agent")
         self._unpriced = self._counter("unpriced_exchanges", "Exchanges of models without a price.", "agent")
         self._coverage = self._counter(
-            "coverage", "Surfaces of answers, and whether they were judged.", "surface", "state"
+            "coverage", "Surfaces of exchanges, and whether they were judged.", "surface", "state"
         )
         self._budget = Gauge(
             "interlock_budget_used_ratio",
@@ -136,7 +136,7 @@ class Metrics:
             self._count(self._unpriced, agent)
 
     def coverage(self, surface: str, state: str) -> None:
-        """``state``: judged, not_needed, unjudged."""
+        """``state``: that of ``proxy.coverage``."""
         self._count(self._coverage, surface, state)
 
     def watch_journal(self, journal: Journal | WriterLink) -> None:
