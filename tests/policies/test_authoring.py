@@ -202,7 +202,7 @@ def problems(opa: OpaTool, root: Path, body: str) -> list[tuple[str, int, str]]:
     ("body", "level", "text"),
     [
         ("input.call.nam == 1", "error", "input.call has no field nam; did you mean name"),
-        ("input.call.zzz == 1", "error", "input.call has no field zzz; there are: arguments, choice"),
+        ("input.call.zzz == 1", "error", "input.call has no field zzz; there are: arguments, changed, choice"),
         ("input.nothing", "error", "input has no field nothing; there are: budgets, call"),
         ("input.run.recent_calls.x == 1", "error", "undefined ref: input.run.recent_calls.x"),
         ('some s in input.signals; s.sett == "x"', "error", "undefined ref: s.sett; did you mean set"),
