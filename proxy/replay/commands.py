@@ -100,7 +100,10 @@ def state_of(arguments: argparse.Namespace, settings: Settings) -> Path:
     named = arguments.state_dir or os.environ.get("INTERLOCK_STATE_DIR") or settings.state_dir
     state = Path(named).expanduser()
     if not chains(state):
-        raise UsageError(f"no journal below {state} (--state-dir, INTERLOCK_STATE_DIR)")
+        where = (
+            "--state-dir or INTERLOCK_STATE_DIR names another folder; `interlock serve` and `interlock demo` make one"
+        )
+        raise UsageError(f"no journal below {state}: {where}")
     return state
 
 
