@@ -17,6 +17,7 @@ from policies.model import (
     CallNamed,
     DecisionInput,
     Identity,
+    MessageView,
     OrderedBy,
     OrderPassage,
     Origin,
@@ -306,6 +307,8 @@ def _request(random: Random) -> RequestFacts:
         model=random.choice([None, "tiny", "large", _text(random)]),
         n=random.choice([1, 2, 3, 10**30]),
         tool_choice=random.choice([None, "auto", "required", _value(random)]),
+        messages=[MessageView(role="tool", text=_text(random), index=at) for at in range(3)],
+        message_count=random.choice([3, 5]),
         sampling={random.choice(["temperature", "top_p", "n", "max_tokens", "x"]): _value(random) for _ in range(2)},
         orders=[
             OrderPassage(

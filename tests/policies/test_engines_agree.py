@@ -47,6 +47,7 @@ DATA: dict[str, dict[str, Any]] = {
     "interlock.sql": {"watch": True},
     "interlock.hidden_text": {"watch": True},
     "interlock.prompt_leak": {"watch": True},
+    "interlock.injected_results": {"watch": True},
     "interlock.egress": {"agents": {"reader": ["example.com"]}},
 }
 """What wakes every policy."""
