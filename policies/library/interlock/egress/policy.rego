@@ -62,6 +62,7 @@ own := settings.agents[input.identity.agent] if {
 } else := []
 
 named contains host if {
+	hosts.mentions_url(joined)
 	some text in texts
 	some host in hosts.of_urls(text)
 }
@@ -80,13 +81,15 @@ named contains host if {
 
 texts := values.of_call({"arguments": input.call.arguments, "raw": input.call.raw})
 
+# For the cheap questions: all of it at once.
+joined := lower(concat("\n", texts))
+
 # Hosts without a scheme are looked for if there is a list, or if what clouds' addresses are made of stands there.
 bare_hosts_count if count(allowed) > 0
 
 bare_hosts_count if {
-	some text in texts
 	some hint in settings.hints
-	contains(lower(text), hint)
+	contains(joined, hint)
 }
 
 command_texts contains text if {
