@@ -54,6 +54,8 @@ SURFACES = (
     Surface("order_result", ORDER, "in a tool's result", needs_calls=True, to_model=True),
     Surface("lawful", LAWFUL, "answer"),
 )
+TEXTS = frozenset({"secret_text", "secret_reasoning"})
+"""Surfaces that flow while they are judged."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 from policies.model import Mode
 from proxy.app import Interlock
-from proxy.selftest.canaries import Canary, Surface
+from proxy.selftest.canaries import ORDER, Canary, Surface
 from proxy.selftest.forms import FORMS, Form
 from proxy.selftest.hearing import heard
 from proxy.selftest.says import Vocabulary
@@ -32,6 +32,7 @@ from serving.settings import (
     CheckSettings,
     ListenSettings,
     ModelSettings,
+    PolicySettings,
     Settings,
     TracingSettings,
     UpstreamSettings,
@@ -40,6 +41,7 @@ from tracing.records import Decided, Opened, Refused
 from tracing.segments import read
 
 _SECONDS = 30.0
+_APPROVAL_SECONDS = 0.2
 _REFUSING = frozenset({"redact", "quarantine", "approve", "deny", "terminate"})
 
 
@@ -88,7 +90,7 @@ def for_test(settings: Settings, upstream: str, state_dir: Path, agent: str | No
         "state_dir": state_dir,
         "workers": 1,
         "agents": agents,
-        "policies": settings.policies.model_copy(update={"reload_seconds": 0.0}),
+        "policies": _impatient(settings.policies),
         "checks": CheckSettings(),
         "tracing": TracingSettings(capture="none", fsync=False, prices=settings.tracing.prices),
         "alerts": AlertSettings(),
@@ -96,6 +98,13 @@ def for_test(settings: Settings, upstream: str, state_dir: Path, agent: str | No
         "model": ModelSettings(),
     }
     return settings.model_copy(update=changed), key
+
+
+def _impatient(policies: PolicySettings) -> PolicySettings:
+    """Nobody changes the policies meanwhile, and nobody is there to approve a call."""
+    approval = policies.approval
+    brief = approval.model_copy(update={"seconds": min(approval.seconds, _APPROVAL_SECONDS)})
+    return policies.model_copy(update={"reload_seconds": 0.0, "approval": brief})
 
 
 def recording_all(settings: Settings, names: Iterable[str]) -> Settings:
@@ -132,14 +141,15 @@ async def _asked(session: aiohttp.ClientSession, url: str, upstream: CanaryUpstr
     headers = {"traceparent": f"00-{seen.trace_id}-{secrets.token_hex(8)}-00", "content-type": "application/json"}
     body = json.dumps(form.ask(model, surface, canaries, stream=cell.stream)).encode()
     answer = b""
-    with contextlib.suppress(aiohttp.ClientPayloadError):
+    with contextlib.suppress(aiohttp.ClientPayloadError, TimeoutError):
         async with session.post(url + form.path, data=body, headers=headers) as response:
             seen.status = response.status
             async for piece in response.content.iter_any():  # what came before the answer broke off counts too
                 answer += piece
-    told = heard(answer, vocabulary)
-    arrived = "\n".join(part.decode("utf-8", "replace") for part in upstream.received) if surface.to_model else told
-    found = [canary.found_in(arrived) for canary in canaries]
+    asked_for = "\n".join(part.decode("utf-8", "replace") for part in upstream.received)
+    found = [canary.found_in(asked_for if surface.to_model else heard(answer, vocabulary)) for canary in canaries]
+    if surface.canary == ORDER and not any(canary.found_in(asked_for) for canary in canaries):
+        found = [0]  # a model that is not shown the order does not follow it
     seen.reached, seen.missing = max(found), found.count(0)
     return seen
 

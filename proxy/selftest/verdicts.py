@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from policies.model import Mode
-from proxy.selftest.canaries import LAWFUL, SURFACES
+from proxy.selftest.canaries import LAWFUL, SURFACES, TEXTS
 from proxy.selftest.running import Cell, Seen
 
 Outcome = Literal["pass", "leak", "unjudged"]
@@ -66,7 +66,7 @@ class Verdicts:
         if wanted:
             return Verdict(seen.cell, "leak", self._why_leaked(seen, wanted), tuple(sorted(wanted)))
         if not finders:
-            return Verdict(seen.cell, "unjudged", "no policy of the bundle looks for it there")
+            return Verdict(seen.cell, "unjudged", "no policy of the bundle finds it there, with the data that it has")
         told = ", ".join(f"{name} ({self._mode(name)})" for name in sorted(finders))
         return Verdict(seen.cell, "unjudged", f"not enforced: {told} would find it", tuple(sorted(finders)))
 
@@ -83,7 +83,7 @@ class Verdicts:
         return Verdict(seen.cell, "unjudged", f"a lawful answer does not arrive: {by}")
 
     def _why_leaked(self, seen: Seen, wanted: set[str]) -> str:
-        if seen.stopped_by is not None and seen.cell.stream:
+        if seen.stopped_by is not None and seen.cell.stream and seen.cell.surface.name in TEXTS:
             return f"{seen.stopped_by} ended the answer when it had left: the policy holds no text back"
         if seen.stopped_by is not None:
             return f"{seen.stopped_by} decided, and it came through all the same"

@@ -13,6 +13,7 @@ from proxy.cli import main
 from proxy.selftest.canaries import SURFACES
 from proxy.selftest.forms import FORMS
 from tests.policies.support import built
+from tests.policies.test_rollout import written
 
 CELLS = {(form.name, stream, surface.name) for form in FORMS for stream in form.streams for surface in form.surfaces}
 OF = {
@@ -127,6 +128,34 @@ def test_policies_for_every_surface_pass_in_every_cell(
     assert status == 0
 
 
+def test_the_library_s_policies_on_orders_stop_them_before_the_model_or_after_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    modes = {"interlock.ordered_actions": "enforce"}
+    status, cells = selftest(tmp_path, capsys, policies={"modes": modes})
+    orders = {cell for cell in CELLS if cell[2] == "order_call"}
+    assert outcomes(cells, "pass") == STARTER | lawful() | orders
+    assert "ordered_actions" in cells["chat", True, "order_call"]["why"]
+    modes["interlock.injected_results"] = "enforce"
+    data = {"interlock.injected_results": {"watch": True}}
+    status, cells = selftest(tmp_path, capsys, policies={"modes": modes, "data": data})
+    orders |= {cell for cell in CELLS if cell[2] == "order_result"}
+    assert outcomes(cells, "pass") == STARTER | lawful() | orders
+    assert "injected_results" in cells["chat", True, "order_call"]["why"]
+    assert status == 0
+
+
+def test_a_call_that_waits_for_approval_gets_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policies = {
+        "modes": {"interlock.approvals": "enforce", "interlock.shell": "off"},
+        "data": {"interlock.approvals": {"tools": ["run_shell"]}},
+        "approval": {"seconds": 3600},
+    }
+    status, cells = selftest(tmp_path, capsys, policies=policies, listen={"admin_token": "an-operators-token"})
+    assert outcomes(cells, "pass") == STARTER | lawful()
+    assert status == 0
+
+
 @pytest.mark.opa
 def test_a_policy_that_holds_nothing_leaks_what_left_before_the_match(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], opa_binary: Path
@@ -139,6 +168,19 @@ def test_a_policy_that_holds_nothing_leaks_what_left_before_the_match(
     assert outcomes(cells, "leak") == {cell for cell in texts if cell[1]}
     assert "holds no text back" in cells["chat", True, "secret_text"]["why"]
     assert status == 1
+
+
+def test_each_agent_is_tested_as_the_rollout_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = written(tmp_path / "rollout", "modes:\n  interlock.shell: {default: enforce, agents: {lax: off}}\n")
+    config = tmp_path / "interlock.yaml"
+    agents = {"careful": {"keys": ["ilk-careful"], "run_tokens": 1}, "lax": {"keys": ["ilk-lax"]}}
+    config.write_text(json.dumps({"policies": {"rollout": str(folder)}, "agents": agents}))
+    config.chmod(0o600)
+    assert main(["selftest", "--config", str(config), "--json"]) == 1
+    told = {one["agent"]: one for one in json.loads(capsys.readouterr().out)["agents"]}
+    shells = sum(cell[2] in OF["interlock.shell"] for cell in CELLS)
+    assert {name: one["counts"]["leak"] for name, one in told.items()} == {"careful": 0, "lax": shells}
+    assert main(["selftest", "--config", str(config), "--agent", "careful", "--json"]) == 0
 
 
 def test_what_is_wrong_with_the_settings_is_said_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
