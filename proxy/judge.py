@@ -333,9 +333,9 @@ class Judge:
         known = None if behind else await self._backgrounds.call(x, call, arguments)
         facts = self._call_facts(x, call, arguments, known)
         decision = await self._decide(x, Stage.TOOL_CALL, place, call=facts, without=behind)
-        if decision.action in CANNOT_CHANGE:
-            text = f"Blocked by policy {decision.rule}. The tool call was not executed."
-            return self._refused(call, offered, "denied", decision.rule, text)
+        if (rule := _wants_change(decision)) is not None:
+            text = f"Blocked by policy {rule}. The tool call was not executed."
+            return self._refused(call, offered, "denied", rule, text)
         if decision.action is Action.APPROVE and await self._approvals.granted(x, call, decision):
             return Outcome(call, "approved", decision.rule)
         if decision.refusal is not None:
@@ -410,3 +410,15 @@ class Judge:
             elif found.mode is not Mode.ENFORCE:
                 action = found.finding.action.value
                 self._metrics.decision(decision.stage.value, action, found.policy, found.mode.value)
+
+
+def _wants_change(decision: Decision) -> str | None:
+    """The rule that wants a call changed, where nothing stricter refuses it: that cannot be done, and an operator's
+    approval, which another rule asks for, does not do it either."""
+    if decision.action not in (*CANNOT_CHANGE, Action.APPROVE):
+        return None
+    for found in decision.findings:
+        counts = found.mode is Mode.ENFORCE and found.exception is None
+        if counts and found.finding.action in CANNOT_CHANGE:
+            return f"{found.policy}/{found.finding.id}"
+    return None

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
-
-import aiohttp
 
 from proxy.exchange import Exchange
 from proxy.streamed import Killed, Stopping
@@ -33,10 +31,11 @@ class Live:
 
     def __init__(self) -> None:
         self._exchanges: dict[str, Exchange] = {}
-        self._streams: dict[str, aiohttp.StreamReader] = {}
+        self._streams: dict[str, Callable[[Stopping | Killed], None]] = {}
         self._settling: set[asyncio.Task[None]] = set()
         self._underway = 0
         self._epoch = _Epoch()
+        self._epochs: list[_Epoch] = []
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -57,10 +56,13 @@ class Live:
 
     async def passed(self) -> None:
         """Wait until every request that is under way now is over, and on record."""
-        epoch, self._epoch = self._epoch, _Epoch()
-        if epoch.underway:
-            epoch.empty = asyncio.Event()
-            await epoch.empty.wait()
+        begun, self._epoch = self._epoch, _Epoch()
+        epochs = [epoch for epoch in (*self._epochs, begun) if epoch.underway]
+        self._epochs = epochs
+        for epoch in epochs:  # one of an earlier epoch may have got its judge late: its body took so long
+            if epoch.underway:
+                epoch.empty = epoch.empty or asyncio.Event()
+                await epoch.empty.wait()
         settling = set(self._settling)
         if settling:
             await asyncio.wait(settling)
@@ -74,10 +76,10 @@ class Live:
         self._exchanges.pop(x.id, None)
 
     @contextmanager
-    def streaming(self, x: Exchange, content: aiohttp.StreamReader) -> Iterator[None]:
-        """While ``content`` is read: what ends the stream is said there, and the task is left alone."""
+    def streaming(self, x: Exchange, end: Callable[[Stopping | Killed], None]) -> Iterator[None]:
+        """While an answer flows: ``end`` is told what ends it, and the task is left alone."""
         x.waiting = None
-        self._streams[x.id] = content
+        self._streams[x.id] = end
         try:
             yield
         finally:
@@ -85,8 +87,8 @@ class Live:
 
     def stop_streams(self) -> None:
         """End what still flows as the model server's own SIGTERM would."""
-        for content in list(self._streams.values()):
-            content.set_exception(Stopping())
+        for end in list(self._streams.values()):
+            end(Stopping())
 
     def cut(self, agent: str | None, run: str | None) -> None:
         """End what runs now of a killed run, of an agent, or (both None) everything: a stream is cut, and what has
@@ -95,8 +97,8 @@ class Live:
             if agent not in (None, x.agent) or run not in (None, x.sighting.run.id):
                 continue
             x.killed = True
-            if (content := self._streams.get(x.id)) is not None:
-                content.set_exception(Killed(KILLED))
+            if (end := self._streams.get(x.id)) is not None:
+                end(Killed(KILLED))
             elif x.waiting is not None:
                 x.waiting.cancel()
 

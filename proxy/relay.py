@@ -402,7 +402,7 @@ class Relay:
         response = like(answer)
         response.headers.popall(hdrs.CONTENT_LENGTH, None)  # a refusal may change it; vLLM's streams have none
         try:
-            with self.live.streaming(x, answer.content):
+            with self.live.streaming(x, partial(flow.end, answer.content)):
                 await response.prepare(request)
                 await flow.run(answer.content, Outlet(request))
         except UpstreamBroke:

@@ -24,10 +24,11 @@ RECENT_ARGUMENTS = 1024
 RECENT_NAME = 256
 FINDINGS_KEPT = 64
 CHECKS_KEPT = 32
-CHANGES_KEPT = 512
+CHANGES_KEPT = 1024  # two of most messages
 TOOLS_KEPT = 256
-RUN_BYTES, NODE_BYTES, ID_BYTES, CALL_BYTES = 768, 224, 160, 192
-"""What a run, a point of its history, a call's id there and a call of late take beside their texts, about."""
+RUN_BYTES, NODE_BYTES, ID_BYTES, CALL_BYTES, CHANGE_BYTES = 768, 224, 160, 192, 224
+"""What a run, a point of its history, a call's id there, a call of late and a changed message take beside their texts,
+about."""
 _ID_CHARACTERS = 64
 TRIPPED, LIVE, KILLED = 1, 2, 3
 
@@ -139,6 +140,7 @@ class Run(Item):
             return RUN_BYTES + self.nodes_bytes
         texts = sum(map(text_bytes, self.findings)) + sum(map(text_bytes, self.names))
         texts += sum(CALL_BYTES + text_bytes(fact.detail or "") for fact in self.checks)
+        texts += sum(CHANGE_BYTES + change.weight for change in self.changes.values())
         return RUN_BYTES + self.nodes_bytes + len(self.tools) + texts + sum(call.weight for call in self.recent)
 
     def offered(self, tools: Mapping[str, str]) -> frozenset[str]:
@@ -174,6 +176,10 @@ class Run(Item):
         back. Raises :class:`TooManyChanges`: what was withheld once must not come back because it was forgotten."""
         if len(self.changes.keys() | changes.keys()) > CHANGES_KEPT:
             raise TooManyChanges
+        self.told_changes(changes)
+
+    def told_changes(self, changes: Mapping[str, TextChange]) -> None:
+        """The same of changes that another process has made already, and that bounded them."""
         self.changes = {**self.changes, **changes}
 
     def facts(self) -> RunFacts:

@@ -88,6 +88,7 @@ class StreamedAnswer:
         self._broke = False
         self._stopped = False
         self._killed: str | None = None
+        self._halted: asyncio.Future[None] | None = None
         self._reader = reader
         if gate.takes_runs and isinstance(reader, ReadsRuns):
             reader.runs = True
@@ -98,6 +99,12 @@ class StreamedAnswer:
         self._verdicts: set[asyncio.Task[None]] = set()
         self._next_extend: float = _EXTEND_EVERY if extend is not None else math.inf
         self._told: set[int] = set()
+
+    def end(self, content: aiohttp.StreamReader, problem: Stopping | Killed) -> None:
+        """End it from outside, also where nothing is read any more and only a verdict is waited for."""
+        content.set_exception(problem)
+        if self._halted is not None and not self._halted.done():
+            self._halted.set_result(None)
 
     async def run(self, content: aiohttp.StreamReader, client: Client) -> None:
         """Until the answer is over, cut, or broken (:class:`UpstreamBroke`: nothing more may be sent)."""
@@ -112,6 +119,7 @@ class StreamedAnswer:
         gate = self._gate
         read: asyncio.Task[bytes] | None = None
         over = False  # upstream has nothing more to say
+        halted = self._halted = asyncio.get_running_loop().create_future()
         try:
             while not gate.over:
                 goes_on = True
@@ -120,11 +128,12 @@ class StreamedAnswer:
                 else:
                     if read is None and not over and gate.held_bytes <= self._limit:
                         read = asyncio.ensure_future(self._read(content))
-                    waits: set[asyncio.Task[bytes] | asyncio.Task[None]] = {*self._verdicts}
+                    waits: set[asyncio.Task[bytes] | asyncio.Task[None] | asyncio.Future[None]] = {*self._verdicts}
                     if read is not None:
                         waits.add(read)
                     if not waits:
                         break
+                    waits.add(halted)
                     alive = self._alive_seconds if self._verdicts else None
                     done, _ = await asyncio.wait(waits, timeout=alive, return_when=asyncio.FIRST_COMPLETED)
                     if not done:
@@ -135,6 +144,8 @@ class StreamedAnswer:
                     if read is not None and read.done():
                         goes_on = self._take(read.result())
                         read = None
+                    elif read is None and halted.done() and (problem := content.exception()) is not None:
+                        goes_on = self._ended_by(problem)
                 if not goes_on:
                     over = True
                     if self._x.undo is not None:
@@ -224,7 +235,7 @@ class StreamedAnswer:
             self._ended_by(problem)
         return b""
 
-    def _ended_by(self, problem: Exception) -> bool:
+    def _ended_by(self, problem: BaseException) -> bool:
         """Why there is nothing more to read."""
         if isinstance(problem, Killed):
             self._killed = str(problem)

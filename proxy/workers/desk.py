@@ -277,7 +277,7 @@ class Peer:
                 run.tripped = cause
             case words.Noted(_, finding, check, changes):
                 if changes is not None:
-                    run.add_changes(changes)
+                    run.told_changes(changes)
                 if finding is not None:
                     run.add_finding(finding)
                 if check is not None:

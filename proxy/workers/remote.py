@@ -190,7 +190,7 @@ class RemoteRun(Run):
         if word.check is not None:
             super().add_check(CheckFact.model_validate(word.check))
         if word.changes is not None:
-            super().add_changes(word.changes)
+            self.told_changes(word.changes)
 
     def now(self, state: words.RunNow) -> None:
         """As the parent has it."""

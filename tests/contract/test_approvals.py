@@ -39,6 +39,14 @@ tool_call contains {
 	"message": "Payments need a person.",
 	"tags": [],
 } if input.call.name == "pay"
+
+tool_call contains {
+	"id": "much",
+	"severity": "high",
+	"action": "redact",
+	"message": "So much is not to be seen.",
+	"tags": [],
+} if input.call.arguments.usd > 999
 """
 PAY = Call("pay", '{"usd": 3, "to": "kim@corp.dk"}')
 TOKEN = "operators"
@@ -160,6 +168,48 @@ async def test_a_client_that_goes_away_takes_its_question_with_it(bundle: Path, 
             return not await waiting(session)
 
         await until(none, 20)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_kill_ends_what_waits(bundle: Path, tmp_path: Path, stream: bool) -> None:
+    """Also where the model server has said all, and only the verdict is waited for."""
+    api = APIS["chat"]
+    async with asking(bundle, tmp_path) as (stage, interlock), admin(interlock) as session:
+        stage.script = script(api, stream)
+        given = asyncio.ensure_future(send(stage.port, post(api.ask(stream=stream), path=api.path)))
+        await until(lambda: waiting(session), 20)
+        (one,) = await waiting(session)
+        await asyncio.sleep(0.3)
+        async with session.post(f"/v1/runs/{one['run']}/kill", json=ORDER) as answer:
+            assert answer.status == 200
+        async with asyncio.timeout(10):
+            body = parse(await given).body
+        assert b"usd" not in body and (b"an operator stopped this run" in body)
+        assert await answered(session, "approve", one["id"]) == 404
+    assert not records(tmp_path, CallOutcome)
+
+
+async def test_a_shutdown_ends_what_waits(bundle: Path, tmp_path: Path) -> None:
+    api = APIS["chat"]
+    async with asking(bundle, tmp_path) as (stage, interlock), admin(interlock) as session:
+        stage.script = script(api, True)
+        given = asyncio.ensure_future(send(stage.port, post(api.ask(stream=True), path=api.path)))
+        await until(lambda: waiting(session), 20)
+        await asyncio.sleep(0.3)
+    body = parse(await given).body
+    assert b"usd" not in body and b"shutting down" in body
+
+
+async def test_nobody_can_approve_what_another_rule_wants_changed(bundle: Path, tmp_path: Path) -> None:
+    """A call cannot be changed, so it is refused; an approval is stricter than a change, and not in its place."""
+    api = APIS["chat"]
+    async with asking(bundle, tmp_path) as (stage, _):
+        stage.script = answering(api.body(Say("", "I pay.", (Call("pay", '{"usd": 1000}'),))))
+        async with asyncio.timeout(10):
+            body = parse(await send(stage.port, post(api.ask(stream=False), path=api.path))).body
+    assert b"usd" not in body and b"team.ask/much" in body
+    (outcome,) = records(tmp_path, CallOutcome)
+    assert (outcome.outcome, outcome.rule) == ("denied", "team.ask/much")
 
 
 async def test_no_more_than_so_many_wait(bundle: Path, tmp_path: Path) -> None:

@@ -174,6 +174,31 @@ async def test_what_was_changed_once_is_changed_again_at_every_later_turn(stages
     await until(lambda: decided(stage.state)[-1].action == "allow", 20)  # at the last turn nothing new was to withhold
 
 
+async def test_what_was_changed_once_is_changed_again_with_other_white_space(stages: dict[str, Asking]) -> None:
+    """A message with more white space around it, or an answer with more within, is the same one and no news."""
+    stage, api = stages["enforce"], APIS["chat"]
+    call = {"id": "call_7", "type": "function", "function": {"name": "read", "arguments": "{}"}}
+
+    def turns(around: str, within: str) -> list[dict[str, Any]]:
+        return [
+            {"role": "user", "content": f"Read it.{around}"},
+            {"role": "assistant", "content": f"I ask{within} {MAIL}{within} then.", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "call_7", "content": f"{around}{POISON}{around}"},
+            {"role": "user", "content": f"{around}{PRIVATE}"},
+        ]
+
+    body = api.body(Say("", "So be it."))
+    goes_on = [{"role": "assistant", "content": "So be it."}, {"role": "user", "content": "And?"}]
+    for first, later in (("", " \n"), ("\t", "")):
+        for words, more in ((first, []), (later, goes_on)):
+            asked: dict[str, Any] = {"model": "m", "messages": [*turns(words, words), *more]}
+            sent = json.loads(await stage.asks(api.path, asked, body))
+            assert "Mallory" not in json.dumps(sent) and MAIL not in json.dumps(sent)
+            assert sent["messages"][2]["content"] == NOTICE
+            assert sent["messages"][1]["content"] == f"I ask{words} [address]{words} then."
+            assert sent["messages"][3]["content"] == words + MASKED
+
+
 async def test_in_shadow_not_a_byte_changes(stages: dict[str, Asking]) -> None:
     for path, texts in TEXTS.items():
         value = planted(BODIES[path], texts[0], POISON + " " + PRIVATE)

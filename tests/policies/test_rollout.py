@@ -81,6 +81,12 @@ def test_a_teams_policies_are_its_own_affair(tmp_path: Path) -> None:
     assert others["interlock.paths"] is Mode.SHADOW
 
 
+def test_no_team_has_the_librarys_name(tmp_path: Path) -> None:
+    """Its policies would be that team's own, and off for everybody else."""
+    with pytest.raises(RolloutError, match="not named after a team"):
+        Rollout.load(written(tmp_path, interlock="modes: {}"))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

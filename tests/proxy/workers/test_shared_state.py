@@ -16,9 +16,11 @@ from proxy.breakers.admission import Admitted, Denied, run_scope
 from proxy.breakers.budgets import Estimate
 from proxy.breakers.store import Charge, Shortage
 from proxy.refusals import Refuse
+from proxy.run import CHANGES_KEPT, TooManyChanges
 from proxy.workers import remote, words
 from proxy.workers.link import connect
 from proxy.workers.remote import ParentGone
+from serving.wire.message_texts import TextChange
 from serving.wire.vocabulary import Usage
 from tests.proxy.breakers.made_up import Harness, book, call_id, request, said
 from tests.proxy.test_runs_properties import TURNS
@@ -93,6 +95,24 @@ async def test_findings_and_verdicts_of_a_run_reach_the_workers_that_have_it_und
         later = (await two.runs.identify("alice", asked, "job")).run
         assert later is there
         assert (later.tokens, later.cost, later.findings) == (7, 0.5, ("interlock.shell/destructive",))
+
+
+async def test_more_changes_by_two_workers_than_one_may_make_are_all_remembered(tmp_path: Path) -> None:
+    """Each keeps within the bound; what they add up to costs neither its parent."""
+    async with shared(tmp_path) as desk:
+        sides = await desk.side(1), await desk.side(2)
+        seen = [await side.runs.identify("alice", request(said("user", "Go.")), "job-1") for side in sides]
+        assert seen[0].run.id == seen[1].run.id
+        for number, sighting in enumerate(seen):
+            change = TextChange(whole="Withheld.")
+            sighting.run.add_changes({f"{number}.{at}": change for at in range(CHANGES_KEPT * 2 // 3)})
+        for side in sides:
+            await side.told()
+            assert not side.caller.gone.is_set()
+        (kept,) = desk.state.runs
+        assert len(kept.changes) == 2 * (CHANGES_KEPT * 2 // 3)
+        with pytest.raises(TooManyChanges):
+            kept.add_changes({"another": TextChange(whole="Withheld.")})
 
 
 async def test_a_run_is_under_way_while_any_worker_has_an_exchange_of_it(tmp_path: Path) -> None:
