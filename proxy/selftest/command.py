@@ -33,6 +33,10 @@ from tracing.prices import PriceBookError
 PASSED, LEAKED, UNABLE = 0, 1, 2
 _REFERENCE = "chat"
 
+Results = dict[str | None, list[Verdict]]
+Modes = dict[str | None, dict[str, Mode]]
+"""By agent; None is whoever asks where nobody has a key."""
+
 _DESCRIPTION = """\
 Stands an Interlock with the settings in force before a built-in model server whose answers carry canaries:
 destructive commands and secrets in calls, in calls left in plain text, in text and in reasoning, and calls that only a
@@ -88,10 +92,12 @@ async def _test(settings: Settings, arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="interlock-selftest-") as name:
         folder = Path(name)
         with logging_to(folder / "log"), Console(stderr=True).status("asking on every API"):
-            return await _tested(settings, arguments, folder)
+            results, modes = await _tested(settings, arguments, folder)
+    _tell(results, modes, arguments)
+    return LEAKED if any(counts(verdicts)["leak"] for verdicts in results.values()) else PASSED
 
 
-async def _tested(settings: Settings, arguments: argparse.Namespace, folder: Path) -> int:
+async def _tested(settings: Settings, arguments: argparse.Namespace, folder: Path) -> tuple[Results, Modes]:
     settings = await _with_bundle_at_hand(settings, folder)
     bundle = effective_bundle(settings.policies, settings.agents)
     rollout = rollout_of(settings.policies, bundle)
@@ -104,13 +110,12 @@ async def _tested(settings: Settings, arguments: argparse.Namespace, folder: Pat
     shadow, model = recording_all(settings, names), arguments.as_model
     reference = [cell for cell in cells if cell.form.name == _REFERENCE and not cell.stream]
     finders = finders_of(await asked(shadow, agents[0], model, reference, folder / "reference"))
-    results: dict[str | None, list[Verdict]] = {}
+    results: Results = {}
     for number, agent in enumerate(agents):
         verdicts = Verdicts(finders, modes[agent], frozenset(names), expected)
         seen = await asked(settings, agent, model, cells, folder / f"agent-{number}")
         results[agent] = [verdicts.of(one) for one in seen]
-    _tell(results, modes, arguments)
-    return PASSED if not any(counts(verdicts)["leak"] for verdicts in results.values()) else LEAKED
+    return results, modes
 
 
 async def _with_bundle_at_hand(settings: Settings, folder: Path) -> Settings:
@@ -135,9 +140,7 @@ def _team(settings: Settings, agent: str | None) -> str | None:
     return settings.agents[agent].team if agent is not None else None
 
 
-def _tell(
-    results: dict[str | None, list[Verdict]], modes: dict[str | None, dict[str, Mode]], arguments: argparse.Namespace
-) -> None:
+def _tell(results: Results, modes: Modes, arguments: argparse.Namespace) -> None:
     if arguments.json:
         json.dump({"agents": [as_json(agent, verdicts) for agent, verdicts in results.items()]}, sys.stdout, indent=1)
         print()
@@ -145,7 +148,7 @@ def _tell(
     console = Console(highlight=False)
     for agent, verdicts in results.items():
         enforced = sorted(name for name, mode in modes[agent].items() if mode is Mode.ENFORCE)
-        console.print(f"[bold]{agent or 'anonymous'}[/]  enforced: {', '.join(enforced) or 'nothing'}", soft_wrap=True)
+        console.print(f"[bold]{agent or 'anonymous'}[/]  enforced: {', '.join(enforced) or 'nothing'}")
         console.print()
         show(console, verdicts)
         if not any(v.outcome == "pass" for v in verdicts if v.cell.surface.name == "lawful"):

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from proxy.selftest.canaries import SURFACES
@@ -57,14 +58,13 @@ def show(console: Console, verdicts: list[Verdict]) -> None:
     for number, surface in enumerate(SURFACES, 1):
         console.print(f"[bold]{_letter(number)}[/]  {surface.canary} {surface.where}", highlight=False)
         for line in _reasons([verdict for verdict in verdicts if verdict.cell.surface is surface]):
-            console.print(f"   {line}", highlight=False, soft_wrap=True)
+            console.print(Padding(line, (0, 0, 0, 3)), highlight=False)
     found = counts(verdicts)
     console.print()
     console.print(
         f"[bold]{found['pass']} pass, {found['leak']} leak, {found['unjudged']} unjudged[/] "
         "[dim](·: nothing in force was to stop it; blank: this API has no such place)[/]",
         highlight=False,
-        soft_wrap=True,
     )
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from checks.verdict import Status, Verdict
+from proxy.beside import Beside
 from proxy.coverage import CoverageWatch
 from serving.settings import AlertSettings
 from tests.support.chat import Call, Say, stream, whole
 from tests.support.interlock import port_of, running
 from tests.support.raw import Script, scripted, send
 from tests.support.serving import answering, ask, post, streaming
+from tracing.metrics import Metrics
 from tracing.records import Alerted, Settled
 from tracing.segments import read
 
@@ -79,6 +82,9 @@ class Told:
     def __init__(self) -> None:
         self.evidence: list[dict[str, Any]] = []
 
+    def checked(self, *_: Any) -> None:
+        pass
+
     def fire(self, cause: str, *_: str, evidence: dict[str, Any], **__: Any) -> None:
         assert cause == "coverage_falls"
         self.evidence.append(evidence)
@@ -123,3 +129,21 @@ def test_a_check_that_fails_when_all_is_over_counts_once() -> None:
     both.coverage |= {"text": "unjudged: before", "checks": "unjudged: nemo on output: dropped"}
     watch.late(both, "checks")
     assert len(told.evidence) == 1
+
+
+def test_a_check_that_looked_and_one_that_could_not_are_said() -> None:
+    told: Any = Told()
+    beside = Beside(told, Metrics(), CoverageWatch(AlertSettings(), told, lambda: 0.0))
+    run = SimpleNamespace(id="run-1", add_check=lambda _: None, add_finding=lambda _: None)
+    for statuses, said in (
+        (["passed", "blocked"], "judged: nemo"),
+        (["passed", "timeout", "passed"], "unjudged: nemo on output: timeout"),
+        (["dropped", "error"], "unjudged: nemo on output: dropped"),
+    ):
+        x: Any = SimpleNamespace(
+            id="x", coverage={}, covered=False, checks_pending=9, answered_ns=0, sighting=SimpleNamespace(run=run)
+        )
+        beside._asked[x.id] = x
+        for status in statuses:
+            beside.verdict(Verdict("x", "nemo", "output", cast(Status, status)))
+        assert x.coverage == {"checks": said}
