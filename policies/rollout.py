@@ -194,8 +194,6 @@ class Rollout:
             raise RolloutError(f"{folder}: has no platform.yaml; write one, or drop policies.rollout")
         teams: dict[str, Document] = {}
         for path in sorted((folder / "teams").glob("*.yaml")):
-            if not _TEAM.match(path.stem) or path.stem in _NO_TEAMS:
-                raise RolloutError(f"{path}: is not named after a team")
             teams[path.stem] = _document(path, path.stem, signers)
         missing = set(signers) - {PLATFORM, *teams}
         if missing:
@@ -206,6 +204,9 @@ class Rollout:
 
     @classmethod
     def _made(cls, platform: Document, teams: Mapping[str, Document]) -> Rollout:
+        for name in teams:
+            if not _TEAM.match(name) or name in _NO_TEAMS:
+                raise RolloutError(f"teams/{name}.yaml: is not named after a team")
         told = {PLATFORM: platform.model_dump(mode="json", exclude_defaults=True)} | {
             f"team {name}": document.model_dump(mode="json", exclude_defaults=True) for name, document in teams.items()
         }

@@ -93,19 +93,20 @@ class Reloader:
 
     async def look(self) -> bool:
         """Look once; gives whether other policies are in force now."""
+        away = False
         if self._fetched is not None:
             try:
                 await self._fetched.fetch()
-            except BundleError as problem:
+            except BundleError as problem:  # the roll-out on disk may have changed all the same
                 self._failed(str(problem))
-                return False
+                away = True
         stamp = await asyncio.to_thread(self._stamp)
         settled, self._seen = stamp == self._seen, stamp
         if stamp == self._loaded:
-            if not self._unusable:
+            if not self._unusable and not away:
                 self._recorder.resolve(_CAUSE, _SUBJECT, "*")
             return False
-        if not settled and self._fetched is None:
+        if not settled:
             return False
         self._loaded, self._unusable = stamp, True
         return await self._load()

@@ -22,6 +22,8 @@ from policies.engines.base import Cause, EngineError
 from policies.model import Stage
 
 QUERY = {"provenance": "true"}
+_AFTER_IT_WAS_SENT = frozenset({408, 502, 504})
+"""What a balancer says of a server that took too long, or went away, over what it was sent."""
 
 
 class OpaEngine:
@@ -79,13 +81,15 @@ class OpaEngine:
         except aiohttp.ClientResponseError as error:
             cause = _cause_of(error.status)
             text = f"OPA answered {error.status} {error.message}"
-            raise EngineError(cause, text, excusable=cause == "engine") from error
+            excusable = cause == "engine" and error.status not in _AFTER_IT_WAS_SENT
+            raise EngineError(cause, text, excusable) from error
         except TimeoutError as error:
             raise EngineError(
                 "engine", f"OPA did not answer within {self._timeout} s, or what was left of them"
             ) from error
         except aiohttp.ClientError as error:
-            raise EngineError("engine", f"OPA is not reachable: {type(error).__name__}", excusable=True) from error
+            excusable = isinstance(error, aiohttp.ClientConnectorError)  # a server may also die of what it was sent
+            raise EngineError("engine", f"OPA is not reachable: {type(error).__name__}", excusable) from error
         except ValueError as error:
             raise EngineError("engine", "OPA's answer is not JSON") from error
         if not isinstance(body, dict):

@@ -279,6 +279,29 @@ async def test_a_signed_bundle_is_fetched_and_the_last_good_one_kept(
     assert bundles == [two["old"].digest] * 5 + [two["new"].digest] * 2
 
 
+async def test_a_rollout_on_disk_is_taken_up_while_the_url_of_the_bundle_is_away(
+    upstream: ScriptedUpstream, two: dict[str, Bundle], tmp_path: Path
+) -> None:
+    key = make_keys(tmp_path / "mine.pem")
+    two["old"].signed(read_private(tmp_path / "mine.pem")).write(tmp_path / "made.tar.gz")
+    files: dict[str, Any] = {"bundle": (tmp_path / "made.tar.gz").read_bytes()}
+    rollout, state = tmp_path / "rollout", tmp_path / "state"
+    rollout.mkdir()
+    (rollout / "platform.yaml").write_text("modes: {}\n")
+    async with offering(files) as url:
+        policies = {
+            "bundle_url": url,
+            "bundle_token": "let-me",
+            "bundle_keys": [key],
+            "rollout": rollout,
+            "reload_seconds": 0.05,
+        }
+        async with running(upstream.url, state, policies=policies):
+            files["bundle"] = None
+            (rollout / "platform.yaml").write_text(f"modes: {json.dumps(ENFORCED)}\n")
+            await until(lambda: any(isinstance(entry.record, Operated) for entry in read(state)), 20)
+
+
 async def test_a_bundle_must_be_signed_where_a_key_is_named(two: dict[str, Bundle], tmp_path: Path) -> None:
     folder, key = tmp_path / "bundle", make_keys(tmp_path / "key.pem")
     policies = {"bundle": folder, "bundle_keys": [key], "modes": ENFORCED}

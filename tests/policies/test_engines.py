@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,34 @@ async def test_an_opa_that_has_no_time_left_is_the_engines_fault(opa_binary: Pat
             await engine.ask_all(Stage.TOOL_CALL, b"{}", seconds=0)
         await engine.close()
     assert (caught.value.cause, caught.value.excusable) == ("engine", False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "excusable"),
+    [(b"", False), (b"HTTP/1.1 504 Too Slow\r\nContent-Length: 0\r\n\r\n", False), (None, True)],
+    ids=["dies of it", "a balancer gives up", "not there"],
+)
+async def test_only_a_server_that_is_not_there_before_it_is_asked_may_be_excused(
+    answer: bytes | None, excusable: bool
+) -> None:
+    """Or an input of which a server dies would draw on the budget of what may pass unjudged."""
+
+    async def dies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer or b"")
+        writer.close()
+
+    server = await asyncio.start_server(dies, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    if answer is None:
+        server.close()
+    engine = opa_engine(Bundle.load(), f"http://127.0.0.1:{port}")
+    await engine.start()
+    with pytest.raises(EngineError) as caught:
+        await engine.ask_all(Stage.TOOL_CALL, b"{}")
+    await engine.close()
+    server.close()
+    assert (caught.value.cause, caught.value.excusable) == ("engine", excusable)
 
 
 def test_an_opa_url_with_a_path_is_refused() -> None:

@@ -85,6 +85,8 @@ def test_no_team_has_the_librarys_name(tmp_path: Path) -> None:
     """Its policies would be that team's own, and off for everybody else."""
     with pytest.raises(RolloutError, match="not named after a team"):
         Rollout.load(written(tmp_path, interlock="modes: {}"))
+    with pytest.raises(RolloutError, match="not named after a team"):
+        Rollout.of_modes({}).with_document("interlock", Document())
 
 
 @pytest.mark.parametrize(
