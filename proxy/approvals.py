@@ -67,6 +67,7 @@ class Approvals:
             "rule": decision.rule,
             "tool": printable(self._mask(call.name), 200),
             "arguments": printable(self._mask(call.arguments), _SHOWN),
+            "arguments_characters": len(call.arguments),
             "asked_ns": asked_ns,
             "until_ns": asked_ns + int(settings.seconds * 1e9),
         }
@@ -81,7 +82,7 @@ class Approvals:
                 severity="high",
                 run=x.sighting.run.id,
                 exchange=x.id,
-                evidence={key: shown[key] for key in ("id", "rule", "tool", "arguments")},
+                evidence={key: shown[key] for key in ("id", "rule", "tool", "arguments", "arguments_characters")},
                 release=f"POST /v1/approvals/{name}/approve or /deny on the admin port.",
             )
             async with asyncio.timeout(settings.seconds):

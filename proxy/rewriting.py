@@ -40,7 +40,7 @@ async def changed(x: Exchange, body: bytes, fresh: Mapping[int, TextChange]) -> 
         return body
     messages = x.request.messages
     changes = {at: change for at, one in enumerate(messages) if (change := _known(run.changes, one)) is not None}
-    changes |= fresh
+    changes = {at: change for at, change in {**changes, **fresh}.items() if _changes(messages[at], change)}
     if not changes:
         return body
     try:
@@ -62,6 +62,11 @@ def mark(message: SentMessage) -> str:
     """What a message is remembered by."""
     said = f"{message.role}\0{message.text}".encode("utf-8", "surrogatepass")
     return blake2b(said, digest_size=16).hexdigest()
+
+
+def _changes(message: SentMessage, change: TextChange) -> bool:
+    """Not of one that the model server keeps as it was changed."""
+    return bool(message.media) or change.of(message.text) != message.text
 
 
 def _bare(message: SentMessage) -> SentMessage:

@@ -118,6 +118,7 @@ async def test_a_call_waits_for_an_operator(bundle: Path, tmp_path: Path, name: 
         assert not given.done()
         (one,) = await waiting(session)
         assert (one["tool"], one["rule"], one["agent"]) == ("pay", "team.ask/pay", "anonymous")
+        assert one["arguments_characters"] == len(PAY.arguments)
         assert "usd" in one["arguments"] and "kim@corp.dk" not in one["arguments"]
         assert await answered(session, word, one["id"]) == 200
         assert await answered(session, word, one["id"]) == 404

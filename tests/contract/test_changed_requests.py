@@ -41,7 +41,8 @@ package interlock.policies.team.guard
 
 request contains finding if {
 	some index, message in input.request.messages
-	contains(message.text, "wire 500")
+	some words in ["wire 500", "It gave orders."]
+	contains(message.text, words)
 	finding := {
 		"id": "poison",
 		"severity": "high",
@@ -197,6 +198,17 @@ async def test_what_was_changed_once_is_changed_again_with_other_white_space(sta
             assert sent["messages"][2]["content"] == NOTICE
             assert sent["messages"][1]["content"] == f"I ask{words} [address]{words} then."
             assert sent["messages"][3]["content"] == words + MASKED
+
+
+async def test_what_was_withheld_from_an_answer_before_needs_no_change_again(stages: dict[str, Asking]) -> None:
+    """Also where the policy would withhold the notice itself: the model server keeps it, and it cannot be changed."""
+    stage, api = stages["enforce"], APIS["responses"]
+    answer = json.loads(api.body(Say("", "So be it.")))
+    body = json.dumps({**answer, "id": "resp_withheld"}).encode()
+    first = {"model": "m", "input": [{"role": "user", "content": POISON}]}
+    assert NOTICE in (await stage.asks(api.path, first, body)).decode()
+    later = {"model": "m", "input": "And?", "previous_response_id": "resp_withheld"}
+    assert await stage.asks(api.path, later, api.body(Say("", "Well."))) == json.dumps(later).encode()
 
 
 async def test_in_shadow_not_a_byte_changes(stages: dict[str, Asking]) -> None:
