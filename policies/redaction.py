@@ -45,8 +45,8 @@ def changes_of(decision: Decision, texts: Sequence[str]) -> dict[int, TextChange
                 continue
             start = 0 if redaction.start is None else redaction.start
             end = len(texts[index]) if redaction.end is None else redaction.end
-            if not 0 <= start <= end <= len(texts[index]):
-                raise CannotRedact(f"{found.policy}/{found.finding.id} names a span outside of the message")
+            if not 0 <= start <= end <= len(texts[index]) or (start == end and texts[index]):
+                raise CannotRedact(f"{found.policy}/{found.finding.id} names a span outside of the message, or nothing")
             spans.setdefault(index, []).append((start, end, redaction.replacement))
     changes = {index: TextChange(spans=joined(found)) for index, found in spans.items()}
     return changes | {index: TextChange(whole=notice) for index, notice in notices.items()}

@@ -66,6 +66,7 @@ def test_what_is_not_enforced_changes_nothing(quiet: dict[str, Any]) -> None:
         {"path": "/messages/0/text", "start": 4, "end": 2},
         {"path": "/messages/0/text", "start": 0, "end": 7},
         {"path": "/messages/0/text", "start": -1, "end": 2},
+        {"path": "/messages/0/text", "start": 2, "end": 2},
     ],
 )
 def test_a_place_that_is_none_cannot_be_changed(redaction: dict[str, Any]) -> None:
