@@ -6,6 +6,7 @@ what the capture of its agent lets through.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -63,10 +64,13 @@ class DecidedDraft(msgspec.Struct, frozen=True, array_like=True, tag="decided"):
 
     def fill(self, facts: Record, capture: Capture) -> Record:
         assert isinstance(facts, Decided)
-        kept = self.decision if capture.mode == "full" else masked(capture, self.decision)
+        kept = self.decision
+        if capture.mode != "full":
+            kept = masked(capture, with_plain_pointers(self.decision, capture.mask_word))
         if not self.moment:
             return msgspec.structs.replace(facts, decision=kept)
-        captured: dict[str, Any] = capture.value(self.moment, self.run)
+        moment = self.moment if capture.mode == "full" else with_plain_pointers(self.moment, capture.mask_word)
+        captured: dict[str, Any] = capture.value(moment, self.run)
         altered = [name for name, value in self.moment.items() if captured.get(name) != value]
         return msgspec.structs.replace(facts, decision=kept, moment=captured, altered=altered)
 
@@ -132,6 +136,28 @@ def masked(capture: Capture, value: Any) -> Any:
     if isinstance(value, list):
         return [masked(capture, inner) for inner in value]
     return value
+
+
+def with_plain_pointers(value: Any, mask: Callable[[str], str]) -> Any:
+    """``value`` with those JSON pointers (``path``) unescaped in which the escapes hide a secret: the key of an
+    argument may be one, and ``~1`` in it keeps an expression from seeing it."""
+    if isinstance(value, dict):
+        return {
+            key: _plain_pointer(inner, mask)
+            if key == "path" and isinstance(inner, str)
+            else with_plain_pointers(inner, mask)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [with_plain_pointers(inner, mask) for inner in value]
+    return value
+
+
+def _plain_pointer(value: str, mask: Callable[[str], str]) -> str:
+    if "~" not in value:
+        return value
+    plain = value.replace("~1", "/").replace("~0", "~")
+    return plain if mask(plain) != plain else value
 
 
 def _message(message: SentMessage) -> dict[str, Any]:
