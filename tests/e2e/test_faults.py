@@ -110,6 +110,19 @@ async def can_be_judged(interlock: Interlock) -> bool:
     return tools(await exchange(port_of(interlock), "Again?")) == LAWFUL
 
 
+async def judge_errors(interlock: Interlock) -> float:
+    """Once there are no more of them: policies that only record may be asked when the answer is over."""
+    found: list[float] = []
+
+    async def still() -> bool:
+        found.append(metric_sum(await metrics(interlock), "interlock_judge_errors_total", engine="opa", cause="engine"))
+        await asyncio.sleep(0.5)
+        return found[-3:] == [found[-1]] * 3
+
+    await until(still)
+    return found[-1]
+
+
 @pytest.mark.opa
 async def test_without_opa_calls_are_denied_counted_and_alerted_once_until_it_is_back(
     opa_binary: Path, tmp_path: Path
@@ -130,15 +143,15 @@ async def test_without_opa_calls_are_denied_counted_and_alerted_once_until_it_is
             os.kill(opa.pid, signal.SIGKILL)
             await denied_for_want_of_a_judge(interlock, streamed=False)
             await denied_for_want_of_a_judge(interlock, streamed=True)
-        before = metric_sum(await metrics(interlock), "interlock_judge_errors_total", engine="opa", cause="engine")
-        assert before >= 9
+        assert await judge_errors(interlock) >= 9
         with servers.opa(opa_binary, tmp_path, "--bundle", bundle, port=port):
             await until(lambda: can_be_judged(interlock))
+            before = await judge_errors(interlock)
             await judged(interlock)
+            assert await judge_errors(interlock) == before
         text = await metrics(interlock)
-        assert metric_sum(text, "interlock_judge_errors_total", cause="engine") == before
         assert metric_sum(text, "interlock_tool_calls_total", outcome="denied") >= 9
-    (alert,) = records(state, Alerted)
+    (alert,) = [one for one in records(state, Alerted) if one.cause != "coverage_falls"]
     assert (alert.cause, alert.subject, alert.state, alert.severity) == (
         "judge_unavailable",
         "opa",
@@ -171,8 +184,9 @@ async def test_an_opa_that_was_launched_comes_back_after_kill_and_after_it_hangs
         await denied_for_want_of_a_judge(interlock, streamed=True)
         await until(lambda: can_be_judged(interlock), 120)
         assert children_of(os.getpid())["opa"] != hanging
-    alerts = records(tmp_path / "state", Alerted)
-    assert [alert.cause for alert in alerts] == ["judge_unavailable"]
+    causes = [alert.cause for alert in records(tmp_path / "state", Alerted)]
+    assert causes.count("judge_unavailable") == 1
+    assert set(causes) <= {"judge_unavailable", "coverage_falls"}
 
 
 # -- NeMo Guardrails ----------------------------------------------------------------------------------
