@@ -322,11 +322,15 @@ async def test_what_mlflow_missed_arrives_when_it_is_back(mlflow_env: Path, tmp_
 
 def writers_of(pid: int) -> list[int]:
     """The processes that write the journal for a server."""
-    return [
-        member
-        for member in session_of(pid)
-        if member != pid and b"tracing.writer" in Path(f"/proc/{member}/cmdline").read_bytes()
-    ]
+    return [member for member in session_of(pid) if member != pid and b"tracing.writer" in command_of(member)]
+
+
+def command_of(pid: int) -> bytes:
+    """Nothing, if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 class Disk:
