@@ -13,6 +13,7 @@ most, and taking one out costs O(log owners).
 from __future__ import annotations
 
 import heapq
+from abc import ABC, abstractmethod
 from typing import Generic, TypeVar, cast
 
 HOLDS = 4
@@ -30,7 +31,7 @@ class Link:
         self.after = self.before = self
 
 
-class Item(Link):
+class Item(Link, ABC):
     """``owner`` and ``hold`` (0 to 3: how much it is held) are the item's to say. ``size`` is what it was weighed at
     last, in bytes; that and its place are the shares' own."""
 
@@ -43,8 +44,9 @@ class Item(Link):
         self.size = size
 
     @property
+    @abstractmethod
     def owner(self) -> str:
-        raise NotImplementedError
+        """Whose share it counts in."""
 
     @property
     def hold(self) -> int:

@@ -347,10 +347,8 @@ class Disk:
         resource.prlimit(self._pid, resource.RLIMIT_FSIZE, self._before)
 
 
-async def test_a_journal_that_cannot_be_written_takes_nothing_new_and_lets_no_call_by_until_it_can(
-    tmp_path: Path,
-) -> None:
-    go, begun = asyncio.Event(), asyncio.Event()
+def stops_before_a_call(begun: asyncio.Event, go: asyncio.Event) -> Script:
+    """The model, which says ``begun`` and waits for ``go`` before the first call of an answer to a "wait"."""
     events = stream(say(next(NUMBERS)))
     middle = next(number for number, event in enumerate(events) if b"tool_calls" in event)
 
@@ -361,10 +359,20 @@ async def test_a_journal_that_cannot_be_written_takes_nothing_new_and_lets_no_ca
         writer.write(HEAD)
         for number, event in enumerate(events):
             if number == middle:
+                await writer.drain()
                 begun.set()
                 await go.wait()
             writer.write(b"%x\r\n%s\r\n" % (len(event), event))
         writer.write(b"0\r\n\r\n")
+
+    return script
+
+
+async def test_a_journal_that_cannot_be_written_takes_nothing_new_and_lets_no_call_by_until_it_can(
+    tmp_path: Path,
+) -> None:
+    go, begun = asyncio.Event(), asyncio.Event()
+    script = stops_before_a_call(begun, go)
 
     async with scripted(script) as upstream, served(upstream.url, tmp_path) as interlock:
         (journals,) = writers_of(interlock.process.pid)
@@ -402,21 +410,7 @@ async def test_a_server_whose_writer_is_killed_goes_on_and_lets_no_call_by_that_
     tmp_path: Path,
 ) -> None:
     go, begun = asyncio.Event(), asyncio.Event()
-    events = stream(say(next(NUMBERS)))
-    middle = next(number for number, event in enumerate(events) if b"tool_calls" in event)
-
-    async def script(request: bytes, writer: asyncio.StreamWriter) -> None:
-        if b"wait" not in request:
-            await MODEL(request, writer)
-            return
-        writer.write(HEAD)
-        for number, event in enumerate(events):
-            if number == middle:
-                await writer.drain()
-                begun.set()
-                await go.wait()
-            writer.write(b"%x\r\n%s\r\n" % (len(event), event))
-        writer.write(b"0\r\n\r\n")
+    script = stops_before_a_call(begun, go)
 
     async with scripted(script) as upstream, served(upstream.url, tmp_path) as interlock:
         pid = interlock.process.pid
