@@ -9,7 +9,7 @@ Whatever else a path says is no redaction that can be made, and then the request
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from policies.model import Action, Decision, Mode, PolicyFinding
 from serving.wire.message_texts import TextChange
@@ -69,8 +69,3 @@ def _notice(found: PolicyFinding) -> str:
         f"[Withheld by policy {found.policy}/{found.finding.id}. This content was not given to the model. "
         f"{found.finding.message}]"
     )
-
-
-def plain(changes: Mapping[str, TextChange]) -> dict[str, object]:
-    """For a record: which messages were changed, and how often, without their text."""
-    return {name: "withheld" if change.whole is not None else len(change.spans) for name, change in changes.items()}

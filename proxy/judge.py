@@ -317,9 +317,8 @@ class Judge:
             if not self.holds_calls:
                 return Outcome(call, "unasked", "interlock/malformed_call")
             return self._refused(call, False, "malformed", "interlock/malformed_call", _RENAMED)
-        arguments = object_of(
-            call.arguments, self._depth
-        )  # of a call that was cut off too, if it is whole all the same
+        # Of a call that was cut off too, if its arguments are whole all the same.
+        arguments = object_of(call.arguments, self._depth)
         if arguments is None and call.complete:
             if not self.holds_calls:
                 return Outcome(call, "unasked", "interlock/malformed_arguments")
