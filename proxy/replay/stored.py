@@ -7,7 +7,7 @@ is in ``unknown``: the input's field → why. Nothing is guessed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -264,8 +264,3 @@ def _choice(place: int, plain: Any, settled: Settled, opened: Opened) -> StoredC
         ),
         unknown=unknown,
     )
-
-
-def in_order(exchanges: Iterable[Stored]) -> list[Stored]:
-    """Oldest first, which chain ever they stand in."""
-    return sorted(exchanges, key=lambda one: one.opened_ns)
