@@ -90,7 +90,9 @@ class Documents(EmbeddedEngine):
         super().__init__(bundle, timeout_seconds)
         self.asked: list[tuple[Stage, bytes]] = []
 
-    async def ask_all(self, stage: Stage, document: bytes, seconds: float = math.inf) -> dict[str, Any]:
+    async def ask_all(
+        self, stage: Stage, document: bytes, seconds: float = math.inf, exchange: str = ""
+    ) -> dict[str, Any]:
         self.asked.append((stage, document))
         return await super().ask_all(stage, document, seconds)
 

@@ -65,6 +65,8 @@ class Policies:
             token = settings.opa_token.get_secret_value() if settings.opa_token else None
             engine = OpaEngine(bundle, str(settings.opa_url), token, settings.timeout_seconds)
         else:
+            if settings.decision_log:
+                raise ValueError("policies.decision_log is OPA's; it needs policies.engine: opa")
             engine = EmbeddedEngine(bundle, settings.timeout_seconds)
         policies = cls(bundle, engine, rollout, settings, agents or {})
         policies.of("anonymous", None)
@@ -114,6 +116,7 @@ class Policies:
                 rollout=self.rollout.digest,
                 exceptions=exceptions,
                 fail_open=self._fail_open,
+                logged=self._settings.decision_log,
             )
         return self._sets[key]
 

@@ -38,7 +38,8 @@ Excepting = tuple[Exempted, ...]
 
 class PolicySet:
     """A bundle, its modes and the engine that evaluates it. ``rollout``: the digest of what says the modes; without it,
-    of the modes themselves. ``exceptions``: those that may hold for the agents of this set."""
+    of the modes themselves. ``exceptions``: those that may hold for the agents of this set. ``logged``: the engine
+    keeps a log of decisions, and is asked about each."""
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class PolicySet:
         rollout: str | None = None,
         exceptions: Sequence[Exempted] = (),
         fail_open: FailOpen | None = None,
+        logged: bool = False,
     ) -> None:
         self.bundle = bundle
         self.modes = dict(modes)
@@ -75,7 +77,9 @@ class PolicySet:
         self._reads = {stage: reads_of((entry.stages for entry in entries), stage) for stage in Stage}
         self._parts = {s: frozenset(name.partition(".")[0] for name in self._reads[s]) for s in Stage}
         self._quiet: dict[tuple[Stage, frozenset[str]], Decision] = {}
-        self._include: dict[Stage, Include | None] = {s: include_of(self._reads[s]) for s in Stage}
+        self._logged = logged
+        shown = {s: reads | self._for_the_log(s) for s, reads in self._reads.items()}
+        self._include: dict[Stage, Include | None] = {s: include_of(shown[s]) for s in Stage}
         self._entries = {entry.name: entry for entry in entries}
         self._text_rules = {stage: text_rule(stage, entries, self.modes, self._patterns) for stage in TEXT_STAGES}
         self._remembered: OrderedDict[tuple[Stage, bytes, frozenset[str], Excepting], Decision] = OrderedDict()
@@ -173,8 +177,9 @@ class PolicySet:
         key = (stage, document, asked, excepting)
         known = self._remembered.get(key)
         if known is None:
-            known = self._composed(stage, await self._answers(stage, document, asked), agent, excepting)
-            if not known.errors and len(document) <= REMEMBERED_BYTES:
+            answers = await self._answers(stage, document, asked, question.exchange)
+            known = self._composed(stage, answers, agent, excepting)
+            if not known.errors and len(document) <= REMEMBERED_BYTES and not self._logged:
                 self._remembered[key] = known
                 if len(self._remembered) > REMEMBERED:
                     self._remembered.popitem(last=False)
@@ -182,12 +187,16 @@ class PolicySet:
             self._remembered.move_to_end(key)
         return self._signed(known, began)
 
-    async def _answers(self, stage: Stage, document: bytes, asked: frozenset[str]) -> Answers:
+    def _for_the_log(self, stage: Stage) -> frozenset[str]:
+        """What the log's mask wants to know beside what policies read: whether a tool's name is one."""
+        return frozenset({"call.offered"} if self._logged and stage is Stage.TOOL_CALL and self._asked[stage] else ())
+
+    async def _answers(self, stage: Stage, document: bytes, asked: frozenset[str], exchange: str) -> Answers:
         """All at once; where that fails or a policy is missing in the answer, those are asked alone, the enforced ones
         first. All of it together has ``timeout_seconds``."""
         ends = self._clock() + self._timeout
         try:
-            together = await self._engine.ask_all(stage, document, self._timeout)
+            together = await self._engine.ask_all(stage, document, self._timeout, exchange)
         except EngineError as error:
             if error.cause == "engine" and self._engine.name == "opa":
                 return dict.fromkeys(asked, error)
@@ -198,7 +207,8 @@ class PolicySet:
                 if name in together:
                     answers[name] = findings_of(together[name]) if together[name] != [] else []
                 else:
-                    answers[name] = findings_of(await self._engine.ask_one(name, stage, document, ends - self._clock()))
+                    left = ends - self._clock()
+                    answers[name] = findings_of(await self._engine.ask_one(name, stage, document, left, exchange))
             except EngineError as error:
                 answers[name] = error
         return answers

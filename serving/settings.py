@@ -172,6 +172,9 @@ class PolicySettings(_Section):
     """A running OPA server; null with engine `opa`: Interlock launches one."""
     opa_token: Secret | None = None
     """Bearer token for `opa_url`."""
+    decision_log: bool = False
+    """With engine `opa`: every decision is asked of the server, none answered from memory, so that its log has each.
+    One that Interlock launches writes that log, without content, to `logs/opa.log` in the state folder."""
     timeout_seconds: PositiveSeconds = 0.5
     """How long one decision may take, all its policies together."""
     modes: dict[str, Mode] = {}

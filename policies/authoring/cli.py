@@ -1,4 +1,4 @@
-"""`interlock policy build | check | test | keygen | sign`: for whoever writes policies.
+"""`interlock policy build | check | test | log-mask | keygen | sign`: for whoever writes policies.
 
 Each handler takes parsed arguments and returns the exit status: 0 all is well, 1 the policies are wrong, 2 they
 could not be looked at (no ``opa``, a folder laid out wrong, Rego that does not parse).
@@ -28,6 +28,7 @@ from policies.rollout import RolloutError
 from policies.service import with_settings
 from policies.signing import SignatureError, read_private
 from serving.config_file import ConfigError, load
+from serving.launch.decision_log import LOG_DECISIONS, write_mask
 
 OK, WRONG, UNABLE = 0, 1, 2
 
@@ -82,6 +83,15 @@ def add_policy_commands(
     testing.add_argument("-v", "--verbose", action="store_true", help="every test, not only those that fail")
     testing.set_defaults(run=_guarded(_test))
 
+    masking = commands.add_parser(
+        "log-mask",
+        help="write the mask for the decision log of an OPA server of your own",
+        description="A bundle with system.log: of what Interlock asks, the log keeps ids, names of tools and findings, "
+        "and no content.",
+    )
+    masking.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where to write the bundle")
+    masking.set_defaults(run=_guarded(_log_mask))
+
     add_signing_commands(commands, _guarded)
     return commands
 
@@ -117,6 +127,14 @@ def _new(arguments: argparse.Namespace, console: Console) -> int:
         console.print(f"[green]wrote[/] {escape(str(path))}", soft_wrap=True)
     root = escape(str(folder.parent.parent))
     console.print(f"next: interlock policy check {root} && interlock policy test {root}", soft_wrap=True)
+    return OK
+
+
+def _log_mask(arguments: argparse.Namespace, console: Console) -> int:
+    write_mask(arguments.output)
+    console.print(f"[green]wrote[/] {escape(str(arguments.output))}", soft_wrap=True)
+    settings = " ".join(f"--set '{setting}'" for setting in LOG_DECISIONS)
+    console.print(escape(f"for OPA: --bundle {arguments.output} {settings}"), soft_wrap=True)
     return OK
 
 

@@ -34,7 +34,8 @@ class EngineError(Exception):
 
 class Engine(Protocol):
     """Both methods raise :class:`EngineError` and nothing else. ``document`` is the input's JSON text; ``seconds``
-    is what is left of the decision's time, and an engine's own time-out holds beside it."""
+    is what is left of the decision's time, and an engine's own time-out holds beside it; ``exchange`` is whose question
+    it is, for the engine's own log: it changes no answer."""
 
     name: str
 
@@ -42,10 +43,14 @@ class Engine(Protocol):
 
     async def close(self) -> None: ...
 
-    async def ask_all(self, stage: Stage, document: bytes, seconds: float = math.inf) -> dict[str, Any]:
+    async def ask_all(
+        self, stage: Stage, document: bytes, seconds: float = math.inf, exchange: str = ""
+    ) -> dict[str, Any]:
         """Policy name → what its set for this stage holds, for every policy of the bundle with that stage."""
         ...
 
-    async def ask_one(self, policy: str, stage: Stage, document: bytes, seconds: float = math.inf) -> Any:
+    async def ask_one(
+        self, policy: str, stage: Stage, document: bytes, seconds: float = math.inf, exchange: str = ""
+    ) -> Any:
         """What this policy's set for this stage holds."""
         ...

@@ -70,7 +70,9 @@ class EmbeddedEngine:
     async def close(self) -> None:
         self._module.close()
 
-    async def ask_all(self, stage: Stage, document: bytes, seconds: float = math.inf) -> dict[str, Any]:
+    async def ask_all(
+        self, stage: Stage, document: bytes, seconds: float = math.inf, exchange: str = ""
+    ) -> dict[str, Any]:
         entrypoint = together(stage).replace(".", "/")
         if len(document) > LOOP_BYTES:
             answer = await asyncio.to_thread(self._evaluate, document, entrypoint, seconds)
@@ -80,7 +82,9 @@ class EmbeddedEngine:
             raise EngineError("policy", f"{entrypoint} gave no object")
         return answer
 
-    async def ask_one(self, policy: str, stage: Stage, document: bytes, seconds: float = math.inf) -> Any:
+    async def ask_one(
+        self, policy: str, stage: Stage, document: bytes, seconds: float = math.inf, exchange: str = ""
+    ) -> Any:
         entrypoint = alone(policy, stage).replace(".", "/")
         return await asyncio.to_thread(self._evaluate, document, entrypoint, seconds)
 

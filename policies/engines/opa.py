@@ -2,7 +2,8 @@
 
 The server must serve the very bundle that this process has: every answer carries the bundle's revision
 (``provenance=true``), and one with another revision, or none, is no answer. Nothing is tried twice, and the
-time-out is ours. A server's empty answer ``{}`` means undefined, and undefined is a failure.
+time-out is ours. A server's empty answer ``{}`` means undefined, and undefined is a failure. Each question says in a
+header which exchange it is about, for the server's decision log (:mod:`serving.launch.decision_log`).
 """
 
 from __future__ import annotations
@@ -20,10 +21,23 @@ from policies.builtins import require_alike
 from policies.bundle import Bundle, alone, together
 from policies.engines.base import Cause, EngineError
 from policies.model import Stage
+from serving.launch.decision_log import EXCHANGE_HEADER
 
-QUERY = {"provenance": "true"}
+QUERY = "provenance=true"
 _AFTER_IT_WAS_SENT = frozenset({408, 502, 504})
 """What a balancer says of a server that took too long, or went away, over what it was sent."""
+
+
+class _Client(AsyncOpaClient):  # type: ignore[misc]
+    """Sends a header with each question, for which the library's ``query_rule`` has no place."""
+
+    async def ask(self, rule: str, document: Any, exchange: str) -> Any:
+        """The server's answer about a dotted rule."""
+        url = f"{self.root_url}/data/{rule.replace('.', '/')}?{QUERY}"
+        headers = {EXCHANGE_HEADER: exchange} if exchange else None
+        async with self._request("POST", url, json={"input": document}, headers=headers) as answer:
+            answer.raise_for_status()
+            return await answer.json()
 
 
 class OpaEngine:
@@ -43,7 +57,7 @@ class OpaEngine:
         require_alike(bundle)
         self._bundle = bundle
         self._timeout = timeout_seconds
-        self._client = AsyncOpaClient(
+        self._client = _Client(
             host=parts.hostname if ":" not in parts.hostname else f"[{parts.hostname}]",
             port=parts.port or 8181,
             ssl=parts.scheme == "https",
@@ -61,23 +75,26 @@ class OpaEngine:
         self._open = False
         await self._client.close_connection()
 
-    async def ask_all(self, stage: Stage, document: bytes, seconds: float = math.inf) -> dict[str, Any]:
+    async def ask_all(
+        self, stage: Stage, document: bytes, seconds: float = math.inf, exchange: str = ""
+    ) -> dict[str, Any]:
         rule = together(stage)
-        answer = await self._ask(rule, document, seconds)
+        answer = await self._ask(rule, document, seconds, exchange)
         if not isinstance(answer, dict):
             raise EngineError("policy", f"{rule} gave no object")
         return answer
 
-    async def ask_one(self, policy: str, stage: Stage, document: bytes, seconds: float = math.inf) -> Any:
-        return await self._ask(alone(policy, stage), document, seconds)
+    async def ask_one(
+        self, policy: str, stage: Stage, document: bytes, seconds: float = math.inf, exchange: str = ""
+    ) -> Any:
+        return await self._ask(alone(policy, stage), document, seconds, exchange)
 
-    async def _ask(self, rule: str, document: bytes, seconds: float) -> Any:
+    async def _ask(self, rule: str, document: bytes, seconds: float, exchange: str) -> Any:
         if not self._open:
             raise EngineError("engine", "the OPA client is not started")
         try:
-            package, _, name = rule.rpartition(".")
             async with asyncio.timeout(min(seconds, self._timeout)):
-                body = await self._client.query_rule(json.loads(document), package, name, QUERY)
+                body = await self._client.ask(rule, json.loads(document), exchange)
         except aiohttp.ClientResponseError as error:
             cause = _cause_of(error.status)
             text = f"OPA answered {error.status} {error.message}"

@@ -39,7 +39,7 @@ class ScriptedEngine:
     async def close(self) -> None:
         pass
 
-    async def ask_all(self, stage: Stage, document: bytes, seconds: float = 0) -> dict[str, Any]:
+    async def ask_all(self, stage: Stage, document: bytes, seconds: float = 0, exchange: str = "") -> dict[str, Any]:
         self.seconds.append(seconds)
         self.documents.append(document)
         if isinstance(self.together, EngineError):
@@ -47,7 +47,7 @@ class ScriptedEngine:
         answer: dict[str, Any] = self.together
         return answer
 
-    async def ask_one(self, policy: str, stage: Stage, document: bytes, seconds: float = 0) -> Any:
+    async def ask_one(self, policy: str, stage: Stage, document: bytes, seconds: float = 0, exchange: str = "") -> Any:
         self.seconds.append(seconds)
         self.asked_alone.append(policy)
         answer = self.alone[policy]
