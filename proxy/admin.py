@@ -31,6 +31,7 @@ from aiohttp import hdrs, web
 from pydantic import SecretStr
 
 from serving.text import printable
+from tracing.journal import JournalError
 
 Scope = Literal["run", "agent", "all"]
 Action = Literal["kill", "release"]
@@ -43,6 +44,15 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 class Unknown(Exception):
     """There is no such run or agent, or nothing waits for approval under that id."""
+
+
+class Decided(Exception):
+    """Somebody has approved or denied it before: ``operator``, with ``action``."""
+
+    def __init__(self, operator: str, action: str) -> None:
+        super().__init__(operator, action)
+        self.operator = operator
+        self.action = action
 
 
 class NotHeld(Exception):
@@ -69,10 +79,10 @@ class AdminState(Protocol):
         record; gives the new state. Raises ``Unknown`` or ``NotHeld``."""
 
     async def approvals(self) -> Sequence[Mapping[str, Any]]:
-        """The calls that wait for approval, oldest first."""
+        """The calls and requests that wait for approval, oldest first."""
 
     async def settle(self, name: str, *, approve: bool, operator: str, reason: str) -> Mapping[str, Any]:
-        """Approve or deny a call that waits, and put it on record. Raises ``Unknown``."""
+        """Approve or deny what waits, and put it on record. Raises ``Unknown`` or ``Decided``."""
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -191,6 +201,17 @@ async def _in_json(request: web.Request, handler: Handler) -> web.StreamResponse
         return await handler(request)
     except Unknown:
         return _problem(404, "unknown", "There is no such run or agent, and nothing waits for approval under that id.")
+    except Decided as first:
+        return _answer(
+            {
+                "error": {"code": "already_decided", "message": f"{first.operator} was first: {first.action}."},
+                "operator": first.operator,
+                "action": first.action,
+            },
+            409,
+        )
+    except JournalError as problem:
+        return _problem(503, "not_recorded", f"It could not be written down: {printable(problem)}")
     except NotHeld:
         return _problem(409, "not_held", "Nothing holds it, so there is nothing to release.")
     except web.HTTPException as error:

@@ -210,8 +210,9 @@ class Exchange:
     number of the newest decision. ``waiting`` is the task that waits for something before the answer begins, which a
     kill ends. ``kept`` is its answer, if the model server may keep that; ``fetched``: it is not made now but
     fetched, ``again`` if it was seen whole before. ``news`` are the messages that the run had not shown before, of
-    ``message_count`` in all. ``history`` is what of the request is kept for facts about calls, and
-    ``behind`` the calls, each with its place in the record, that are looked at with it when the answer is over."""
+    ``message_count`` in all. ``approval_seconds`` is how long operators were waited for; ``history`` is what of the
+    request is kept for facts about calls, and ``behind`` the calls, each with its place in the record, that are looked
+    at with it when the answer is over."""
 
     id: str
     agent: str
@@ -252,6 +253,7 @@ class Exchange:
     again: bool = False
     history: KeptHistory | None = None
     covered: bool = False
+    approval_seconds: float = 0.0
     behind: list[tuple[ToolCall, str]] = field(default_factory=list)
     news_tools: tuple[str | None, ...] = ()
     news: tuple[SentMessage, ...] = field(init=False)

@@ -31,6 +31,7 @@ from policies.redaction import CannotRedact, changes_of
 from policies.seen import tools_of_results
 from policies.service import PolicySet
 from policies.signals import signals_of_hits
+from policies.sinks import sink_values
 from policies.tool_digests import digests
 from proxy.approvals import Approvals
 from proxy.backgrounds import CALL_FACTS, ORDERS, Backgrounds, Histories
@@ -151,12 +152,15 @@ class Judge:
         decision = await self._decide(x, Stage.REQUEST, "request", signals=await self._signals_of(texts))
         problem = ""
         changes: Mapping[int, TextChange] = {}
-        if decision.action in CANNOT_CHANGE:
+        if _wants_change(decision) is not None:
             try:
                 changes = changes_of(decision, texts)
             except CannotRedact as error:
                 problem = str(error)
                 _log.error("a request was refused, because what a policy wants changed in it cannot be: %s", problem)
+        approves = decision.action is Action.APPROVE and not problem
+        if approves and await self._approvals.request(x, decision, texts):
+            decision = decision.model_copy(update={"action": Action.ALLOW})
         if decision.refuses or problem:
             unavailable = decision.code == "judge_unavailable"
             raise Refuse(
@@ -335,8 +339,10 @@ class Judge:
         if (rule := _wants_change(decision)) is not None:
             text = f"Blocked by policy {rule}. The tool call was not executed."
             return self._refused(call, offered, "denied", rule, text)
-        if decision.action is Action.APPROVE and await self._approvals.granted(x, call, decision):
-            return Outcome(call, "approved", decision.rule)
+        if decision.action is Action.APPROVE:
+            sinks = sink_values(self._backgrounds.table, call.name, arguments)
+            if await self._approvals.call(x, call, decision, sinks):
+                return Outcome(call, "approved", decision.rule)
         if decision.refusal is not None:
             kind = "terminated" if decision.action is Action.TERMINATE else "denied"
             return self._refused(call, offered, kind, decision.rule, decision.refusal)
@@ -412,8 +418,8 @@ class Judge:
 
 
 def _wants_change(decision: Decision) -> str | None:
-    """The rule that wants a call changed, where nothing stricter refuses it: that cannot be done, and an operator's
-    approval, which another rule asks for, does not do it either."""
+    """The rule that wants something changed, where nothing stricter refuses it. A call cannot be changed, and an
+    operator's approval, which another rule asks for, does not do it either."""
     if decision.action not in (*CANNOT_CHANGE, Action.APPROVE):
         return None
     for found in decision.findings:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from proxy.admin import Action, NotHeld, Scope, Unknown
-from proxy.approvals import Approvals, UnknownApproval
+from proxy.admin import Action, Decided, NotHeld, Scope, Unknown
+from proxy.approvals import AlreadyDecided, ApprovalDesk, UnknownApproval
 from proxy.breakers.admission import ALL, Admission, agent_scope, run_scope
 from proxy.breakers.breaker import State
 from proxy.recorder import Recorder
@@ -30,7 +30,7 @@ class Operators:
         not_ready: Callable[[], str | None],
         render: Callable[[], bytes],
         cut: Callable[[str | None, str | None], None],
-        approvals: Approvals | None = None,
+        approvals: ApprovalDesk,
     ) -> None:
         self._settings = settings
         self._runs = runs
@@ -90,15 +90,15 @@ class Operators:
         return {"scope": target, "state": State(circuit.state).value, "reason": reason, "operator": operator}
 
     async def approvals(self) -> Sequence[Mapping[str, Any]]:
-        return self._approvals.pending() if self._approvals is not None else []
+        return self._approvals.pending()
 
     async def settle(self, name: str, *, approve: bool, operator: str, reason: str) -> Mapping[str, Any]:
-        if self._approvals is None:
-            raise Unknown
         try:
             return await self._approvals.settle(name, approve=approve, operator=operator, reason=reason)
         except UnknownApproval:
             raise Unknown from None
+        except AlreadyDecided as first:
+            raise Decided(first.operator, first.action) from None
 
     def _known(self, run_id: str) -> Run:
         run = self._runs.get(run_id)

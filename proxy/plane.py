@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 
@@ -54,7 +55,7 @@ class DataPlane:
     """``start``, ``listen``, then ``stop``. ``settings`` say where everything runs that others launched.
 
     ``worker``: the number of the journal's chain, where there are several; then the data port is shared with the
-    other workers.
+    other workers. ``waits`` is told what waits for approval, and its id when it no longer does.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class DataPlane:
         share: ShareMeter | None = None,
         worker: int = 0,
         serve: Serve | None = None,
+        waits: Callable[[dict[str, Any] | str], None] = lambda _: None,
     ) -> None:
         self.settings = settings
+        self._waits = waits
         self._serve = serve
         self.metrics = Metrics()
         self.url = ""
@@ -111,7 +114,7 @@ class DataPlane:
         histories = self.histories = Histories(settings.tools, settings.state_dir)
         self._stack.callback(histories.close)
 
-        approvals = self.approvals = Approvals(settings.policies.approval, recorder)
+        approvals = self.approvals = Approvals(settings.policies.approval, recorder, changed=self._waits)
 
         def judge(policies: PolicySet) -> Judge:
             return Judge(

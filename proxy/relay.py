@@ -323,7 +323,7 @@ class Relay:
             sent.headers["traceparent"] = x.trace.traceparent()
         x.forwarded_ns = self._clock_ns()
         x.share_mark = self._share.begin()
-        self._metrics.added(max(0.0, (x.forwarded_ns - x.opened_ns) / 1e9 - delay))
+        self._metrics.added(max(0.0, (x.forwarded_ns - x.opened_ns) / 1e9 - delay - x.approval_seconds))
         try:
             answer = await self._ask(sent, x)
         except Refuse:

@@ -139,14 +139,15 @@ class FailOpenSettings(_Section):
 
 
 class ApprovalSettings(_Section):
-    """Tool calls that a policy wants a person to approve. They wait until an operator answers on the admin port."""
+    """Tool calls and requests that a policy wants a person to approve. They wait until an operator answers on the admin
+    port."""
 
     seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
-    """How long such a call waits; 0: it is refused at once."""
+    """How long each waits; 0: it is refused at once."""
     otherwise: Literal["deny", "allow"] = "deny"
     """What holds when nobody has answered by then."""
     most: PositiveInt = 100
-    """Calls that may wait at once; beyond, they are refused."""
+    """What may wait at once, in each worker; beyond, it is refused."""
     alive_seconds: PositiveSeconds = 10.0
     """How often a stream that waits is kept alive with what its API allows (a comment, a ping)."""
 

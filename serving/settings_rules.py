@@ -63,8 +63,6 @@ def _somebody_to_approve(settings: Settings) -> Iterator[Violation]:
     where = ("policies", "approval", "seconds")
     if settings.listen.admin_token is None:
         yield Violation(where, "nobody could approve: the operators' API is closed", "set `listen.admin_token`")
-    if settings.workers > 1:
-        yield Violation(where, "calls can wait for approval in one process only", "set `workers: 1`, or `seconds: 0`")
 
 
 def _one_port_each(settings: Settings) -> Iterator[Violation]:

@@ -19,6 +19,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +34,7 @@ from proxy.run import Run
 from proxy.setup import State
 from proxy.shape import Shape
 from proxy.workers import words
+from proxy.workers.approving import WorkersApprovals
 from proxy.workers.link import Link, listen, peer
 from serving.frames import NOTICE
 
@@ -55,6 +57,7 @@ class Desk:
         self.recorder = recorder
         self.failures: dict[int, str] = {}
         self.pids: dict[int, int] = {}
+        self.approvals = WorkersApprovals()
         self._tokens = tokens
         self._own_pid = own_pid
         self._peers: dict[int, Peer] = {}
@@ -161,6 +164,7 @@ class Peer:
         self.busy = 0
         self.others = 0
         self.link = Link(sock, self._heard, self._lost)
+        self._tell: Callable[[words.FromParent], None] = partial(self.link.send, NOTICE)
 
     def _heard(self, number: int, body: msgspec.Raw) -> None:
         word = _decoder.decode(body)
@@ -189,6 +193,12 @@ class Peer:
             case words.Busy():
                 self.busy = word.exchanges
                 self._desk.share()
+            case words.Waits():
+                self._desk.approvals.waits(self._tell, word)
+            case words.WaitsNoMore():
+                self._desk.approvals.waits_no_more(word.name)
+            case words.Approved():
+                self._desk.approvals.answered(word)
             case words.Ready():
                 self.policies = word.policies
             case words.Beat():
@@ -206,6 +216,7 @@ class Peer:
         for run_id in self._live.elements():
             if (run := self._state.runs.get(run_id)) is not None:
                 self._state.runs.settled(run, 0, 0.0)
+        self._desk.approvals.lost(self._tell)
         self._desk.left(self._number, self)
 
     # -- the store ---------------------------------------------------------------------------------

@@ -85,6 +85,7 @@ class Parent:
             not_ready=self._not_ready,
             render=shared.render,
             cut=self._desk.cut,
+            approvals=self._desk.approvals,
         )
         self.admin_url = await listen_admin(settings, operators, self._stack)
         self.notices += introduction(settings, self.url, self.admin_url, self._desk.policies)

@@ -189,6 +189,29 @@ class Resolve(msgspec.Struct, frozen=True, tag="resolve"):
     agent: str
 
 
+# What waits for a person (``proxy.approvals``).
+
+
+class Waits(msgspec.Struct, frozen=True, tag="waits"):
+    """Something waits for approval: what operators are shown of it."""
+
+    shown: dict[str, Any]
+
+
+class WaitsNoMore(msgspec.Struct, frozen=True, tag="waits_no_more"):
+    name: str
+
+
+class Approved(msgspec.Struct, frozen=True, tag="approved"):
+    """What became of :class:`Approve`. ``done``: what the operator is told; else ``first``: who had decided, and how;
+    or ``trouble``: why it could not be written down. With none of these nothing of that name waits."""
+
+    number: int
+    done: dict[str, Any] | None = None
+    first: tuple[str, str] | None = None
+    trouble: str | None = None
+
+
 # The model server's time (``proxy.share``).
 
 
@@ -218,6 +241,9 @@ FromWorker = (
     | Fire
     | Resolve
     | Busy
+    | Waits
+    | WaitsNoMore
+    | Approved
 )
 
 
@@ -234,4 +260,15 @@ class Others(msgspec.Struct, frozen=True, tag="others"):
     exchanges: int
 
 
-FromParent = Cut | Noted | Others
+class Approve(msgspec.Struct, frozen=True, tag="approve"):
+    """An operator approves or denies what waits in this worker. Answered by the notice :class:`Approved` with this
+    ``number``: what is written to a disk may take longer than an answer may."""
+
+    number: int
+    name: str
+    approve: bool
+    operator: str
+    reason: str
+
+
+FromParent = Cut | Noted | Others | Approve

@@ -13,9 +13,11 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
+from proxy.approvals import AlreadyDecided, UnknownApproval
 from proxy.plane import DataPlane
 from proxy.workers import words
 from proxy.workers.link import Link, connect
@@ -23,6 +25,7 @@ from proxy.workers.order import Order, read_order
 from proxy.workers.remote import Caller, RemoteAdmission, RemoteAlerts, RemoteRuns, RemoteShare, RemoteStore
 from serving.allocator import calm_allocator
 from serving.settings import Settings
+from tracing.journal import JournalError
 from tracing.prices import PriceBook
 
 _log = logging.getLogger("interlock.worker")
@@ -40,6 +43,7 @@ class Worker:
         self._runs: RemoteRuns | None = None
         self._admission: RemoteAdmission | None = None
         self._share: RemoteShare | None = None
+        self._answering: set[asyncio.Task[None]] = set()
 
     async def run(self, ended: asyncio.Event) -> int:
         link = Link(connect(Path(self._order.socket)), self._parent.heard, self._parent.lost)
@@ -79,6 +83,7 @@ class Worker:
             alerts=RemoteAlerts(parent),
             share=self._share,
             worker=self._order.number,
+            waits=self._waits,
         )
         await plane.start()
         try:
@@ -99,9 +104,35 @@ class Worker:
             case words.Noted():
                 if self._runs is not None:
                     self._runs.noted(word)
+            case words.Approve():
+                task = asyncio.get_running_loop().create_task(self._answer(word))
+                self._answering.add(task)
+                task.add_done_callback(self._answering.discard)
             case words.Others(exchanges):
                 if self._share is not None:
                     self._share.others(exchanges)
+
+    def _waits(self, what: dict[str, Any] | str) -> None:
+        self._parent.tell(words.WaitsNoMore(what) if isinstance(what, str) else words.Waits(what))
+
+    async def _answer(self, word: words.Approve) -> None:
+        """An operator's answer to what waits here; the parent is told what became of it, whatever that is."""
+        answered = words.Approved(word.number, trouble="it could not be answered")
+        try:
+            if self._plane is None:
+                raise UnknownApproval
+            done = await self._plane.approvals.settle(
+                word.name, approve=word.approve, operator=word.operator, reason=word.reason
+            )
+            answered = words.Approved(word.number, done=dict(done))
+        except UnknownApproval:
+            answered = words.Approved(word.number)
+        except AlreadyDecided as first:
+            answered = words.Approved(word.number, first=(first.operator, first.action))
+        except JournalError as problem:
+            answered = words.Approved(word.number, trouble=str(problem))
+        finally:
+            self._parent.tell(answered)
 
     async def _beat(self) -> None:
         while True:

@@ -21,7 +21,7 @@ from tests.support.chat import Call, Say
 from tests.support.interlock import port_of, running
 from tests.support.raw import scripted, send
 from tests.support.served import until
-from tests.support.serving import answering, post, streaming
+from tests.support.serving import answering, ask, post, streaming
 from tests.support.stage import Stage
 from tests.support.wire import parse
 from tracing.records import Alerted, CallOutcome, Operated
@@ -39,6 +39,31 @@ tool_call contains {
 	"message": "Payments need a person.",
 	"tags": [],
 } if input.call.name == "pay"
+
+request contains {
+	"id": "books",
+	"severity": "high",
+	"action": "approve",
+	"message": "Books need a person.",
+	"tags": [],
+} if {
+	some message in input.request.messages
+	contains(message.text, "Close the books")
+}
+
+request contains {
+	"id": "number",
+	"severity": "high",
+	"action": "redact",
+	"message": "A number.",
+	"tags": [],
+	"redactions": [{"path": concat("", ["/messages/", format_int(index, 10), "/text"]), "start": at, "end": at + 4,
+		"replacement": "[number]"}],
+} if {
+	some index, message in input.request.messages
+	at := indexof(message.text, "4711")
+	at >= 0
+}
 
 tool_call contains {
 	"id": "much",
@@ -75,7 +100,7 @@ async def asking(bundle: Path, state: Path, **approval: Any) -> AsyncIterator[tu
         scripted(stage.play) as upstream,
         running(upstream.url, state, policies=policies, listen=listen) as interlock,
     ):
-        stage.port = port_of(interlock)
+        stage.upstream, stage.port = upstream, port_of(interlock)
         yield stage, interlock
 
 
@@ -120,8 +145,9 @@ async def test_a_call_waits_for_an_operator(bundle: Path, tmp_path: Path, name: 
         assert (one["tool"], one["rule"], one["agent"]) == ("pay", "team.ask/pay", "anonymous")
         assert one["arguments_characters"] == len(PAY.arguments)
         assert "usd" in one["arguments"] and "kim@corp.dk" not in one["arguments"]
+        assert [(d["path"], d["sink"], d["value"]) for d in one["decides"]] == [("/to", "recipient", "kim@corp.dk")]
         assert await answered(session, word, one["id"]) == 200
-        assert await answered(session, word, one["id"]) == 404
+        assert await answered(session, word, one["id"]) == 409
         body = parse(await given).body
         assert await waiting(session) == []
     whole = b"".join(api.events(SAYS)) if stream else api.body(SAYS)
@@ -141,6 +167,7 @@ async def test_a_call_waits_for_an_operator(bundle: Path, tmp_path: Path, name: 
         ("approval_needed", "firing"),
         ("approval_needed", "resolved"),
     ]
+    assert all("decides" not in one.evidence for one in records(tmp_path, Alerted))
 
 
 @pytest.mark.parametrize(("otherwise", "outcome"), [("deny", "denied"), ("allow", "approved")])
@@ -226,13 +253,129 @@ async def test_no_more_than_so_many_wait(bundle: Path, tmp_path: Path) -> None:
         assert json.loads(parse(await first).body)["choices"][0]["message"]["tool_calls"]
 
 
-@pytest.mark.parametrize(
-    ("listen", "workers", "said"), [({}, 1, "nobody could approve"), ({"admin_token": "x"}, 2, "one process only")]
-)
-async def test_settings_with_which_nobody_could_approve_are_refused(
-    tmp_path: Path, listen: dict[str, str], workers: int, said: str
+async def test_of_two_who_answer_at_once_the_first_counts(bundle: Path, tmp_path: Path) -> None:
+    api = APIS["chat"]
+    async with asking(bundle, tmp_path) as (stage, interlock), admin(interlock) as session:
+        stage.script = script(api, False)
+        given = asyncio.ensure_future(send(stage.port, post(api.ask(stream=False), path=api.path)))
+        await until(lambda: waiting(session), 20)
+        (one,) = await waiting(session)
+
+        async def says(operator: str, word: str) -> tuple[int, dict[str, Any]]:
+            order = {"operator": operator, "reason": "Mine."}
+            async with session.post(f"/v1/approvals/{one['id']}/{word}", json=order) as answer:
+                return answer.status, await answer.json()
+
+        sides = [("ann", "approve"), ("bob", "deny")] * 10
+        answers = await asyncio.gather(*(says(*side) for side in sides))
+        body = parse(await given).body
+    (nth,) = (at for at, (status, _) in enumerate(answers) if status == 200)
+    winner, word = sides[nth]
+    for status, said in answers[:nth] + answers[nth + 1 :]:
+        assert (status, said["error"]["code"]) == (409, "already_decided")
+        assert (said["operator"], said["action"]) == (winner, word)
+    assert bool(json.loads(body)["choices"][0]["message"].get("tool_calls")) == (word == "approve")
+    assert [(one.operator, one.action) for one in records(tmp_path, Operated)] == [(winner, word)]
+
+
+async def test_who_comes_after_the_deadline_is_told_so(bundle: Path, tmp_path: Path) -> None:
+    api = APIS["chat"]
+    async with asking(bundle, tmp_path, seconds=1) as (stage, interlock), admin(interlock) as session:
+        stage.script = script(api, False)
+        given = asyncio.ensure_future(send(stage.port, post(api.ask(stream=False), path=api.path)))
+        await until(lambda: waiting(session), 20)
+        (one,) = await waiting(session)
+        await given
+        async with session.post(f"/v1/approvals/{one['id']}/approve", json=ORDER) as answer:
+            said = await answer.json()
+        assert (answer.status, said["operator"], said["action"]) == (409, "interlock", "approval_expired")
+
+
+async def test_secrets_are_masked_where_the_value_is_what_is_decided(bundle: Path, tmp_path: Path) -> None:
+    api = APIS["chat"]
+    key = "sk-proj-" + "aB3dE5fG7hJ9" * 4
+    pays = Say("", "I pay.", (Call("pay", json.dumps({"to": ["kim@corp.dk"], "command": f"pay --key {key}"})),))
+    async with asking(bundle, tmp_path) as (stage, interlock), admin(interlock) as session:
+        stage.script = answering(api.body(pays))
+        given = asyncio.ensure_future(send(stage.port, post(api.ask(stream=False), path=api.path)))
+        await until(lambda: waiting(session), 20)
+        (one,) = await waiting(session)
+        shown = {value["path"]: value["value"] for value in one["decides"]}
+        assert shown["/to/0"] == "kim@corp.dk"
+        assert key not in json.dumps(one) and shown["/command"].startswith("pay --key ")
+        assert await answered(session, "deny", one["id"]) == 200
+        await given
+
+
+def saying(api: Api, words: str, stream: bool) -> bytes:
+    return post(ask(stream=stream, messages=[{"role": "user", "content": words}]), path=api.path)
+
+
+@pytest.mark.parametrize("word", ["approve", "deny"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_request_waits_for_an_operator(bundle: Path, tmp_path: Path, stream: bool, word: str) -> None:
+    api = APIS["chat"]
+    says = Say("", "It is done.")
+    async with asking(bundle, tmp_path) as (stage, interlock), admin(interlock) as session:
+        stage.script = streaming(api.events(says)) if stream else answering(api.body(says))
+        given = asyncio.ensure_future(
+            send(stage.port, saying(api, "Close the books of kim@corp.dk and hide 4711.", stream))
+        )
+        await until(lambda: waiting(session), 20)
+        (one,) = await waiting(session)
+        assert (one["surface"], one["rule"], one["messages"]) == ("request", "team.ask/books", 1)
+        assert "Close the books" in one["text"] and "kim@corp.dk" not in one["text"]
+        assert not stage.upstream.requests and not given.done()
+        assert await answered(session, word, one["id"]) == 200
+        answer = parse(await given)
+        sent = [parse(request).body for request in stage.upstream.requests]
+    if word == "approve":
+        assert answer.body == (b"".join(api.events(says)) if stream else api.body(says))
+        assert len(sent) == 1 and b"4711" not in sent[0] and b"[number]" in sent[0]
+    else:
+        assert answer.start.startswith("HTTP/1.1 403") and b"Books need a person." in answer.body
+        assert not sent
+    (operated,) = records(tmp_path, Operated)
+    assert (operated.operator, operated.action) == ("ann", word) and operated.target.endswith("request")
+
+
+@pytest.mark.parametrize(("otherwise", "status"), [("deny", 403), ("allow", 200)])
+async def test_after_the_deadline_the_setting_decides_about_a_request(
+    bundle: Path, tmp_path: Path, otherwise: str, status: int
 ) -> None:
+    api = APIS["chat"]
+    async with asking(bundle, tmp_path, seconds=0.3, otherwise=otherwise) as (stage, _):
+        stage.script = answering(api.body(Say("", "Done.")))
+        answer = parse(await send(stage.port, saying(api, "Close the books.", False)))
+    assert answer.start.startswith(f"HTTP/1.1 {status}")
+    (operated,) = records(tmp_path, Operated)
+    assert (operated.operator, operated.action) == ("interlock", "approval_expired")
+
+
+@pytest.mark.parametrize("ends", ["gone", "killed"])
+async def test_a_request_that_waits_ends_with_its_client_or_its_run(bundle: Path, tmp_path: Path, ends: str) -> None:
+    api = APIS["chat"]
+    async with asking(bundle, tmp_path) as (stage, interlock), admin(interlock) as session:
+        given = asyncio.ensure_future(send(stage.port, saying(api, "Close the books.", True)))
+        await until(lambda: waiting(session), 20)
+        (one,) = await waiting(session)
+        if ends == "gone":
+            given.cancel()
+        else:
+            async with session.post(f"/v1/runs/{one['run']}/kill", json=ORDER) as answer:
+                assert answer.status == 200
+            assert parse(await given).start.startswith("HTTP/1.1 403")
+
+        async def none() -> bool:
+            return not await waiting(session)
+
+        await until(none, 20)
+        assert await answered(session, "approve", one["id"]) == 404
+        assert not stage.upstream.requests
+
+
+async def test_settings_with_which_nobody_could_approve_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "interlock.yaml"
-    path.write_text(json.dumps({"listen": listen, "workers": workers, "policies": {"approval": {"seconds": 5}}}))
-    with pytest.raises(ConfigError, match=said):
+    path.write_text(json.dumps({"policies": {"approval": {"seconds": 5}}}))
+    with pytest.raises(ConfigError, match="nobody could approve"):
         load(path)

@@ -1,0 +1,143 @@
+"""Policies where there are several workers: operators answer what waits in any of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.policies.support import built
+from tests.support.chat import Call, Say, read_whole, whole
+from tests.support.raw import ScriptedUpstream, scripted
+from tests.support.served import Served, served, until
+from tests.support.serving import answering, ask
+from tests.support.workers import connections, workers_of
+from tracing.records import Operated
+
+pytestmark = pytest.mark.opa
+
+TOKEN = "operators-only"
+PAY = """\
+package interlock.policies.team.ask
+
+tool_call contains {
+	"id": "pay",
+	"severity": "high",
+	"action": "approve",
+	"message": "Payments need a person.",
+	"tags": [],
+} if input.call.name == "pay"
+"""
+SAYS = Say(calls=(Call("pay", '{"to": "kim@corp.dk"}'),))
+
+
+class Setting:
+    def __init__(self, interlock: Served, upstream: ScriptedUpstream, session: aiohttp.ClientSession) -> None:
+        self.interlock = interlock
+        self.upstream = upstream
+        self.session = session
+
+    @property
+    def workers(self) -> dict[int, int]:
+        return workers_of(self.interlock.process.pid)
+
+    async def waiting(self) -> list[dict[str, Any]]:
+        async with self.session.get("/v1/approvals") as answer:
+            found: list[dict[str, Any]] = (await answer.json())["approvals"]
+            return found
+
+    async def says(self, operator: str, word: str, name: str) -> tuple[int, dict[str, Any]]:
+        order = {"operator": operator, "reason": "Invoice 7."}
+        async with self.session.post(f"/v1/approvals/{name}/{word}", json=order) as answer:
+            return answer.status, await answer.json()
+
+
+@asynccontextmanager
+async def serving(folder: Path, **sections: Any) -> AsyncIterator[Setting]:
+    listen = {"admin_token": TOKEN, "drain_seconds": 5.0}
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with (
+        scripted(answering(whole(SAYS))) as upstream,
+        served(upstream.url, folder, workers=2, listen=listen, **sections) as interlock,
+        aiohttp.ClientSession(interlock.admin_url, headers=headers) as session,
+    ):
+        yield Setting(interlock, upstream, session)
+
+
+async def test_operators_answer_what_waits_in_any_worker(opa_binary: Path, tmp_path: Path) -> None:
+    built(opa_binary, tmp_path / "sources", {"team/ask/policy.rego": PAY}).write(tmp_path / "bundle")
+    policies = {
+        "bundle": str(tmp_path / "bundle"),
+        "modes": {"team.ask": "enforce"},
+        "approval": {"seconds": 120},
+    }
+    async with (
+        serving(tmp_path, policies=policies) as it,
+        connections(it.interlock.port, it.workers.values()) as by_worker,
+    ):
+        (one,), (two,) = by_worker.values()
+        asking = [asyncio.create_task(kept.ask(ask())) for kept in (one, two)]
+
+        async def both() -> bool:
+            return len(await it.waiting()) == 2
+
+        await until(both, 30)
+        first, second = await it.waiting()
+        assert first["asked_ns"] <= second["asked_ns"]
+        assert [value["value"] for value in first["decides"]] == ["kim@corp.dk"]
+        sides = [("ann", "approve"), ("bob", "deny")] * 5
+        answers = await asyncio.gather(*(it.says(*side, first["id"]) for side in sides))
+        (nth,) = (at for at, (status, _) in enumerate(answers) if status == 200)
+        assert all(
+            (status, said["operator"], said["action"]) == (409, *sides[nth])
+            for status, said in answers[:nth] + answers[nth + 1 :]
+        )
+        other = "deny" if sides[nth][1] == "approve" else "approve"
+        status, done = await it.says("eve", other, second["id"])
+        assert (status, done["approved"]) == (200, other == "approve")
+        assert (await it.says("kim", "approve", second["id"]))[0] == 409
+        assert (await it.says("kim", "approve", "0" * 16))[0] == 404
+        given = [bool(read_whole((await task).body)[0].calls) for task in asking]
+        assert sorted(given) == [False, True]
+        assert await it.waiting() == []
+        said = [entry.record for entry in it.interlock.entries() if isinstance(entry.record, Operated)]
+        assert sorted((one.operator, one.action) for one in said) == sorted([sides[nth], ("eve", other)])
+        written = {entry.chain for entry in it.interlock.entries() if isinstance(entry.record, Operated)}
+        assert written == {"local/w1", "local/w2"}
+
+
+async def test_what_waits_in_a_worker_goes_with_it(opa_binary: Path, tmp_path: Path) -> None:
+    built(opa_binary, tmp_path / "sources", {"team/ask/policy.rego": PAY}).write(tmp_path / "bundle")
+    policies = {
+        "bundle": str(tmp_path / "bundle"),
+        "modes": {"team.ask": "enforce"},
+        "approval": {"seconds": 120},
+    }
+    async with serving(tmp_path, policies=policies) as it:
+        pids = it.workers.values()
+        async with connections(it.interlock.port, pids) as by_worker:
+            asking = [asyncio.create_task(kept[0].ask(ask())) for kept in by_worker.values()]
+
+            async def so_many(number: int) -> bool:
+                return len(await it.waiting()) == number
+
+            await until(lambda: so_many(2), 30)
+            names = {one["id"] for one in await it.waiting()}
+            os.kill(next(iter(by_worker)), signal.SIGKILL)
+            await until(lambda: so_many(1), 30)
+            (left,) = await it.waiting()
+            assert left["id"] in names
+            (gone,) = names - {left["id"]}
+            assert (await it.says("ann", "approve", gone))[0] == 404
+            assert (await it.says("ann", "approve", left["id"]))[0] == 200
+            broken, done = await asyncio.gather(*asking)
+            assert broken.body == b""
+            assert json.loads(done.body)["choices"][0]["message"]["tool_calls"]
