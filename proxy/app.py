@@ -59,6 +59,7 @@ class Interlock:
             runs=OwnRuns(state.runs),
             admission=state.admission,
             serve=launches.serve_bundle if own_opa else None,
+            end_served=launches.end_opa,
         )
         await plane.start()
         self._plane = plane

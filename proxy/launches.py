@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from pydantic import SecretStr
@@ -26,6 +28,8 @@ from serving.settings import OtlpSettings, PolicySettings, Settings
 from tracing.exporter import exporter_command, exporter_settings
 from tracing.sinks import SinkAway, find_experiment
 
+Ends = Callable[[], Coroutine[Any, Any, None]]
+
 
 class Launches:
     """``stack`` ends what was started; ``notices`` says what runs."""
@@ -35,6 +39,8 @@ class Launches:
         self._notices = notices
         self._opa_settings: Settings | None = None
         self._opas = 0
+        self.end_opa: Ends | None = None
+        """Ends the OPA that was launched at the start."""
 
     async def start(self, settings: Settings) -> Settings:
         """All that the settings ask for; gives them with where it runs. Raises what does not start."""
@@ -73,30 +79,32 @@ class Launches:
 
     async def _opa(self, settings: Settings) -> Settings:
         """An OPA of our own that serves the very bundle that decisions will be compared with."""
-        policies, stop = await self._serving(settings)
         self._opa_settings = settings
-        self._stack.push_async_callback(stop)
+        policies, self.end_opa = await self.serve_bundle()
         self._notices.append(f"launched OPA on {policies.opa_url}")
         return settings.model_copy(update={"policies": policies})
 
-    async def serve_bundle(self) -> tuple[PolicySettings, Callable[[], Awaitable[None]]]:
-        """Another OPA of our own, with the bundle as it is on disk now; gives where it is, and what ends it."""
-        assert self._opa_settings is not None
-        return await self._serving(self._opa_settings)
-
-    async def _serving(self, settings: Settings) -> tuple[PolicySettings, Callable[[], Awaitable[None]]]:
+    async def serve_bundle(self) -> tuple[PolicySettings, Ends]:
+        """Another OPA of our own, with the bundle as it is on disk now; gives where it is, and what ends it before
+        everything ends."""
+        settings = self._opa_settings
+        assert settings is not None
         effective = await asyncio.to_thread(effective_bundle, settings.policies, settings.agents)
         self._opas += 1
-        folder = settings.state_dir / "opa" / str(self._opas % 2)  # the one before may still be read
-        effective.write(folder / "bundle")
+        folder = settings.state_dir / "opa" / str(self._opas)  # those before may still be read
+        await asyncio.to_thread(effective.write, folder / "bundle")
         server = OpaServer(settings.policies, folder / "bundle", settings.state_dir, folder)
+        ending = contextlib.AsyncExitStack()
+        ending.push_async_callback(asyncio.to_thread, shutil.rmtree, folder, ignore_errors=True)
+        ending.push_async_callback(server.stop)
+        self._stack.push_async_callback(ending.aclose)
         try:
             await server.start()
         except BaseException:
-            await server.stop()
+            await ending.aclose()
             raise
         where = {"opa_url": server.url, "opa_token": SecretStr(server.token)}
-        return settings.policies.model_copy(update=where), server.stop
+        return settings.policies.model_copy(update=where), ending.aclose
 
     def _exporter(self, settings: Settings) -> None:
         """The exporter is supervised like any child; what it missed it makes up from the journal."""

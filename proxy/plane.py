@@ -18,6 +18,7 @@ from aiohttp import web
 
 from checks.nemo import NemoCheck, nemo_session
 from checks.scheduler import CheckScheduler
+from policies.engines.base import EngineError
 from policies.in_force import Policies
 from policies.model import BudgetFacts, CheckFact
 from policies.service import PolicySet
@@ -34,7 +35,7 @@ from proxy.judge import Judge
 from proxy.judges import Judges
 from proxy.recorder import Recorder
 from proxy.relay import Relay
-from proxy.reloading import Reloader, Serve, fetched_bundle
+from proxy.reloading import Ends, Reloader, Serve, Stamp, fetched_bundle, stamp_of
 from proxy.share import ShareMeter
 from proxy.state import Alerts, Runs
 from serving.patterns import shipped_redactor
@@ -55,7 +56,8 @@ class DataPlane:
     """``start``, ``listen``, then ``stop``. ``settings`` say where everything runs that others launched.
 
     ``worker``: the number of the journal's chain, where there are several; then the data port is shared with the
-    other workers. ``waits`` is told what waits for approval, and its id when it no longer does.
+    other workers. ``serve`` and ``end_served``: of an OPA of our own, what starts another one, and what ends the one
+    that the settings name. ``waits`` is told what waits for approval, and its id when it no longer does.
     """
 
     def __init__(
@@ -68,11 +70,14 @@ class DataPlane:
         share: ShareMeter | None = None,
         worker: int = 0,
         serve: Serve | None = None,
+        end_served: Ends | None = None,
         waits: Callable[[dict[str, Any] | str], None] = lambda _: None,
     ) -> None:
         self.settings = settings
         self._waits = waits
         self._serve = serve
+        self._end_served = end_served
+        self._loaded: Stamp = ()
         self.metrics = Metrics()
         self.url = ""
         self.judges: Judges | None = None
@@ -97,9 +102,12 @@ class DataPlane:
         settings, metrics = self.settings, self.metrics
         writer = WriterProcess()  # comes up while the policies do
         self._stack.callback(writer.end)
+        self._loaded = stamp_of(settings.policies)
         policies = Policies.load(settings.policies, settings.agents)
         await policies.start()
         self._stack.push_async_callback(self._close_policies, policies)
+        if self._serve is not None:
+            await self._require_served(policies)
         journal = self.journal = open_writer(settings, writer, self._worker, policies.digest, policies.rollout.digest)
         self._stack.callback(journal.close)
         metrics.watch_journal(journal)
@@ -151,6 +159,13 @@ class DataPlane:
         if settings.policies.reload_seconds:
             self._watch_policies(settings, judges, recorder)
 
+    async def _require_served(self, policies: Policies) -> None:
+        """An OPA of our own has the bundle that was read, or that has changed in between: ``RuntimeError``."""
+        try:
+            await policies.prove()
+        except EngineError as problem:
+            raise RuntimeError(f"the OPA that was launched cannot be asked: {problem}") from None
+
     async def _close_policies(self, first: Policies) -> None:
         """Those in force; the ones that were loaded first, if the start did not come further."""
         await (self.judges.policies if self.judges is not None else first).close()
@@ -161,8 +176,10 @@ class DataPlane:
             judges,
             self.relay.live,
             recorder,
+            self._loaded,
             fetched=fetched_bundle(settings),
             serve=self._serve,
+            end=self._end_served,
         )
         watching = asyncio.create_task(reloader.watch())
 

@@ -3,7 +3,9 @@
 How to think about it. An exchange keeps the judge that it began with, so no decision is made by half of one set and
 half of another. Another bundle or roll-out is read, verified and compiled in a thread; only when all of that is done,
 and the engine answers, do new exchanges get it. Where any of it fails, what was in force stays in force, and an alert
-says what is wrong until it is mended. The old set's engine is closed when the last exchange that began with it is over.
+says what is wrong until it is mended. The old set's engine is closed when the last exchange that began with it is over;
+one that does not end keeps it for ``policies.old_seconds``, or until ``MOST_OLD`` sets are newer. From then on what it
+would have to be asked about is denied, as by an engine that is away.
 
 A file that is being written looks broken: so a change is acted upon when two looks in a row see the same.
 """
@@ -14,8 +16,9 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from policies.bundle import BundleError
 from policies.engines.base import EngineError
@@ -24,14 +27,20 @@ from policies.in_force import Policies
 from proxy.judges import Judges
 from proxy.live import Live
 from proxy.recorder import Recorder
+from serving.launch.commands import LaunchError
+from serving.launch.process import ChildFailed
 from serving.settings import PolicySettings, Settings
 
 _log = logging.getLogger(__name__)
 
-_CAUSE, _SUBJECT = "policies_not_loaded", "policies"
+MOST_OLD = 4
+"""Sets that are kept besides the one in force, for exchanges that began with them."""
+
+NOT_LOADED, _SUBJECT = "policies_not_loaded", "policies"
 
 Stamp = tuple[tuple[str, int, int, int], ...]
-Serve = Callable[[], Awaitable[tuple[PolicySettings, Callable[[], Awaitable[None]]]]]
+Ends = Callable[[], Coroutine[Any, Any, None]]
+Serve = Callable[[], Awaitable[tuple[PolicySettings, Ends]]]
 """Has an OPA of our own serve the bundle as it is now: gives the settings with where, and what ends that server."""
 
 
@@ -59,7 +68,8 @@ async def with_bundle(settings: Settings, notices: list[str]) -> Settings:
 
 
 class Reloader:
-    """``fetched``: the bundle comes from a URL. ``serve``: Interlock runs the OPA server itself."""
+    """``loaded``: what was on disk before what is in force was read. ``fetched``: the bundle comes from a URL.
+    ``serve``: Interlock runs the OPA server itself; ``end`` ends the one that is asked now."""
 
     def __init__(
         self,
@@ -67,9 +77,11 @@ class Reloader:
         judges: Judges,
         live: Live,
         recorder: Recorder,
+        loaded: Stamp,
         *,
         fetched: FetchedBundle | None = None,
         serve: Serve | None = None,
+        end: Ends | None = None,
     ) -> None:
         self._settings = settings
         self._judges = judges
@@ -77,10 +89,11 @@ class Reloader:
         self._recorder = recorder
         self._fetched = fetched
         self._serve = serve
-        self._loaded = self._seen = self._stamp()
+        self._loaded = self._seen = loaded
         self._unusable = False  # what is on disk now
-        self._end: Callable[[], Awaitable[None]] | None = None
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._end = end
+        self._retiring: dict[asyncio.Task[None], asyncio.Event] = {}
+        self._ending = False
 
     async def watch(self) -> None:
         """Look again and again, until cancelled."""
@@ -100,11 +113,11 @@ class Reloader:
             except BundleError as problem:  # the roll-out on disk may have changed all the same
                 self._failed(str(problem))
                 away = True
-        stamp = await asyncio.to_thread(self._stamp)
+        stamp = await asyncio.to_thread(stamp_of, self._settings.policies)
         settled, self._seen = stamp == self._seen, stamp
         if stamp == self._loaded:
             if not self._unusable and not away:
-                self._recorder.resolve(_CAUSE, _SUBJECT, "*")
+                self._recorder.resolve(NOT_LOADED, _SUBJECT, "*")
             return False
         if not settled:
             return False
@@ -112,12 +125,11 @@ class Reloader:
         return await self._load()
 
     async def close(self) -> None:
-        """End what still waits for exchanges of an older set, and the OPA server of the newest."""
-        for task in list(self._retiring):
-            task.cancel()
+        """Close what still waits for exchanges of an older set. The OPA server of the newest is asked to the end."""
+        self._ending = True
+        for at_once in self._retiring.values():
+            at_once.set()
         await asyncio.gather(*self._retiring, return_exceptions=True)
-        if self._end is not None:
-            await self._end()
 
     async def _load(self) -> bool:
         wanted, end = self._settings.policies, None
@@ -131,7 +143,7 @@ class Reloader:
             except BaseException:
                 await policies.close()
                 raise
-        except (ValueError, EngineError, OSError, RuntimeError) as problem:
+        except (ValueError, EngineError, LaunchError, ChildFailed, OSError, RuntimeError) as problem:
             if end is not None:
                 await end()
             if not isinstance(problem, ValueError):
@@ -142,11 +154,11 @@ class Reloader:
         if (policies.digest, policies.rollout.digest) == (before.digest, before.rollout.digest) and end is None:
             await policies.close()
             self._unusable = False
-            self._recorder.resolve(_CAUSE, _SUBJECT, "*")
+            self._recorder.resolve(NOT_LOADED, _SUBJECT, "*")
             return False
         self._judges.use(policies)
         old_end, self._end, self._unusable = self._end, end, False
-        self._recorder.resolve(_CAUSE, _SUBJECT, "*")
+        self._recorder.resolve(NOT_LOADED, _SUBJECT, "*")
         self._recorder.operated(
             "interlock",
             "policies_loaded",
@@ -155,15 +167,29 @@ class Reloader:
         )
         self._recorder.exceptions_end(policies)
         _log.warning("other policies are in force: bundle %s, roll-out %s", policies.digest, policies.rollout.digest)
-        task = asyncio.get_running_loop().create_task(self._retire(before, old_end))
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        at_once = asyncio.Event()
+        task = asyncio.get_running_loop().create_task(self._retire(before, old_end, at_once))
+        self._retiring[task] = at_once
+        task.add_done_callback(self._retiring.pop)
+        for one in list(self._retiring.values())[:-MOST_OLD]:
+            one.set()
         return True
 
-    async def _retire(self, policies: Policies, end: Callable[[], Awaitable[None]] | None) -> None:
+    async def _retire(self, policies: Policies, end: Ends | None, at_once: asyncio.Event) -> None:
+        """Close a set that is no longer in force: when nothing is judged by it any more, but no later than the settings
+        say, and at once where there are too many. What still runs then is denied what would have to be asked."""
+        passed, enough = asyncio.ensure_future(self._live.passed()), asyncio.ensure_future(at_once.wait())
         try:
-            await self._live.passed()
+            await asyncio.wait(
+                {passed, enough},
+                timeout=self._settings.policies.old_seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if not passed.done() and not self._ending:
+                _log.warning("what began under bundle %s and still runs is not judged by it any more", policies.digest)
         finally:
+            passed.cancel()
+            enough.cancel()
             with contextlib.suppress(Exception):
                 await policies.close()
             if end is not None:
@@ -172,7 +198,7 @@ class Reloader:
     def _failed(self, problem: str) -> None:
         _log.error("other policies could not be loaded, the old ones stay in force: %s", problem)
         self._recorder.fire(
-            _CAUSE,
+            NOT_LOADED,
             _SUBJECT,
             "*",
             summary="Changed policies cannot be used; the old ones stay in force.",
@@ -181,10 +207,10 @@ class Reloader:
             release="Mend the bundle or the roll-out; it is looked at again when it changes.",
         )
 
-    def _stamp(self) -> Stamp:
-        policies = self._settings.policies
-        bundle = self._fetched.path if self._fetched is not None else policies.bundle
-        return tuple(mark for root in (bundle, policies.rollout) if root is not None for mark in _marks(root))
+
+def stamp_of(policies: PolicySettings) -> Stamp:
+    """What bundle and roll-out are on disk now."""
+    return tuple(mark for root in (policies.bundle, policies.rollout) if root is not None for mark in _marks(root))
 
 
 def _marks(root: Path) -> list[tuple[str, int, int, int]]:

@@ -167,6 +167,9 @@ class PolicySettings(_Section):
     """Public keys, one of which must have signed the bundle; empty: it need not be signed."""
     reload_seconds: Annotated[float, Field(ge=0)] = 5.0
     """How often to look whether bundle or roll-out have changed; 0: never."""
+    old_seconds: PositiveSeconds = 3600.0
+    """How long an exchange that runs on is judged by what was in force when it began. After that, or after four further
+    changes, what it would have to be judged for is denied."""
     opa: UserPath | None = None
     """The `opa` command; null: the one on PATH."""
     opa_url: HttpUrl | None = None

@@ -48,6 +48,8 @@ class EmbeddedEngine:
 
     def __init__(self, bundle: Bundle, timeout_seconds: float) -> None:
         self._timeout = timeout_seconds
+        self._closed = False
+        self._busy: list[str] = []
         config = PolicyConfig(
             max_input_bytes=INPUT_BYTES,
             parse_raw_json_input=False,
@@ -68,6 +70,10 @@ class EmbeddedEngine:
         """Nothing: it is ready when it is built."""
 
     async def close(self) -> None:
+        """What is being evaluated is over first: it has a deadline. Whoever asks from now on gets no answer."""
+        self._closed = True
+        while self._busy:  # noqa: ASYNC110 - threads, which know no event of the loop's
+            await asyncio.sleep(0.01)
         self._module.close()
 
     async def ask_all(
@@ -91,6 +97,15 @@ class EmbeddedEngine:
     def _evaluate(self, document: bytes, entrypoint: str, seconds: float) -> Any:
         if seconds <= 0:
             raise EngineError("input", f"no time was left for {entrypoint}")
+        self._busy.append(entrypoint)  # before the look at what closing sets: one of the two sees the other
+        try:
+            if self._closed:
+                raise EngineError("engine", "these policies are no longer kept: others have been in force for long")
+            return self._evaluated(document, entrypoint, seconds)
+        finally:
+            self._busy.remove(entrypoint)
+
+    def _evaluated(self, document: bytes, entrypoint: str, seconds: float) -> Any:
         try:
             answer = self._module.evaluate(document, entrypoint, min(seconds, self._timeout))
         except OpaWasmError as error:

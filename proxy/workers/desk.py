@@ -30,11 +30,13 @@ from proxy.breakers.admission import circuit_keys
 from proxy.breakers.store import Charge
 from proxy.history import DIGEST_BYTES
 from proxy.recorder import Recorder
+from proxy.reloading import NOT_LOADED
 from proxy.run import Run
 from proxy.setup import State
 from proxy.shape import Shape
 from proxy.workers import words
 from proxy.workers.approving import WorkersApprovals
+from proxy.workers.bundles import BundleServers
 from proxy.workers.link import Link, listen, peer
 from serving.frames import NOTICE
 
@@ -48,16 +50,23 @@ _BEATS_MISSED = 15.0
 
 class Desk:
     """``tokens``: by the worker's number, what it must show. ``own_pid(number, pid)`` says whether this process is the
-    worker that was started under that number."""
+    worker that was started under that number. ``servers``: the OPA servers, if they are ours."""
 
     def __init__(
-        self, state: State, recorder: Recorder, tokens: Mapping[int, str], own_pid: Callable[[int, int], bool]
+        self,
+        state: State,
+        recorder: Recorder,
+        tokens: Mapping[int, str],
+        own_pid: Callable[[int, int], bool],
+        servers: BundleServers | None = None,
     ) -> None:
         self.state = state
         self.recorder = recorder
         self.failures: dict[int, str] = {}
         self.pids: dict[int, int] = {}
         self.approvals = WorkersApprovals()
+        self.servers = servers
+        self._says_broken: set[int] = set()
         self._tokens = tokens
         self._own_pid = own_pid
         self._peers: dict[int, Peer] = {}
@@ -123,7 +132,22 @@ class Desk:
     def left(self, number: int, one: Peer) -> None:
         if self._peers.get(number) is one:
             del self._peers[number]
+            self._says_broken.discard(number)
         self.share()
+
+    def alerted(self, number: int, word: words.Fire | words.Resolve) -> None:
+        """A worker says that something is wrong, or no longer. Each loads changed policies by itself: what one of them
+        cannot use is wrong until all can."""
+        if isinstance(word, words.Fire):
+            if word.cause == NOT_LOADED:
+                self._says_broken.add(number)
+            self.recorder.fire(word.cause, word.subject, word.agent, **word.what)
+            return
+        if word.cause == NOT_LOADED:
+            self._says_broken.discard(number)
+            if self._says_broken:
+                return
+        self.recorder.resolve(word.cause, word.subject, word.agent)
 
     def share(self) -> None:
         """Tell each worker how busy the others are."""
@@ -186,10 +210,12 @@ class Peer:
             case words.WentOn() | words.Left() | words.Began() | words.Spent() | words.Noted() | words.Tripped():
                 if (run := self._state.runs.get(word.run)) is not None:
                     self._told(run, word)
-            case words.Fire():
-                self._desk.recorder.fire(word.cause, word.subject, word.agent, **word.what)
-            case words.Resolve():
-                self._desk.recorder.resolve(word.cause, word.subject, word.agent)
+            case words.Fire() | words.Resolve():
+                self._desk.alerted(self._number, word)
+            case words.Serve() if self._desk.servers is not None:
+                self._desk.servers.wanted(self._tell, word.number)
+            case words.DoneWith() if self._desk.servers is not None:
+                self._desk.servers.done_with(self._tell, word.url)
             case words.Busy():
                 self.busy = word.exchanges
                 self._desk.share()
@@ -217,6 +243,8 @@ class Peer:
             if (run := self._state.runs.get(run_id)) is not None:
                 self._state.runs.settled(run, 0, 0.0)
         self._desk.approvals.lost(self._tell)
+        if self._desk.servers is not None:
+            self._desk.servers.lost(self._tell)
         self._desk.left(self._number, self)
 
     # -- the store ---------------------------------------------------------------------------------

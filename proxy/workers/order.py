@@ -22,21 +22,23 @@ runpy.run_module("proxy.workers.worker", run_name="__main__", alter_sys=True)
 
 class Order(msgspec.Struct, frozen=True):
     """``settings`` as the YAML file has them, credentials in clear; ``token`` is what the worker must show at
-    ``socket``."""
+    ``socket``. ``asks_opa``: the parent runs the OPA servers."""
 
     number: int
     socket: str
     token: str
     settings: dict[str, Any]
+    asks_opa: bool = False
 
 
 def command(number: int) -> tuple[str, ...]:
     return (sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]), str(number))
 
 
-def order(number: int, socket: Path, token: str, settings: Settings) -> bytes:
+def order(number: int, socket: Path, token: str, settings: Settings, *, asks_opa: bool) -> bytes:
     """For the worker's standard input. Holds credentials."""
-    return msgspec.json.encode(Order(number, str(socket), token, settings.model_dump(mode="python")), enc_hook=_plain)
+    said = Order(number, str(socket), token, settings.model_dump(mode="python"), asks_opa)
+    return msgspec.json.encode(said, enc_hook=_plain)
 
 
 def read_order(data: bytes) -> tuple[Order, Settings]:

@@ -13,12 +13,14 @@ import secrets
 import socket
 from collections.abc import Callable
 
+from policies.service import effective_bundle
 from proxy.launches import Launches
 from proxy.operators import Operators
 from proxy.plane import every, make_recorder, open_journal
 from proxy.recorder import Recorder
 from proxy.reloading import with_bundle
 from proxy.setup import State, in_private_folder, introduction, listen_admin
+from proxy.workers.bundles import BundleServers
 from proxy.workers.desk import Desk
 from proxy.workers.order import command, order
 from proxy.workers.ports import reserve
@@ -34,6 +36,18 @@ _ENDING_SECONDS = 10.0
 """What a worker needs beyond ``drain_seconds`` to end what streams, and to write everything down."""
 
 
+async def _bundle_servers(settings: Settings, launches: Launches) -> BundleServers:
+    """Begins with the server that was launched at the start."""
+
+    async def digest() -> str:
+        return (await asyncio.to_thread(effective_bundle, settings.policies, settings.agents)).digest
+
+    servers = BundleServers(launches.serve_bundle, digest)
+    assert launches.end_opa is not None
+    servers.add(await digest(), settings.policies, launches.end_opa)
+    return servers
+
+
 class Parent:
     """``start``, then ``stop``; ``url`` and ``admin_url`` in between."""
 
@@ -47,6 +61,7 @@ class Parent:
         self._children: dict[int, Child] = {}
         self._desk: Desk | None = None
         self._journal: Journal | None = None
+        self._servers: BundleServers | None = None
 
     async def start(self) -> None:
         """Raises what is wrong with the settings or the surroundings, with everything stopped again."""
@@ -63,7 +78,12 @@ class Parent:
         listen = settings.listen.model_copy(update={"port": port})
         settings = settings.model_copy(update={"listen": listen})
         settings = await with_bundle(settings, self.notices)
-        settings = await Launches(self._stack, self.notices).start(settings)
+        own_opa = settings.policies.engine == "opa" and settings.policies.opa_url is None
+        launches = Launches(self._stack, self.notices)
+        settings = await launches.start(settings)
+        if own_opa:
+            servers = self._servers = await _bundle_servers(settings, launches)
+            self._stack.push_async_callback(servers.close)
         journal = self._journal = open_journal(settings)
         self._stack.callback(journal.close)
         settle_abandoned(settings.state_dir, range(settings.workers + 1))
@@ -106,7 +126,7 @@ class Parent:
         numbers = range(1, settings.workers + 1)
         tokens = {number: secrets.token_urlsafe(32) for number in numbers}
         path = settings.state_dir / _SOCKET
-        desk = self._desk = Desk(state, recorder, tokens, self._is_worker)
+        desk = self._desk = Desk(state, recorder, tokens, self._is_worker, self._servers)
         self._stack.callback(desk.close)
         desk.listen(path)
         metrics.watch("workers_ready", "Workers that take connections.", lambda: float(len(desk.ready)))
@@ -153,7 +173,7 @@ class Parent:
                 f"worker {number}",
                 command(number),
                 env={VARIABLE: str(shared.folder)},
-                stdin=order(number, settings.state_dir / _SOCKET, token, settings),
+                stdin=order(number, settings.state_dir / _SOCKET, token, settings, asks_opa=self._servers is not None),
                 log=settings.state_dir / "logs" / f"worker-{number}.log",
             ),
             probe=alive,

@@ -189,6 +189,22 @@ class Resolve(msgspec.Struct, frozen=True, tag="resolve"):
     agent: str
 
 
+# OPA servers of the parent's (``proxy.workers.bundles``).
+
+
+class Serve(msgspec.Struct, frozen=True, tag="serve"):
+    """A server is wanted with the bundle as it is on disk now. Answered by the notice :class:`Served` with this
+    ``number``: one may take long to start."""
+
+    number: int
+
+
+class DoneWith(msgspec.Struct, frozen=True, tag="done_with"):
+    """The worker asks the server at ``url`` no more."""
+
+    url: str
+
+
 # What waits for a person (``proxy.approvals``).
 
 
@@ -241,6 +257,8 @@ FromWorker = (
     | Fire
     | Resolve
     | Busy
+    | Serve
+    | DoneWith
     | Waits
     | WaitsNoMore
     | Approved
@@ -271,4 +289,13 @@ class Approve(msgspec.Struct, frozen=True, tag="approve"):
     reason: str
 
 
-FromParent = Cut | Noted | Others | Approve
+class Served(msgspec.Struct, frozen=True, tag="served"):
+    """``problem``: why there is no server."""
+
+    number: int
+    url: str = ""
+    token: str = ""
+    problem: str | None = None
+
+
+FromParent = Cut | Noted | Others | Approve | Served

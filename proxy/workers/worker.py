@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import signal
 import sys
@@ -16,15 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
+from pydantic import SecretStr
 
 from proxy.approvals import AlreadyDecided, UnknownApproval
 from proxy.plane import DataPlane
+from proxy.reloading import Ends
 from proxy.workers import words
 from proxy.workers.link import Link, connect
 from proxy.workers.order import Order, read_order
 from proxy.workers.remote import Caller, RemoteAdmission, RemoteAlerts, RemoteRuns, RemoteShare, RemoteStore
 from serving.allocator import calm_allocator
-from serving.settings import Settings
+from serving.settings import PolicySettings, Settings
 from tracing.journal import JournalError
 from tracing.prices import PriceBook
 
@@ -44,6 +47,8 @@ class Worker:
         self._admission: RemoteAdmission | None = None
         self._share: RemoteShare | None = None
         self._answering: set[asyncio.Task[None]] = set()
+        self._wanted: dict[int, asyncio.Future[words.Served]] = {}
+        self._numbers = itertools.count(1)
 
     async def run(self, ended: asyncio.Event) -> int:
         link = Link(connect(Path(self._order.socket)), self._parent.heard, self._parent.lost)
@@ -71,6 +76,10 @@ class Worker:
 
     async def _start(self, key: bytes) -> DataPlane:
         settings, parent = self._settings, self._parent
+        end_served = None
+        if self._order.asks_opa:  # the one of the order may have ended since
+            served, end_served = await self._serve()
+            settings = settings.model_copy(update={"policies": served})
         store = RemoteStore(parent)
         self._runs = RemoteRuns(parent, key, store)
         self._admission = RemoteAdmission(settings.breakers, settings.agents, parent, store)
@@ -84,6 +93,8 @@ class Worker:
             share=self._share,
             worker=self._order.number,
             waits=self._waits,
+            serve=self._serve if self._order.asks_opa else None,
+            end_served=end_served,
         )
         await plane.start()
         try:
@@ -108,9 +119,31 @@ class Worker:
                 task = asyncio.get_running_loop().create_task(self._answer(word))
                 self._answering.add(task)
                 task.add_done_callback(self._answering.discard)
+            case words.Served():
+                if (wanted := self._wanted.pop(word.number, None)) is not None and not wanted.done():
+                    wanted.set_result(word)
             case words.Others(exchanges):
                 if self._share is not None:
                     self._share.others(exchanges)
+
+    async def _serve(self) -> tuple[PolicySettings, Ends]:
+        """A server of the parent's with the bundle as it is on disk now. ``RuntimeError`` if there is none."""
+        number = next(self._numbers)
+        served: asyncio.Future[words.Served] = asyncio.get_running_loop().create_future()
+        self._wanted[number] = served
+        self._parent.tell(words.Serve(number))
+        await _either(served, self._parent.gone)
+        if not served.done():
+            raise RuntimeError("the parent is gone")
+        word = served.result()
+        if word.problem is not None:
+            raise RuntimeError(word.problem)
+
+        async def end() -> None:
+            self._parent.tell(words.DoneWith(word.url))
+
+        where = {"opa_url": word.url, "opa_token": SecretStr(word.token)}
+        return self._settings.policies.model_copy(update=where), end
 
     def _waits(self, what: dict[str, Any] | str) -> None:
         self._parent.tell(words.WaitsNoMore(what) if isinstance(what, str) else words.Waits(what))
@@ -144,8 +177,11 @@ class Worker:
             self._parent.tell(words.Beat(plane.journal.failure if plane is not None else None))
 
 
-async def _either(*events: asyncio.Event) -> None:
-    waiting = [asyncio.create_task(event.wait()) for event in events]
+async def _either(*events: asyncio.Event | asyncio.Future[Any]) -> None:
+    waiting = [
+        asyncio.create_task(event.wait()) if isinstance(event, asyncio.Event) else asyncio.shield(event)
+        for event in events
+    ]
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     finally:

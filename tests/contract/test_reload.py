@@ -8,7 +8,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ import pytest
 from aiohttp import web
 
 from policies.bundle import Bundle, BundleError
+from policies.in_force import Policies
 from policies.signing import make_keys, read_private
+from proxy.reloading import MOST_OLD
 from tests.policies.support import ALWAYS, built
 from tests.policies.test_rollout import written
 from tests.support.chat import Call, Say, read_whole, stream, whole
@@ -200,6 +202,112 @@ async def test_an_answer_that_flows_is_judged_by_what_it_began_with(two: dict[st
         flowing = asyncio.ensure_future(send(port_of(interlock), post(ask(stream=True))))
         await flowing
     assert [record.decision["bundle"] for record in decided(state)] == [two["old"].digest, two["new"].digest]
+
+
+def servers_of(state: Path) -> set[int]:
+    """The OPA servers that run for an Interlock with this state folder, by pid."""
+    found = set()
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            words = line.read_bytes()
+            if b"--server" in words and bytes(state / "opa") in words:
+                found.add(int(line.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("engine", ["embedded", "opa"])
+@pytest.mark.parametrize("bound", ["time", "number"])
+async def test_an_exchange_that_does_not_end_keeps_an_old_set_for_so_long_only(
+    two: dict[str, Bundle], opa_binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, bound: str
+) -> None:
+    """What it would have to be asked about after that is denied; others are judged meanwhile as ever."""
+    folder, state, goes_on = tmp_path / "bundle", tmp_path / "state", asyncio.Event()
+    put(two["old"], folder)
+    events = stream(Say("Hm.", "So be it.", (NOW,)))
+    closed, close = list[str](), Policies.close
+
+    async def closing(policies: Policies) -> None:
+        await close(policies)
+        closed.append(policies.digest)
+
+    monkeypatch.setattr(Policies, "close", closing)
+
+    async def script(request: bytes, writer: asyncio.StreamWriter) -> None:
+        if not json.loads(parse(request).body).get("stream"):
+            await answering(whole(Say("Hm.", "So be it.", (NOW,))))(request, writer)
+            return
+        body = b"".join(events)
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % len(body)
+        writer.write(head + events[0])
+        await writer.drain()
+        await goes_on.wait()
+        writer.write(b"".join(events[1:]))
+        await writer.drain()
+
+    policies = {
+        "bundle": folder,
+        "modes": ENFORCED,
+        "reload_seconds": 0.05,
+        "old_seconds": 0.2 if bound == "time" else 3600,
+        "engine": engine,
+        "opa": opa_binary,
+        "timeout_seconds": 10,
+    }
+    async with scripted(script) as upstream, running(upstream.url, state, policies=policies) as interlock:
+        first = servers_of(state)
+        flowing = asyncio.ensure_future(send(port_of(interlock), post(ask(stream=True))))
+        await until(lambda: upstream.requests, 20)
+        loads = 1 if bound == "time" else MOST_OLD + 1
+        for nth in range(loads):
+            put(two["new" if nth % 2 == 0 else "old"], folder)
+            await until(lambda nth=nth: len(operated(state)) == nth + 1, 60)
+            if nth < loads - 1:
+                assert not closed
+        await until(lambda: len(closed) == 1, 20)
+        if engine == "opa":
+            await until(lambda: not first & servers_of(state), 20)
+            assert len(servers_of(state)) == loads
+        await asks(port_of(interlock))
+        goes_on.set()
+        answer = parse(await flowing).body
+    assert b"on_error" in answer and b'"tool_calls"' not in answer
+    errors = [record.decision.get("errors") for record in decided(state)]
+    assert [bool(one) for one in errors] == [False, True]
+    assert not servers_of(state)
+
+
+def operated(state: Path) -> list[Operated]:
+    return [entry.record for entry in read(state) if isinstance(entry.record, Operated)]
+
+
+async def test_an_opa_that_does_not_come_up_leaves_the_old_one_in_force(
+    upstream: ScriptedUpstream, two: dict[str, Bundle], opa_binary: Path, tmp_path: Path
+) -> None:
+    folder, state, command = tmp_path / "bundle", tmp_path / "state", tmp_path / "opa"
+    put(two["old"], folder)
+    command.write_text(f'#!/bin/sh\ntest -e {tmp_path}/broken && exit 3\nexec {opa_binary} "$@"\n')
+    command.chmod(0o700)
+    policies = {
+        "bundle": folder,
+        "modes": ENFORCED,
+        "reload_seconds": 0.05,
+        "engine": "opa",
+        "opa": command,
+        "timeout_seconds": 10,
+    }
+    async with running(upstream.url, state, policies=policies) as interlock:
+        (before,) = servers_of(state)
+        (tmp_path / "broken").touch()
+        put(two["new"], folder)
+        await until(lambda: alerts(state) == [("policies_not_loaded", "firing")], 40)
+        await asks(port_of(interlock))
+        assert decided(state)[-1].decision["bundle"] == two["old"].digest
+        assert servers_of(state) >= {before}
+        (tmp_path / "broken").unlink()
+        await until(lambda: alerts(state)[1:] == [("policies_not_loaded", "resolved")], 60)
+        await asks(port_of(interlock))
+        assert decided(state)[-1].decision["bundle"] == two["new"].digest
+        await until(lambda: len(servers_of(state)) == 1 and before not in servers_of(state), 20)
 
 
 @asynccontextmanager

@@ -1,26 +1,29 @@
-"""Policies where there are several workers: operators answer what waits in any of them."""
+"""Policies where there are several workers: operators answer what waits in any of them, and all take up a change."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import shutil
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.policies.support import built
+from policies.bundle import Bundle
+from tests.policies.support import ALWAYS, built
 from tests.support.chat import Call, Say, read_whole, whole
 from tests.support.raw import ScriptedUpstream, scripted
 from tests.support.served import Served, served, until
 from tests.support.serving import answering, ask
-from tests.support.workers import connections, workers_of
-from tracing.records import Operated
+from tests.support.workers import Connection, connections, workers_of
+from tracing.records import Alerted, Decided, Operated
 
 pytestmark = pytest.mark.opa
 
@@ -141,3 +144,91 @@ async def test_what_waits_in_a_worker_goes_with_it(opa_binary: Path, tmp_path: P
             broken, done = await asyncio.gather(*asking)
             assert broken.body == b""
             assert json.loads(done.body)["choices"][0]["message"]["tool_calls"]
+
+
+def put(bundle: Bundle, folder: Path) -> None:
+    """As a deployment would: written beside, and moved into place."""
+    beside, away = folder.with_name("beside"), folder.with_name("away")
+    bundle.write(beside)
+    if folder.exists():
+        folder.rename(away)
+    beside.rename(folder)
+    shutil.rmtree(away, ignore_errors=True)
+
+
+def bundles_of(state: Served) -> list[str]:
+    return [record.decision["bundle"] for record in state.records(Decided)]
+
+
+async def test_an_opa_that_interlock_launches_takes_a_new_bundle(opa_binary: Path, tmp_path: Path) -> None:
+    """No request fails meanwhile; what cannot be loaded changes nothing; a worker that is started anew has the new."""
+    old, new = (
+        built(opa_binary, tmp_path / name, {"acme/one/policy.rego": ALWAYS.format(name="one", action=action)})
+        for name, action in (("old", "deny"), ("new", "terminate"))
+    )
+    folder = tmp_path / "bundle"
+    put(old, folder)
+    policies = {
+        "bundle": str(folder),
+        "modes": {"acme.one": "enforce"},
+        "engine": "opa",
+        "opa": str(opa_binary),
+        "reload_seconds": 0.2,
+        "timeout_seconds": 10,
+    }
+    async with serving(tmp_path, policies=policies) as it:
+        interlock = it.interlock
+
+        def servers() -> set[int]:
+            words = {int(line.parent.name): read(line) for line in Path("/proc").glob("[0-9]*/cmdline")}
+            return {pid for pid, said in words.items() if b"--server" in said and bytes(interlock.state) in said}
+
+        (first,) = servers()
+        async with connections(interlock.port, it.workers.values()) as by_worker:
+            ends = asyncio.Event()
+
+            async def flows(one: Connection) -> int:
+                asked = 0
+                while not ends.is_set():
+                    answer = await one.ask(ask())
+                    assert answer.start == "HTTP/1.1 200 OK" and b"acme.one/one" in answer.body, answer.body
+                    asked += 1
+                return asked
+
+            flowing = [asyncio.create_task(flows(kept[0])) for kept in by_worker.values()]
+            await until(lambda: len(bundles_of(interlock)) > 5)
+            put(new, folder)
+            await until(lambda: len(interlock.records(Operated)) == 2)
+            seen = len(bundles_of(interlock))
+            await until(lambda: len(bundles_of(interlock)) > seen + 5)
+            (folder / "data.json").write_text("{")
+            await until(lambda: [one.state for one in interlock.records(Alerted)] == ["firing"])
+            seen = len(bundles_of(interlock))
+            await until(lambda: len(bundles_of(interlock)) > seen + 5)
+            put(old, folder)
+            await until(lambda: [one.state for one in interlock.records(Alerted)] == ["firing", "resolved"])
+            await until(lambda: len(interlock.records(Operated)) == 4)
+            await until(lambda: len(servers()) == 1 and first not in servers())
+            ends.set()
+            asked = await asyncio.gather(*flowing)
+        by_bundle = Counter(bundles_of(interlock))
+        assert set(by_bundle) == {old.digest, new.digest} and by_bundle.total() == sum(asked)
+        assert not [record for record in interlock.records(Decided) if record.decision.get("errors")]
+
+        os.kill(next(iter(it.workers.values())), signal.SIGKILL)
+        await until(lambda: len(it.workers) == 1)
+        put(new, folder)
+        await until(lambda: len(interlock.records(Operated)) >= 5 and len(it.workers) == 2)
+        await until(lambda: len(servers()) == 1)
+        async with connections(interlock.port, it.workers.values()) as by_worker:
+            for kept in by_worker.values():
+                answer = await kept[0].ask(ask())
+                assert answer.start == "HTTP/1.1 200 OK" and b"acme.one/one" in answer.body
+        assert Counter(bundles_of(interlock))[new.digest] == by_bundle[new.digest] + 2
+    assert not servers()
+
+
+def read(path: Path) -> bytes:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return path.read_bytes()
+    return b""
