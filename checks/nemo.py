@@ -22,7 +22,8 @@ from typing import Literal
 import aiohttp
 import msgspec
 
-from checks.verdict import CheckFailed, Direction, Finding
+from checks.asking import bearer, post
+from checks.verdict import CheckFailed, Direction, Finding, Scene
 
 CONFIG_ROOT = Path(__file__).with_name("nemo_config")
 """The folder of configurations that a server is started with; ``interlock`` is the shipped one."""
@@ -36,7 +37,6 @@ PROOF: tuple[tuple[Direction, str], ...] = (
 
 _MODEL = "interlock"
 _ROLES = {"input": "user", "output": "assistant"}
-_ANSWER_BYTES = 4 * 1024 * 1024
 _RAIL_CHARACTERS = 100
 
 
@@ -44,16 +44,6 @@ class _Answer(msgspec.Struct):
     status: Literal["passed", "modified", "blocked"]
     content: str
     rail: str | None = None
-
-
-def nemo_session(concurrency: int) -> aiohttp.ClientSession:
-    """A session fit for ``NemoCheck``: idle connections end before uvicorn ends them (5 s), no cookies, and
-    no time-outs but for connecting, because the scheduler keeps the time."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=concurrency, keepalive_timeout=3.0),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0),
-    )
 
 
 class NemoCheck:
@@ -77,13 +67,11 @@ class NemoCheck:
         self._session = session
         self._url = url.rstrip("/") + "/v1/checks"
         self._config_id = config_id
-        self._headers = {"Content-Type": "application/json"}
-        if token is not None:
-            self._headers["Authorization"] = f"Bearer {token}"
+        self._headers = bearer(token)
         self._must_prove = prove if prove is not None else config_id == SHIPPED_CONFIG
         self._proved = False
 
-    async def look(self, direction: Direction, text: str) -> Finding:
+    async def look(self, direction: Direction, text: str, scene: Scene | None = None) -> Finding:
         """What the rails of ``direction`` say about ``text``. Kinds of ``CheckFailed``: ``connect``,
         ``connection lost``, ``http <status>``, ``answer too long``, ``bad json``, ``shape``,
         ``other text``, ``rail failed``, ``rails do not fire``."""
@@ -103,12 +91,15 @@ class NemoCheck:
         self._proved = True
 
     async def _ask(self, direction: Direction, text: str) -> Finding:
-        status, body = await self._post(
+        status, body = await post(
+            self._session,
+            self._url,
             {
                 "model": _MODEL,
                 "messages": [{"role": _ROLES[direction], "content": text}],
                 "guardrails": {"config_id": self._config_id, "rail_types": [direction]},
-            }
+            },
+            self._headers,
         )
         if status != 200:
             raise CheckFailed(f"http {status}")
@@ -123,22 +114,6 @@ class NemoCheck:
         if answer.status == "passed" and answer.content != text:
             raise CheckFailed("other text")
         return Finding(answer.status, _rail_name(answer.rail))
-
-    async def _post(self, question: dict[str, object]) -> tuple[int, bytes]:
-        try:
-            async with self._session.post(
-                self._url, data=msgspec.json.encode(question), headers=self._headers, allow_redirects=False
-            ) as answer:
-                body = bytearray()
-                async for part in answer.content.iter_chunked(64 * 1024):
-                    body += part
-                    if len(body) > _ANSWER_BYTES:
-                        raise CheckFailed("answer too long")
-                return answer.status, bytes(body)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-            raise CheckFailed("connect") from None
-        except (aiohttp.ClientError, OSError):
-            raise CheckFailed("connection lost") from None
 
 
 def _rail_name(rail: str | None) -> str | None:

@@ -24,7 +24,7 @@ import msgspec
 
 from checks.circuit import Circuit
 from checks.verdict import Check, CheckFailed, CheckJob, Finding, Status, Verdict
-from checks.windows import windows
+from checks.windows import MOST_WINDOWS, windows
 
 log = logging.getLogger("interlock.checks")
 
@@ -60,7 +60,7 @@ class CheckScheduler:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         max_text_bytes: int = 32 * 1024,
-        max_windows: int = 8,
+        max_windows: int = MOST_WINDOWS,
         failures: int = 5,
         cool_down_seconds: float = 10.0,
     ) -> None:
@@ -96,7 +96,7 @@ class CheckScheduler:
         else:
             pieces, cut = windows(job.text, size=self._max_text_bytes, most=self._max_windows)
             slim = msgspec.structs.replace(job, text="")
-            self._queue.append(_Waiting(slim, pieces, cut, submitted))
+            self._queue.append(_Waiting(slim, pieces, cut or job.cut, submitted))
             self._arrived.set()
 
     async def start(self) -> None:
@@ -130,39 +130,40 @@ class CheckScheduler:
             waiting = self._queue.popleft()
             self._asked += 1
             try:
-                status, detail = await self._judge(waiting)
+                status, detail, looked = await self._judge(waiting)
             except asyncio.CancelledError:
                 self._report(waiting.job, "dropped", "closed", waiting.submitted)
                 raise
             except Exception:
                 log.exception("the check %s failed by a fault of its own", self._check.name)
                 self.circuit.failed()
-                status, detail = "error", "internal"
+                status, detail, looked = "error", "internal", None
             finally:
                 self._asked -= 1
                 if not self.pending:
                     self._idle.set()
             try:
-                self._report(waiting.job, status, detail, waiting.submitted)
+                self._report(waiting.job, status, detail, waiting.submitted, looked)
             except Exception:
                 log.exception("a verdict of the check %s was not taken", self._check.name)
 
-    async def _judge(self, waiting: _Waiting) -> tuple[Status, str | None]:
+    async def _judge(self, waiting: _Waiting) -> tuple[Status, str | None, Finding | None]:
+        """Status and detail, and what was found if it looked."""
         left = waiting.submitted + self._timeout - self._clock()
         if left <= 0:
-            return "timeout", "waited"
+            return "timeout", "waited", None
         if not self.circuit.ask():
-            return "error", "circuit open"
+            return "error", "circuit open", None
         looking = asyncio.ensure_future(self._look(waiting))
         try:
             await _first(looking, self._sleep(left))
             if not looking.done():
                 self.circuit.failed()
-                return "timeout", "no answer"
+                return "timeout", "no answer", None
             finding = looking.result()
         except CheckFailed as failure:
-            self.circuit.failed()
-            return "error", failure.kind
+            self.circuit.abandoned() if failure.by_text else self.circuit.failed()
+            return "error", failure.kind, None
         except asyncio.CancelledError:
             self.circuit.abandoned()
             raise
@@ -170,24 +171,30 @@ class CheckScheduler:
             looking.cancel()
         self.circuit.succeeded()
         if waiting.cut and finding.status != "blocked":
-            return "error", "truncated"
-        return finding.status, finding.detail
+            return "error", "truncated", finding
+        return finding.status, finding.detail, finding
 
     async def _look(self, waiting: _Waiting) -> Finding:
-        """The strictest finding over all pieces; a block ends it."""
-        worst = Finding("passed")
+        """The strictest finding over all pieces, with the tokens of all and the surest score; a block ends it."""
+        worst, tokens, scores = Finding("passed"), 0, list[float]()
         for piece in waiting.pieces:
-            finding = await self._check.look(waiting.job.direction, piece)
-            if finding.status == "blocked":
-                return finding
-            if finding.status == "modified":
+            finding = await self._check.look(waiting.job.direction, piece, waiting.job.scene)
+            tokens += finding.tokens
+            if finding.score is not None:
+                scores.append(finding.score)
+            if finding.status != "passed":
                 worst = finding
-        return worst
+            if finding.status == "blocked":
+                break
+        return Finding(worst.status, worst.detail, tokens, max(scores, default=None))
 
-    def _report(self, job: CheckJob, status: Status, detail: str | None, submitted: float) -> None:
+    def _report(
+        self, job: CheckJob, status: Status, detail: str | None, submitted: float, looked: Finding | None = None
+    ) -> None:
         self.counts[status] += 1
         micros = round((self._clock() - submitted) * 1e6)
-        self._on_verdict(Verdict(job.ref, self._check.name, job.surface, status, detail, micros))
+        tokens, score = (looked.tokens, looked.score) if looked is not None else (0, None)
+        self._on_verdict(Verdict(job.ref, self._check.name, job.surface, status, detail, micros, tokens, score))
 
 
 async def _first(one: Awaitable[object], other: Awaitable[object]) -> None:

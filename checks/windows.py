@@ -7,6 +7,12 @@ overlap. Their number is bounded: a text beyond the bound is *cut*, and whoever 
 from __future__ import annotations
 
 OVERLAP_BYTES = 1024
+MOST_WINDOWS = 8
+
+
+def room(size: int, most: int = MOST_WINDOWS, overlap: int = OVERLAP_BYTES) -> int:
+    """How many bytes of UTF-8 are taken whole."""
+    return (size - min(overlap, size // 2)) * (most - 1) + size
 
 
 def windows(text: str, *, size: int, most: int, overlap: int = OVERLAP_BYTES) -> tuple[tuple[str, ...], bool]:
@@ -18,9 +24,8 @@ def windows(text: str, *, size: int, most: int, overlap: int = OVERLAP_BYTES) ->
     if len(text) <= size and text.isascii():
         return (text,), False
     step = size - min(overlap, size // 2)
-    room = step * (most - 1) + size
     # A character is at least one byte, so that this much text fills the room; the rest is not encoded.
-    encoded = text[: room + 1].encode("utf-8", "replace")
+    encoded = text[: room(size, most, overlap) + 1].encode("utf-8", "replace")
     if len(encoded) <= size:
         return (encoded.decode("utf-8"),), False
     pieces: list[str] = []

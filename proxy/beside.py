@@ -7,11 +7,10 @@ finding of the run.
 
 from __future__ import annotations
 
-from checks.jobs import jobs_for_answer, jobs_for_request
-from checks.scheduler import CheckScheduler
 from checks.verdict import CheckJob, Verdict
 from policies.model import CheckFact
 from proxy.coverage import UNJUDGED, CoverageWatch
+from proxy.desks import Desk
 from proxy.exchange import Exchange
 from proxy.recorder import Recorder
 from serving.wire.vocabulary import ToolCall
@@ -19,10 +18,10 @@ from tracing.metrics import Metrics
 
 
 class Beside:
-    """``scheduler`` is set once it is made (it needs :meth:`verdict` itself); None: no check is configured."""
+    """``desks`` are the checks at work; they are put here once they are made (they need :meth:`verdict` themselves)."""
 
     def __init__(self, recorder: Recorder, metrics: Metrics, watch: CoverageWatch) -> None:
-        self.scheduler: CheckScheduler | None = None
+        self.desks: list[Desk] = []
         self.watch = watch
         self._recorder = recorder
         self._metrics = metrics
@@ -30,18 +29,19 @@ class Beside:
 
     def request(self, x: Exchange) -> None:
         """Ask about what the model is going to read."""
-        if self.scheduler is not None:
-            for job in jobs_for_request(x.id, x.news):
-                self._submit(x, job)
+        for desk in self.desks:
+            for job in desk.questions.request(x.id, x.request.messages, x.news):
+                self._submit(x, desk, job)
 
     def answer(self, x: Exchange) -> None:
         """Ask about what the model made, given or refused."""
-        if self.scheduler is None:
+        if not self.desks:
             return
         for number, seen in x.seen.choices.items():
             calls = [ToolCall(number, index, *seen.call(index)) for index in sorted(seen.calls)]
-            for job in jobs_for_answer(x.id, seen.said, calls):
-                self._submit(x, job)
+            for desk in self.desks:
+                for job in desk.questions.answer(x.id, seen.said, calls):
+                    self._submit(x, desk, job)
 
     def facts(self, x: Exchange) -> list[CheckFact]:
         """What is known of the run by now."""
@@ -77,11 +77,12 @@ class Beside:
 
     def forget(self, x: Exchange) -> None:
         """The exchange is settled; it is kept only while verdicts are still to come."""
+        for desk in self.desks:
+            desk.questions.forget(x.id)
         if x.checks_pending <= 0:
             self._asked.pop(x.id, None)
 
-    def _submit(self, x: Exchange, job: CheckJob) -> None:
-        assert self.scheduler is not None
+    def _submit(self, x: Exchange, desk: Desk, job: CheckJob) -> None:
         self._asked[x.id] = x
         x.checks_pending += 1
-        self.scheduler.submit(job)
+        desk.scheduler.submit(job)

@@ -291,6 +291,26 @@ async def nemo(settings: Settings) -> Finding:
     return Finding("NeMo Guardrails", "ok", f"{found} in {python_path}")
 
 
+async def llm(settings: Settings) -> Finding:
+    """The server that has the model is asked for its models; launched ones are not there yet."""
+    given = settings.checks.llm
+    if given.model is None:
+        return Finding("LLM check", "off", "`checks.llm` names no model", "no model judges tool results and calls")
+    if given.url is None and settings.model.name is not None:
+        return Finding("LLM check", "off", f"{given.model} on the model server that `serve` launches")
+    url, key = (given.url, given.key) if given.url is not None else (settings.upstream.url, settings.upstream.api_key)
+    try:
+        status, body = await _get(url.rstrip("/") + "/v1/models", key)
+        names = [str(one["id"]) for one in json.loads(body)["data"]]
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        return Finding("LLM check", "broken", f"{url}: {_why(error)}", "verdicts say `error`")
+    except (ValueError, KeyError, TypeError):
+        return Finding("LLM check", "broken", f"{url} answered {status} to /v1/models", "verdicts say `error`")
+    if given.model not in names:
+        return Finding("LLM check", "broken", printable(f"{url} has {', '.join(names)}", 200), "verdicts say `error`")
+    return Finding("LLM check", "ok", f"{given.model} at {url}")
+
+
 # -- the record --------------------------------------------------------------------------------------
 
 
@@ -325,7 +345,7 @@ async def collectors(settings: Settings) -> Finding:
 
 PROBES: tuple[Probe, ...] = (
     *(python, packages, state_folder, disk, ports, upstream, vllm),
-    *(policies, opa, nemo, prices, mlflow, collectors),
+    *(policies, opa, nemo, llm, prices, mlflow, collectors),
 )
 
 

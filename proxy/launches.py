@@ -48,6 +48,8 @@ class Launches:
         if settings.policies.engine == "opa" and settings.policies.opa_url is None:
             settings = await self._opa(settings)
         self._exporter(settings)
+        if (llm := settings.checks.llm).model is not None:
+            self._notices.append(f"model {llm.model} at {llm.url or settings.upstream.url} judges beside the traffic")
         return self._nemo(settings)
 
     async def _model(self, settings: Settings) -> Settings:

@@ -16,8 +16,6 @@ from typing import Any
 
 from aiohttp import web
 
-from checks.nemo import NemoCheck, nemo_session
-from checks.scheduler import CheckScheduler
 from policies.engines.base import EngineError
 from policies.in_force import Policies
 from policies.model import BudgetFacts, CheckFact
@@ -29,6 +27,7 @@ from proxy.beside import Beside
 from proxy.breakers.admission import Admission
 from proxy.carry import CarryingServer, Upstream
 from proxy.coverage import CoverageWatch
+from proxy.desks import desks
 from proxy.exchange import Exchange
 from proxy.identity import ANONYMOUS, Identifier
 from proxy.judge import Judge
@@ -236,23 +235,11 @@ class DataPlane:
                 await self.relay.live.idle.wait()
 
     async def _start_checks(self, settings: Settings, beside: Beside) -> None:
-        checks, nemo = settings.checks, settings.checks.nemo
-        if nemo.url is None:
-            return
-        session = nemo_session(checks.concurrency)
-        self._stack.push_async_callback(session.close)
-        token = nemo.token.get_secret_value() if nemo.token else None
-        scheduler = CheckScheduler(
-            NemoCheck(session, nemo.url, config_id=nemo.config_id, token=token),
-            queue=checks.queue,
-            concurrency=checks.concurrency,
-            timeout_seconds=checks.timeout_seconds,
-            max_text_bytes=checks.max_text_bytes,
-            on_verdict=beside.verdict,
-        )
-        self._stack.push_async_callback(scheduler.close, _CHECKS_GRACE)
-        await scheduler.start()
-        beside.scheduler = scheduler
+        for desk in desks(settings, beside.verdict):
+            self._stack.push_async_callback(desk.session.close)
+            self._stack.push_async_callback(desk.scheduler.close, _CHECKS_GRACE)
+            await desk.scheduler.start()
+            beside.desks.append(desk)
 
 
 def open_journal(settings: Settings) -> Journal:

@@ -225,10 +225,36 @@ class NemoSettings(_Section):
     """Which of the server's configurations to ask."""
 
 
+class LlmSettings(_Section):
+    """A model that judges tool results and calls: is an order in them followed that the user never gave?"""
+
+    model: str | None = None
+    """The model's name there; null: no model is asked."""
+    url: HttpUrl | None = None
+    """Base URL, without `/v1`, of a server with vLLM's chat API; null: the traffic's own model server, with its key."""
+    key: Secret | None = None
+    """Bearer token for `url`."""
+    surfaces: list[Literal["tool_result", "tool_call"]] = ["tool_result", "tool_call"]
+    """What it is asked about: each new result of a tool, each call that results are in sight of."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """`yes` at least this likely against `no`: the verdict is `blocked`."""
+    timeout_seconds: PositiveSeconds = 30.0
+    """Deadline of one verdict."""
+    concurrency: PositiveInt = 2
+    """Questions that are out at once. On the model server of the traffic they take from it."""
+    max_text_bytes: PositiveInt = 16 * 1024
+    """Tool results in one question; longer ones are asked about in up to eight."""
+    prove: bool = True
+    """Believe the model only after it has told two poisoned samples from two clean ones."""
+    extra: dict[str, Any] = {}
+    """Fields laid over each question (`priority`, `reasoning_effort` …); null takes one out."""
+
+
 class CheckSettings(_Section):
     """Guardrail checks beside the traffic. They never delay it."""
 
     nemo: NemoSettings = NemoSettings()
+    llm: LlmSettings = LlmSettings()
     timeout_seconds: PositiveSeconds = 5.0
     """Deadline of one check; later its verdict is `timeout`."""
     queue: PositiveInt = 256

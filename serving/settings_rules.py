@@ -103,6 +103,22 @@ def _one_nemo(settings: Settings) -> Iterator[Violation]:
         )
 
 
+def _llm_is_asked(settings: Settings) -> Iterator[Violation]:
+    llm = settings.checks.llm
+    if llm.model is None and llm.model_fields_set - {"model"}:
+        yield Violation(
+            ("checks", "llm", "model"),
+            "`checks.llm` names no model, so none would be asked",
+            "set `checks.llm.model`, or leave `checks.llm` out",
+        )
+    if llm.key is not None and llm.url is None:
+        yield Violation(
+            ("checks", "llm", "key"),
+            "a key without a server: the model server of the traffic is asked with `upstream.api_key`",
+            "set `checks.llm.url`, or leave the key out",
+        )
+
+
 def _opa_is_asked(settings: Settings) -> Iterator[Violation]:
     if settings.policies.opa_url is not None and settings.policies.engine != "opa":
         yield Violation(
@@ -130,6 +146,7 @@ RULES: tuple[Callable[[Settings], Iterator[Violation]], ...] = (
     _one_agent_per_key,
     _one_model_server,
     _one_nemo,
+    _llm_is_asked,
     _opa_is_asked,
     _grades_rise,
 )

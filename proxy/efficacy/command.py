@@ -12,12 +12,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from checks.verdict import CheckFailed
 from policies.bundle import Bundle, BundleError
 from policies.seen import NO_SETTINGS, ToolTable
 from proxy.efficacy.cases import Case, CaseError, cases
+from proxy.efficacy.gaps import WHAT
 from proxy.efficacy.judging import Scorer, Verdict, injection_policies
-from proxy.efficacy.report import as_json, errors, halves, rows
-from serving.config_file import ConfigError, load
+from proxy.efficacy.report import as_json, errors, halves, misses, rows
+from proxy.efficacy.second_command import second_opinions, settings_of
+from serving.config_file import ConfigError
 
 OK, UNABLE = 0, 2
 
@@ -39,7 +42,22 @@ def add_bench_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentP
     efficacy.add_argument("--examples", type=int, default=3, metavar="N", help="errors to show per source (default: 3)")
     efficacy.add_argument("--policy", action="append", metavar="NAME", help="ask this policy instead; may be repeated")
     efficacy.add_argument("--bundle", type=Path, metavar="DIR", help="a bundle other than the shipped one")
-    efficacy.add_argument("--config", type=Path, metavar="FILE", help="take the setting `tools` from here")
+    efficacy.add_argument(
+        "--config", type=Path, metavar="FILE", help="take the settings `tools` and `checks` from here"
+    )
+    efficacy.add_argument("--misses", action="store_true", help="why attacks were let by, with counts")
+    second = efficacy.add_argument_group(
+        "a second opinion",
+        "Put the attacks that were let by, the benign cases that were stopped, and as many other benign ones to a "
+        "guardrail check, as live traffic puts them to it (docs/checks.md), and say what it would add and cost.",
+    )
+    second.add_argument(
+        "--llm", nargs="?", const="", metavar="URL", help="a model; without URL as `checks.llm` of the settings says"
+    )
+    second.add_argument("--llm-model", metavar="NAME", help="the model's name at URL")
+    second.add_argument("--nemo", nargs="?", const="", metavar="URL", help="a NeMo Guardrails server")
+    second.add_argument("--limit", type=int, metavar="N", help="at most so many attacks of each source")
+    second.add_argument("--benign", type=int, metavar="N", help="so many benign cases (default: as many as attacks)")
     efficacy.set_defaults(run=_run)
 
 
@@ -48,16 +66,21 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         bundle = Bundle.load(arguments.bundle)
         names = arguments.policy or [entry.name for entry in injection_policies(bundle)]
-        table = ToolTable(load(arguments.config).tools) if arguments.config is not None else NO_SETTINGS
+        settings = settings_of(arguments)
+        table = ToolTable(settings.tools) if settings is not None else NO_SETTINGS
         verdicts = asyncio.run(_verdicts([*cases(arguments.file)], bundle, names, table))
-    except (OSError, CaseError, BundleError, ConfigError, ValueError) as error:
+        seconds = asyncio.run(second_opinions(verdicts, arguments, settings)) if settings is not None else []
+    except (OSError, CaseError, BundleError, ConfigError, CheckFailed, ValueError) as error:
         Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
         return UNABLE
     if arguments.json:
-        json.dump(as_json(verdicts, names), sys.stdout, indent=1)
+        said = as_json(verdicts, names) | {"checks": {one.check: one.as_json() for one in seconds}}
+        json.dump(said, sys.stdout, indent=1)
         print()
         return OK
     _print(console, verdicts, names, arguments)
+    for one in seconds:
+        one.show(console, arguments.examples)
     return OK
 
 
@@ -88,6 +111,10 @@ def _print(console: Console, verdicts: list[Verdict], names: list[str], argument
                 str(half.some),
             )
         console.print(split)
+    if arguments.misses:
+        console.print("\nattacks that were let by", _misses(verdicts), sep="\n")
+        for gap in sorted({miss.gap for miss in misses(verdicts)}):
+            console.print(f"  {gap}: {WHAT[gap]}", markup=False, highlight=False, soft_wrap=True)
     for what, examples in errors(verdicts, arguments.examples).items() if arguments.examples else ():
         console.print(f"\n{what}", markup=False, highlight=False)
         for example in examples:
@@ -101,3 +128,11 @@ def _print(console: Console, verdicts: list[Verdict], names: list[str], argument
         f"\nfacts and decision: median {1e3 * seconds[len(seconds) // 2]:.1f} ms, most {1e3 * seconds[-1]:.1f} ms",
         highlight=False,
     )
+
+
+def _misses(verdicts: list[Verdict]) -> Table:
+    table = Table("source", "because", "cases", "instructions", "one of them", box=None)
+    for miss in misses(verdicts):
+        cells = (miss.source, miss.gap, str(miss.cases), str(miss.instructions), miss.example)
+        table.add_row(*map(escape, cells))
+    return table

@@ -17,6 +17,7 @@ from policies.provenance import Background
 from policies.seen import NO_SETTINGS, ToolTable, tools_of_results
 from policies.service import PolicySet
 from proxy.efficacy.cases import Case
+from proxy.efficacy.gaps import gap_of
 from serving.wire.dialect import Api
 from serving.wire.request import ChatRequest, SentMessage
 from serving.wire.strict import DEPTH
@@ -34,7 +35,8 @@ _SECONDS = 5.0
 
 class Verdict(msgspec.Struct, frozen=True):
     """``rules``: the findings that stop it, ``policy/id``; ``error``: what a policy could not answer. ``orders``: the
-    passages that give orders, their words with their kinds. ``seconds``: facts and decision together."""
+    passages that give orders, their words with their kinds. ``gap``: how far the facts came with it, for those who look
+    into a miss. ``seconds``: facts and decision together."""
 
     case: Case
     rules: tuple[str, ...]
@@ -42,6 +44,7 @@ class Verdict(msgspec.Struct, frozen=True):
     orders: tuple[tuple[str, tuple[str, ...]], ...]
     named: str
     seconds: float
+    gap: str = ""
 
     @property
     def stopped(self) -> bool:
@@ -110,7 +113,7 @@ class Scorer:
                 rules, error = await self._decide(case, Stage.REQUEST, orders)
             else:
                 rules, error = (FACT,) if orders else (), None
-            named = ""
+            named, gap = "", gap_of(background.orders, None)
         else:
             raw = json.dumps(case.call.arguments)
             call = ToolCall(0, 0, None, case.call.name, raw)
@@ -118,11 +121,12 @@ class Scorer:
             known = background.facts(call.name, arguments, raw)
             facts = call_facts(call, arguments, request.tools, facts=known)
             rules, error = await self._decide(case, Stage.TOOL_CALL, background.orders, facts)
+            gap = gap_of(background.orders, known.named)
             named = ", ".join(name for name in ("by_user", "by_plan", "delegated") if getattr(known.named, name))
             ordered = ", ".join(f"{one.order} ({one.sure:.2f})" for one in known.named.by_orders)
             named += f"{', ' if named else ''}by_orders {ordered or 'none'}"
         seconds = time.perf_counter() - began
-        return Verdict(case, rules, error, background.words(), named, seconds)
+        return Verdict(case, rules, error, background.words(), named, seconds, gap)
 
     async def _decide(
         self, case: Case, stage: Stage, orders: Sequence[OrderPassage], call: CallFacts | None = None

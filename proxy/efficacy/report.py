@@ -42,6 +42,17 @@ class Half(msgspec.Struct):
     some: int = 0
 
 
+class Miss(msgspec.Struct):
+    """Attacks of one source that were let by for one reason (:mod:`proxy.efficacy.gaps`). ``instructions``: different
+    ones among them; ``example``: the first case's id."""
+
+    source: str
+    gap: str
+    cases: int
+    instructions: int
+    example: str
+
+
 def rows(verdicts: Iterable[Verdict]) -> list[Row]:
     found: dict[tuple[str, str], Row] = {}
     for verdict in verdicts:
@@ -72,6 +83,19 @@ def halves(verdicts: Iterable[Verdict]) -> list[Half]:
         one.whole += not counts[False]
         one.some += bool(counts[True])
     return [found[key] for key in sorted(found)]
+
+
+def misses(verdicts: Iterable[Verdict]) -> list[Miss]:
+    """By source, the most frequent reason first."""
+    found: dict[tuple[str, str], list[Verdict]] = {}
+    for verdict in verdicts:
+        if verdict.case.bad and not verdict.stopped:
+            found.setdefault((verdict.case.source, verdict.gap), []).append(verdict)
+    counted = [
+        Miss(source, gap, len(group), len({one.case.group for one in group}), group[0].case.id)
+        for (source, gap), group in found.items()
+    ]
+    return sorted(counted, key=lambda miss: (miss.source, -miss.cases, miss.gap))
 
 
 def errors(verdicts: Sequence[Verdict], most: int = EXAMPLES) -> dict[str, list[dict[str, Any]]]:
@@ -107,6 +131,7 @@ def as_json(verdicts: Sequence[Verdict], policies: Sequence[str]) -> dict[str, A
         "rows": [{**msgspec.to_builtins(row), "share": round(row.share, 4)} for row in rows(verdicts)],
         "by_instruction": msgspec.to_builtins(halves(verdicts)),
         "errors": errors(verdicts),
+        "misses": msgspec.to_builtins(misses(verdicts)),
         "milliseconds": {
             "median": round(1e3 * seconds[len(seconds) // 2], 2) if seconds else 0.0,
             "most": round(1e3 * seconds[-1], 2) if seconds else 0.0,

@@ -8,7 +8,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from checks.nemo import CONFIG_ROOT, SHIPPED_CONFIG, nemo_session
+from checks.asking import check_session
+from checks.nemo import CONFIG_ROOT, SHIPPED_CONFIG
 from serving.launch.nemo import NemoServer
 from serving.launch.process import Backoff, Watch
 
@@ -33,5 +34,5 @@ async def nemo(nemo_python: Path, tmp_path: Path) -> AsyncIterator[NemoServer]:
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with nemo_session(4) as session:
+    async with check_session(4) as session:
         yield session

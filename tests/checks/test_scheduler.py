@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from checks.scheduler import CheckScheduler
-from checks.verdict import CheckFailed, CheckJob, Direction, Finding, Verdict
+from checks.verdict import CheckFailed, CheckJob, Direction, Finding, Scene, Verdict
 
 
 class Time:
@@ -47,11 +47,13 @@ class FakeCheck:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.scenes: list[Scene | None] = []
         self.says: Callable[[str], Finding | Exception | None] = lambda text: Finding("passed")
         self._open: dict[str, asyncio.Future[Finding]] = {}
 
-    async def look(self, direction: Direction, text: str) -> Finding:
+    async def look(self, direction: Direction, text: str, scene: Scene | None = None) -> Finding:
         self.asked.append(text)
+        self.scenes.append(scene)
         said = self.says(text)
         if said is None:
             self._open[text] = asyncio.get_running_loop().create_future()
@@ -275,6 +277,36 @@ async def test_a_text_that_was_cut_and_passed_is_not_a_pass(desks: Made) -> None
     await settle()
     assert [(status, detail) for _, status, detail in desk.said] == [("error", "truncated"), ("blocked", "r")]
     assert desk.scheduler.circuit.state == "closed"
+
+
+async def test_what_was_left_out_before_is_a_cut_too(desks: Made) -> None:
+    desk = desks()
+    await desk.scheduler.start()
+    desk.scheduler.submit(CheckJob("a", "tool_call", "output", "short", Scene("user: hi", "call"), cut=True))
+    await settle()
+    assert desk.said == [("a", "error", "truncated")]
+    assert desk.check.scenes == [Scene("user: hi", "call")]
+
+
+async def test_the_tokens_of_all_pieces_and_the_surest_score_are_told(desks: Made) -> None:
+    desk = desks(max_text_bytes=4096)
+    scores = iter((0.1, 0.4, 0.2))
+    desk.check.says = lambda text: Finding("passed", None, 100, next(scores))
+    await desk.scheduler.start()
+    desk.submit("x" * 9000)
+    await settle()
+    [verdict] = desk.verdicts
+    assert (verdict.status, verdict.tokens, verdict.score) == ("passed", 300, 0.4)
+
+
+async def test_a_text_that_cannot_be_asked_about_says_nothing_of_the_check(desks: Made) -> None:
+    desk = desks(failures=1)
+    desk.check.says = lambda text: CheckFailed("http 400", by_text=True) if text == "long" else Finding("passed")
+    await desk.scheduler.start()
+    for text in ("long", "long", "short"):
+        desk.submit(text)
+        await settle()
+    assert desk.said == [("long", "error", "http 400")] * 2 + [("short", "passed", None)]
 
 
 async def test_closing_waits_for_what_is_at_hand_within_its_grace(desks: Made) -> None:

@@ -19,6 +19,7 @@ from serving.settings import (
     CheckSettings,
     LimitSettings,
     ListenSettings,
+    LlmSettings,
     MlflowSettings,
     ModelSettings,
     NemoSettings,
@@ -45,7 +46,12 @@ async def vllm() -> AsyncIterator[str]:
         return web.Response(text="OK")
 
     app = web.Application()
+
+    async def models(request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": "judge", "object": "model"}]})
+
     app.add_routes([web.get("/version", version), web.get("/health", health), web.get("/v1/health", health)])
+    app.add_routes([web.get("/v1/models", models)])
     async with TestServer(app) as server:
         yield str(server.make_url("")).rstrip("/")
 
@@ -126,6 +132,23 @@ async def test_what_is_configured_and_down_is_broken_and_what_is_not_configured_
         off = await probe(Settings())
         assert off.status == "off"
         assert off.cost
+
+
+async def test_the_model_that_judges_is_looked_for_where_it_is_asked(vllm: str) -> None:
+    def judge(model: str, url: str | None) -> Settings:
+        return Settings(
+            checks=CheckSettings(llm=LlmSettings(model=model, url=url)), upstream=UpstreamSettings(url=vllm)
+        )
+
+    assert (await doctor.llm(judge("judge", vllm))).status == "ok"
+    assert (await doctor.llm(judge("judge", None))).status == "ok", "the model server of the traffic"
+    other = await doctor.llm(judge("other", vllm))
+    assert (other.status, other.detail) == ("broken", f"{vllm} has judge")
+    assert (await doctor.llm(judge("judge", NOWHERE))).status == "broken"
+    assert (await doctor.llm(judge("judge", f"{vllm}/elsewhere"))).status == "broken"
+    launched = Settings(checks=CheckSettings(llm=LlmSettings(model="m")), model=ModelSettings(name="m"))
+    assert (await doctor.llm(launched)).status == "off"
+    assert (await doctor.llm(Settings())).cost
 
 
 async def test_a_nemo_to_launch_without_nemo_is_broken(tmp_path: Path) -> None:

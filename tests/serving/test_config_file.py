@@ -90,6 +90,8 @@ def test_a_mode_may_be_off_in_the_file(tmp_path: Path) -> None:
         ("agents:\n  a:\n    keys: ['']\n", 3, ["agents.a.keys.0", "empty"]),
         ("model:\n  name: x\nupstream:\n  url: http://h\n", 2, ["model.name", "keep one"]),
         ("breakers:\n  repeat_alert: 5\n", 1, ["breakers.repeat_trip", "at least"]),
+        ("checks:\n  llm:\n    threshold: 0.7\n", 2, ["checks.llm.model", "names no model"]),
+        ("checks:\n  llm:\n    model: m\n    key: k\n", 4, ["checks.llm.key", "upstream.api_key"]),
         ("policies:\n  opa_url: http://h\n", 2, ["policies.opa_url", "engine: opa"]),
         ("listen:\n  port: 9\n  admin_port: 9\n", 3, ["listen.admin_port", "both listeners"]),
     ],

@@ -34,6 +34,6 @@ def test_every_setting_says_what_it_means() -> None:
     definitions = json.loads(schema())["$defs"]
     for name, definition in definitions.items():
         for key, value in definition["properties"].items():
-            section = "$ref" in json.dumps(value) and key in ("nemo", "fail_open", "approval")
+            section = "$ref" in json.dumps(value) and key in ("nemo", "llm", "fail_open", "approval")
             assert section or value.get("description"), f"{name}.{key}"
     assert set(json.loads(schema())["properties"]) == set(Settings.model_fields)
