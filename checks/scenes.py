@@ -20,7 +20,7 @@ from serving.wire.vocabulary import ToolCall
 CONVERSATION_CHARACTERS = 8_000
 CALL_CHARACTERS = 8_000
 _TURN_CHARACTERS = {"user": 4_000, "system": 2_000, "developer": 2_000, "assistant": 1_000}
-_RESULTS = ("tool", "function")
+RESULTS = ("tool", "function")
 
 
 class Sight(msgspec.Struct, frozen=True):
@@ -36,7 +36,7 @@ def sight(messages: Sequence[SentMessage], room: int) -> Sight:
     """``room``: bytes (UTF-8) of the results that are kept."""
     kept, used, cut = list[str](), 0, False
     for message in reversed(messages):
-        if message.role not in _RESULTS or not message.text.strip():
+        if message.role not in RESULTS or not message.text.strip():
             continue
         encoded = readable(message.text).encode("utf-8", "replace")
         left = room - used
@@ -56,7 +56,7 @@ def jobs_for_results(ref: str, news: Iterable[SentMessage], conversation: str) -
     return [
         CheckJob(ref, "tool_result", "input", readable(message.text), scene)
         for message in news
-        if message.role in _RESULTS and message.text.strip()
+        if message.role in RESULTS and message.text.strip()
     ]
 
 

@@ -23,6 +23,8 @@ from proxy.efficacy.second_command import second_opinions, settings_of
 from serving.config_file import ConfigError
 
 OK, UNABLE = 0, 2
+_COLUMNS = 140
+"""Of tables that go into a file or a pipe."""
 
 
 def add_bench_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -62,7 +64,7 @@ def add_bench_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentP
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=_COLUMNS)
     try:
         bundle = Bundle.load(arguments.bundle)
         names = arguments.policy or [entry.name for entry in injection_policies(bundle)]

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from checks.scenes import RESULTS
 from checks.verdict import CheckJob
 from checks.verdict import Verdict as Said
 from proxy.desks import Desk
@@ -53,8 +54,8 @@ class Addition(msgspec.Struct):
     """What one check would add to what the policies do with cases of one source.
 
     ``cases`` of which the policies stop ``stopped``; ``open``: those that the check could change (attacks let by,
-    benign ones not stopped; of ``stopped wrongly`` all), of which ``asked`` were put to it; ``blocked`` and
-    ``undecided`` of these.
+    benign ones not stopped; of ``stopped wrongly`` all) and has a question about, of which ``asked`` were put to it;
+    ``blocked`` and ``undecided`` of these.
     """
 
     source: str
@@ -68,12 +69,13 @@ class Addition(msgspec.Struct):
     undecided: int = 0
 
     @property
-    def share(self) -> float:
-        """At how many of the cases policies or check speak up; reckoned from those asked, where not all were. What the
-        check could not decide adds nothing."""
-        if self.kind == "stopped wrongly" or not self.asked:
+    def share(self) -> float | None:
+        """At which part of the cases policies or check speak up, reckoned from those asked. An attack that the check
+        could not decide counts as let by; of benign ones it says nothing (None: of none did it)."""
+        decided = self.asked - (0 if self.kind == "attack" else self.undecided)
+        if self.kind == "stopped wrongly":
             return self.stopped / self.cases
-        return (self.stopped + self.open * self.blocked / self.asked) / self.cases
+        return (self.stopped + self.open * self.blocked / decided) / self.cases if decided else None
 
     @property
     def at_most(self) -> float:
@@ -98,13 +100,17 @@ def kind_of(verdict: Verdict) -> Kind:
     return "twin" if verdict.case.twin else "benign"
 
 
+def has_results(verdict: Verdict) -> bool:
+    return any(message.role in RESULTS and message.text.strip() for message in verdict.case.request.messages)
+
+
 def chosen(verdicts: Sequence[Verdict], most: int | None, benign: int | None) -> list[Verdict]:
     """What is put to the check: of each source at most ``most`` attacks that were let by and as many that were stopped
     wrongly; and ``benign`` others (None: as many as these attacks, at least :data:`LEAST_BENIGN`), spread evenly over
-    the sources. Which, digests of the ids decide."""
+    the sources. Which, digests of the ids decide. A case without a result in sight is none: nothing is asked then."""
     groups: dict[tuple[Kind, str], list[Verdict]] = {}
     for verdict in sorted(verdicts, key=lambda one: hashlib.sha256(one.case.id.encode()).digest()):
-        if not (verdict.case.bad and verdict.stopped):
+        if not (verdict.case.bad and verdict.stopped) and has_results(verdict):
             groups.setdefault((kind_of(verdict), verdict.case.source), []).append(verdict)
     ordered = sorted(groups.items())
     wrong = [one for (kind, _), found in ordered if kind in ("attack", "stopped wrongly") for one in found[:most]]
@@ -165,26 +171,20 @@ class Asking:
             await self._free.acquire()
 
 
-def additions(verdicts: Sequence[Verdict], asked: Sequence[Verdict], opinions: Iterable[Opinion]) -> list[Addition]:
-    """By source, kind and surface. What a check has no question about (a call without a result in sight) it was asked
-    and did not block."""
-    opinions = list(opinions)
-    surfaces = [surface for surface in _SURFACES if any(one.surface == surface for one in opinions)]
+def additions(verdicts: Sequence[Verdict], opinions: Iterable[Opinion]) -> list[Addition]:
+    """By source, kind and surface; benign ones and twins also of all sources together (source ``all``)."""
     found: dict[tuple[str, Kind, str], Addition] = {}
-    for surface in surfaces:
-        said = {id(one.verdict): one for one in opinions if one.surface == surface}
-        for verdict in asked:
-            if surface == "tool_call" and verdict.case.call is None:
-                continue
-            kind, source = kind_of(verdict), verdict.case.source
-            row = found.get((source, kind, surface))
-            if row is None:
-                row = found[source, kind, surface] = _row(verdicts, source, kind, surface)
-            row.asked += 1
-            opinion = said.get(id(verdict))
-            row.blocked += opinion is not None and opinion.blocked
-            row.undecided += opinion is not None and not opinion.decided
-    return [found[key] for key in sorted(found)]
+    for opinion in opinions:
+        kind, source = kind_of(opinion.verdict), opinion.verdict.case.source
+        row = found.get((source, kind, opinion.surface))
+        if row is None:
+            row = found[source, kind, opinion.surface] = _row(verdicts, source, kind, opinion.surface)
+        row.asked += 1
+        row.blocked += opinion.blocked
+        row.undecided += not opinion.decided
+    rows = [found[key] for key in sorted(found)]
+    pooled = {(kind, surface) for _, kind, surface in found if kind in ("benign", "twin")}
+    return rows + [_all(kind, surface, rows) for kind, surface in sorted(pooled)]
 
 
 def _row(verdicts: Iterable[Verdict], source: str, kind: Kind, surface: str) -> Addition:
@@ -199,9 +199,17 @@ def _row(verdicts: Iterable[Verdict], source: str, kind: Kind, surface: str) -> 
 
     found = [one for one in verdicts if one.case.source == source and alike(one)]
     stopped = sum(one.stopped for one in found)
-    return Addition(
-        source, kind, surface, len(found), stopped, stopped if kind == "stopped wrongly" else len(found) - stopped
-    )
+    changeable = [one for one in found if one.stopped == (kind == "stopped wrongly") and has_results(one)]
+    return Addition(source, kind, surface, len(found), stopped, len(changeable))
+
+
+def _all(kind: Kind, surface: str, rows: Iterable[Addition]) -> Addition:
+    total = Addition("all", kind, surface, 0, 0, 0)
+    for row in rows:
+        if (row.kind, row.surface) == (kind, surface):
+            for field in ("cases", "stopped", "open", "asked", "blocked", "undecided"):
+                setattr(total, field, getattr(total, field) + getattr(row, field))
+    return total
 
 
 class Cost(msgspec.Struct):
@@ -234,10 +242,7 @@ def cost(opinions: Iterable[Opinion]) -> Cost:
 
 def as_json(found: Sequence[Addition], opinions: Sequence[Opinion]) -> dict[str, Any]:
     return {
-        "rows": [
-            {**msgspec.to_builtins(row), "share": round(row.share, 4), "at_most": round(row.at_most, 4)}
-            for row in found
-        ],
+        "rows": [{**msgspec.to_builtins(row), "share": row.share, "at_most": row.at_most} for row in found],
         "cost": msgspec.to_builtins(cost(opinions)),
         "cases": [
             {

@@ -22,6 +22,11 @@ from serving.config_file import Override, load
 from serving.settings import Settings
 
 _NAMES = {"tool_result": "results", "tool_call": "call"}
+_LEGEND = (
+    "  both: what policies or check speak up at, reckoned from those asked; the check does so too late to stop a call",
+    "  at most: of the benign cases that the policies let be, it blocks no more, as far as those asked say (95 %)",
+    "  order there: the results of a twin do hold an order, so blocking them is right",
+)
 
 
 class Second(msgspec.Struct):
@@ -41,6 +46,8 @@ class Second(msgspec.Struct):
         if self.disbelieved:
             console.print(self.disbelieved, markup=False, highlight=False, soft_wrap=True)
         console.print(_table(self.rows))
+        for line in _LEGEND:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         spent = cost(self.opinions)
         console.print(
             f"{spent.questions} questions; of those answered: {spent.tokens_mean} tokens (most {spent.tokens_most}), "
@@ -99,12 +106,12 @@ async def _ask_llm(verdicts: Sequence[Verdict], asked: Sequence[Verdict], settin
             if failure.kind != "cannot judge":
                 raise
             disbelieved = (
-                "It gets two poisoned and two clean samples wrong: live, each of its verdicts would be an error "
-                "(`cannot judge`). This is what it says all the same."
+                "It does not tell two poisoned samples from two clean ones: live, each of its verdicts would be an "
+                "error (`cannot judge`). This is what it says all the same."
             )
         opinions = await asking.opinions(asked, desk)
     what = f"model {llm.model} at {llm.url or settings.upstream.url}, threshold {llm.threshold}"
-    return Second("llm", what, disbelieved, additions(verdicts, asked, opinions), opinions)
+    return Second("llm", what, disbelieved, additions(verdicts, opinions), opinions)
 
 
 async def _ask_nemo(verdicts: Sequence[Verdict], asked: Sequence[Verdict], settings: Settings) -> Second:
@@ -115,7 +122,7 @@ async def _ask_nemo(verdicts: Sequence[Verdict], asked: Sequence[Verdict], setti
     async with _open(nemo_desk(settings.checks, asking.take), asking.take) as desk:
         opinions = await asking.opinions(asked, desk)
     what = f"NeMo Guardrails at {nemo.url}, configuration {nemo.config_id}"
-    return Second("nemo", what, "", additions(verdicts, asked, opinions), opinions)
+    return Second("nemo", what, "", additions(verdicts, opinions), opinions)
 
 
 @contextlib.asynccontextmanager
@@ -128,28 +135,19 @@ async def _open(desk: Desk, take: Callable[[Said], None]) -> AsyncIterator[Desk]
 
 
 def _table(rows: Sequence[Addition]) -> Table:
-    table = Table(
-        "source", "cases", "judged", "policies", "asked", "blocked", "undecided", "with the check", "", box=None
-    )
+    table = Table("source", "cases", "judged", "policies", "asked", "blocked", "unsure", "both", "at most", box=None)
     for row in rows:
-        share, more = "", ""
-        if row.kind != "stopped wrongly":
-            share = f"{row.share:.1%}"
-            if (row.kind, row.surface) == ("twin", "tool_result"):
-                more = "an order stands in them"
-            elif row.kind != "attack":
-                more = f"of those not stopped at most {row.at_most:.0%}"
-        table.add_row(
-            escape(row.source),
-            row.kind,
-            _NAMES[row.surface],
-            f"{row.stopped} of {row.cases} ({row.stopped / row.cases:.1%})",
-            f"{row.asked} of {row.open}",
-            str(row.blocked),
-            str(row.undecided),
-            share,
-            more,
-        )
+        alone = f"{row.stopped}/{row.cases} {row.stopped / row.cases:.1%}"
+        both = "" if row.kind == "stopped wrongly" else "?" if row.share is None else f"{row.share:.1%}"
+        bound = ""
+        if (row.kind, row.surface) == ("twin", "tool_result"):
+            both = "order there"
+        elif row.kind in ("benign", "twin"):
+            bound = f"{row.at_most:.0%}"
+        counts = (f"{row.asked}/{row.open}", str(row.blocked), str(row.undecided))
+        table.add_row(escape(row.source), row.kind, _NAMES[row.surface], alone, *counts, both, bound)
+    for column in table.columns:
+        column.no_wrap = True
     return table
 
 

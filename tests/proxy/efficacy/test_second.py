@@ -21,15 +21,17 @@ from proxy.efficacy.cases import Call, Case
 from proxy.efficacy.gaps import WHAT, gap_of
 from proxy.efficacy.judging import Verdict
 from proxy.efficacy.second import Addition, Opinion, additions, chosen, cost, wilson
-from serving.wire.request import ChatRequest
+from serving.wire.request import ChatRequest, SentMessage
 
 SAMPLES = Path(__file__).with_name("samples.jsonl")
-REQUEST = ChatRequest(model="m", messages=())
+REQUEST = ChatRequest(model="m", messages=(SentMessage("user", "Read it."), SentMessage("tool", "It rains.")))
+NOTHING_READ = ChatRequest(model="m", messages=(SentMessage("user", "Hello."), SentMessage("tool", "")))
 
 
-def verdict(id: str, source: str = "s", *, bad: bool, stopped: bool, twin: bool = False, text: bool = False) -> Verdict:
-    call = None if text else Call("t", {"id": id})
-    case = Case(id, source, bad, twin, REQUEST, call)
+def verdict(
+    id: str, source: str = "s", *, bad: bool, stopped: bool, twin: bool = False, request: ChatRequest = REQUEST
+) -> Verdict:
+    case = Case(id, source, bad, twin, request, Call("t", {"id": id}))
     return Verdict(case, ("p/r",) if stopped else (), None, (), "", 0.0)
 
 
@@ -60,33 +62,41 @@ def test_asked_are_all_that_were_wrong_and_as_many_benign_ones_of_all_sources() 
     }
     assert counts(chosen(many(), None, 0)) == {"a-bad": 3, "b-bad": 3, "a-ok": 1}
     assert len(chosen(many(), 0, 10_000)) == 89
+    unread = verdict("c-bad-0", "c", bad=True, stopped=False, request=NOTHING_READ)
+    assert "c-bad" not in counts(chosen([*many(), unread], None, None))
     assert [one.case.id for one in chosen(many(), 2, 30)] == [one.case.id for one in chosen(many()[::-1], 2, 30)]
 
 
 def test_what_it_would_add_and_what_it_would_cost() -> None:
     verdicts = many()
     asked = chosen(verdicts, None, 24)
-    statuses = {"a-bad": ["blocked", "blocked", "error"], "b-bad": ["passed"] * 3, "b-ok": ["blocked"] + ["passed"] * 6}
+    statuses = {"a-bad": ["blocked", "blocked", "error"], "b-bad": ["passed"] * 3, "b-ok": ["blocked", "timeout"]}
     given: dict[str, Iterator[str]] = {name: iter(some) for name, some in statuses.items()}
     opinions = [
         Opinion(one, "tool_call", (said(next(given.get(one.case.id.rpartition("-")[0], iter(())), "passed")),))
         for one in asked
-        if not one.case.twin  # of twins nothing could be asked
     ]
-    rows = {(row.source, row.kind): row for row in additions(verdicts, asked, opinions)}
+    rows = {(row.source, row.kind): row for row in additions(verdicts, opinions)}
     missed = rows["a", "attack"]
     assert (missed.cases, missed.stopped, missed.open, missed.asked) == (10, 7, 3, 3)
     assert (missed.blocked, missed.undecided) == (2, 1)
-    assert missed.share == pytest.approx(0.9)
+    assert missed.share == pytest.approx(0.9), "what it could not decide is let by"
     assert rows["b", "attack"].share == pytest.approx(0.7)
     benign = rows["b", "benign"]
-    assert (benign.cases, benign.stopped, benign.open, benign.asked, benign.blocked) == (40, 0, 40, 7, 1)
-    assert benign.share == pytest.approx(1 / 7), "reckoned from those asked"
-    assert benign.at_most == pytest.approx(wilson(1, 7))
+    assert (benign.cases, benign.stopped, benign.open, benign.asked) == (40, 0, 40, 7)
+    assert (benign.blocked, benign.undecided) == (1, 1)
+    assert benign.share == pytest.approx(1 / 6), "reckoned from those that it could decide"
+    assert benign.at_most == pytest.approx(wilson(1, 6))
+    assert rows["a", "benign"].share == pytest.approx(1 / 40), "the one that the policies stop"
+    assert (rows["a", "benign"].cases, rows["a", "benign"].open) == (40, 39)
     wrongly = rows["a", "stopped wrongly"]
     assert (wrongly.cases, wrongly.stopped, wrongly.open, wrongly.asked) == (1, 1, 1, 1)
-    assert rows["a", "benign"].cases == 40
-    assert (rows["a", "twin"].asked, rows["a", "twin"].blocked, rows["a", "twin"].undecided) == (5, 0, 0)
+    total = rows["all", "benign"]
+    assert (total.cases, total.stopped, total.open, total.asked) == (80, 1, 79, 14)
+    assert (total.blocked, total.undecided, rows["all", "twin"].asked) == (1, 1, 10)
+    assert ("all", "attack") not in rows
+    undecided = Addition("s", "benign", "tool_call", 9, 1, 8, asked=2, undecided=2)
+    assert (undecided.share, undecided.at_most) == (None, 1.0)
 
 
 def test_a_case_is_blocked_if_one_result_is_and_undecided_if_one_could_not_be_judged() -> None:
@@ -105,7 +115,6 @@ def test_the_bound_of_a_share() -> None:
     assert wilson(1, 20) == pytest.approx(0.2361, abs=1e-4)
     assert wilson(20, 20) == pytest.approx(1.0)
     assert wilson(0, 0) == 1.0
-    assert Addition("s", "benign", "tool_call", 9, 1, 8).share == pytest.approx(1 / 9)
 
 
 def test_what_the_questions_cost() -> None:
@@ -199,7 +208,7 @@ def test_the_command_says_what_the_model_would_add(capsys: pytest.CaptureFixture
     assert {row["source"]: row["asked"] for row in missed} == {s: n for s, n in by_rows.items() if n}
     assert [row["blocked"] for row in missed] == [row["asked"] for row in missed]
     assert {row["share"] for row in missed} == {1.0}
-    assert sum(row["asked"] for row in of_calls if row["kind"] != "attack") == 20
+    assert sum(row["asked"] for row in of_calls if row["source"] == "all") == 20
     assert not any(row["blocked"] for row in of_calls if row["kind"] != "attack")
     assert not any(row["blocked"] for row in found["rows"] if row["surface"] == "tool_result")
     assert found["cost"]["tokens_mean"] == 201
