@@ -319,7 +319,8 @@ class Signal(_Part):
     """A cheap finding on a surface: pattern ``id`` of pattern set ``set`` matched at ``path``
     (a JSON pointer into the surface's value, or "" for a text). Never the matched text itself.
     ``start`` and ``end`` say where in a text that is still being written, in UTF-8 bytes; in a message of the request
-    (``path`` is ``/messages/N/text``) in code points, as a redaction takes them; else null."""
+    (``path`` is ``/messages/N/text``), and where it is the only one in a value of a call's arguments, in code points;
+    else null. Path, start and end are always as a redaction takes them."""
 
     set: str
     id: str
@@ -365,8 +366,9 @@ class DecisionInput(_Part):
 
 
 class Redaction(_Part):
-    """What to mask: ``path`` is a JSON pointer into the surface (in a request: ``/messages/N/text``, the Nth of
-    ``input.request.messages``); ``start`` and ``end`` are code points of the string there, both null for all of it."""
+    """What to mask; null ``start`` and ``end``: all of it. In a request ``path`` is ``/messages/N/text`` (the Nth of
+    ``input.request.messages``), in a call a JSON pointer to a string of the arguments; they are code points. In a text
+    of the answer it is ``""``, and they are UTF-8 bytes as in its signals, or ``/text``, and they are code points."""
 
     path: str
     start: int | None = None

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 
 from policies.model import Action, Decision, Mode, PolicyFinding
+from serving.wire.masking import joined
 from serving.wire.message_texts import TextChange
 
 _PATH = re.compile(r"/messages/(0|[1-9][0-9]{0,8})(/text)?")
@@ -50,18 +51,6 @@ def changes_of(decision: Decision, texts: Sequence[str]) -> dict[int, TextChange
             spans.setdefault(index, []).append((start, end, redaction.replacement))
     changes = {index: TextChange(spans=joined(found)) for index, found in spans.items()}
     return changes | {index: TextChange(whole=notice) for index, notice in notices.items()}
-
-
-def joined(spans: Sequence[tuple[int, int, str]]) -> tuple[tuple[int, int, str], ...]:
-    """Spans in order, those that overlap as one, with the words of the one that begins first."""
-    found: list[tuple[int, int, str]] = []
-    for start, end, words in sorted(set(spans)):
-        if found and start < found[-1][1]:
-            before = found[-1]
-            found[-1] = (before[0], max(before[1], end), before[2])
-        elif start < end:
-            found.append((start, end, words))
-    return tuple(found)
 
 
 def _notice(found: PolicyFinding) -> str:

@@ -101,8 +101,9 @@ def signals_of_messages(texts: Sequence[str], patterns: Sequence[PatternSet]) ->
 
 
 def signals_of_call(call: CallFacts, patterns: Sequence[PatternSet]) -> list[Signal]:
-    """Signals of one call, one per pattern and place, ``MOST_HITS`` of a pattern at most. A call that is not complete
-    usually has no arguments; then the text as it was written, and that text without escapes, is all there is."""
+    """Signals of one call, one per pattern and place, ``MOST_HITS`` of a pattern at most. The only one at a place says
+    where in that string, if it is no key. A call that is not complete usually has no arguments; then the text as it was
+    written, and that text without escapes, is all there is."""
     places = [*strings_in(call.arguments)] if call.arguments is not None else []
     values = BETWEEN.join(text for _, text in places)
     starts: list[int] = []
@@ -116,16 +117,32 @@ def signals_of_call(call: CallFacts, patterns: Sequence[PatternSet]) -> list[Sig
     signals: list[Signal] = []
     for patterns_of_kind in patterns:
         found: Counter[tuple[str, str, str]] = Counter()
+        spans: dict[tuple[str, str, str], tuple[int, int]] = {}
         seen = {pattern.id for pattern in patterns_of_kind.patterns if "arguments" not in pattern.surfaces}
         for hit in patterns_of_kind.scan(values, MOST_HITS, frozenset(seen)):
-            found[(hit.id, places[bisect_right(starts, hit.start) - 1][0], hit.severity)] += 1
+            nth = bisect_right(starts, hit.start) - 1
+            path, text = places[nth]
+            key = (hit.id, path, hit.severity)
+            found[key] += 1
+            start, end = hit.start - starts[nth], hit.end - starts[nth]
+            if end <= len(text) and text != path.rpartition("/")[2].replace("~1", "/").replace("~0", "~"):
+                spans[key] = (start, end)
             seen.add(hit.id)
         for text in written:
             hits = patterns_of_kind.scan(text, MOST_HITS, frozenset(seen))
             found.update((hit.id, RAW_PATH, hit.severity) for hit in hits)
             seen.update(hit.id for hit in hits)
         for (pattern, path, severity), count in sorted(found.items()):
+            span = spans.get((pattern, path, severity)) if count == 1 else None
             signals.append(
-                Signal(set=patterns_of_kind.name, id=pattern, severity=Severity(severity), path=path, count=count)
+                Signal(
+                    set=patterns_of_kind.name,
+                    id=pattern,
+                    severity=Severity(severity),
+                    path=path,
+                    count=count,
+                    start=span[0] if span else None,
+                    end=span[1] if span else None,
+                )
             )
     return signals

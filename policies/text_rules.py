@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from policies.bundle import BundleError, PolicyEntry
 from policies.model import TEXT_STAGES, Mode, Signal, Stage
 from serving.patterns import Pattern, PatternSet, named_only
-from serving.regex_shape import ShapeError
+from serving.regex_shape import ShapeError, shape_of
 from serving.stream_patterns import StreamPatterns, StreamScanner
+from serving.whole_matches import Searched, WholeMatches
 
 SIGNALS = "signals"
 TEXT = "surface.text"
@@ -35,13 +36,15 @@ class TextRule:
     """``hold`` is in UTF-8 bytes: 0 for none, None for all of the surface. ``holds``: a policy of the stage is
     enforced; only then may the surface be held, delayed or cut. ``scanner`` makes one scanner for one surface of one
     choice; it is None if no policy reads signals. ``at_end``: a policy reads more than signals, so it is asked once
-    when the surface ends, with ``hold`` None before any byte leaves. ``text``: a policy reads the text itself."""
+    when the surface ends, with ``hold`` None before any byte leaves. ``text``: a policy reads the text itself.
+    ``matches`` makes a scanner for a text of which so many bytes wait (None: all), in which matches may be masked."""
 
     hold: int | None
     holds: bool
     scanner: Callable[[], StreamScanner] | None
     at_end: bool
     text: bool
+    matches: Callable[[int | None], WholeMatches] | None = None
 
 
 def hold_of(entry: PolicyEntry, stage: Stage) -> int | None:
@@ -83,10 +86,12 @@ def text_rule(
         require_hold(entry, stage, sets)
     enforced = [entry for entry in asked if modes[entry.name] is Mode.ENFORCE]
     scanning = [entry for entry in asked if reads_field(entry.stages[stage], SIGNALS)]
+    chosen = (tuple(sets), _selection(scanning, sets))
     return TextRule(
         hold=strictest(hold_of(entry, stage) for entry in enforced),
         holds=bool(enforced),
-        scanner=_automaton(tuple(sets), _selection(scanning, sets)).scanner if scanning else None,
+        scanner=_automaton(*chosen).scanner if scanning else None,
+        matches=partial(_matches, *chosen) if scanning else None,
         at_end=any(set(entry.stages[stage]) != {SIGNALS} for entry in asked),
         text=any(reads_field(entry.stages[stage], TEXT) for entry in asked),
     )
@@ -159,3 +164,31 @@ def _automaton(sets: tuple[PatternSet, ...], names: frozenset[str] | None) -> St
         if patterns.name not in names
     }
     return StreamPatterns(sets, only)
+
+
+def _matches(sets: tuple[PatternSet, ...], names: frozenset[str] | None, hold: int | None) -> WholeMatches:
+    return WholeMatches(_automaton(sets, names).scanner(), _searched(sets, names, hold), hold)
+
+
+@lru_cache(maxsize=16)
+def _searched(sets: tuple[PatternSet, ...], names: frozenset[str] | None, hold: int | None) -> tuple[Searched, ...]:
+    """The sets as :func:`_automaton` looks for them, in texts of which ``hold`` bytes are kept."""
+    found: list[Searched] = []
+    for patterns in sets:
+        named = names is None or patterns.name in names
+        wanted = [
+            pattern
+            for pattern in patterns.patterns
+            if "text" in pattern.surfaces and (named or names is None or f"{patterns.name}/{pattern.id}" in names)
+        ]
+        without = {pattern.id for pattern in patterns.patterns} - {pattern.id for pattern in wanted}
+        wide = [pattern.id for pattern in wanted if hold is not None and _wider(pattern, hold)]
+        if wanted:
+            found.append(Searched(patterns, frozenset(without), frozenset(wide)))
+    return tuple(found)
+
+
+def _wider(pattern: Pattern, hold: int) -> bool:
+    """Whether a whole match may be wider than ``hold`` bytes, or waits for a word beside it."""
+    shape = shape_of(pattern.regex, shortest=False)
+    return shape.width is None or shape.width > hold or pattern.awaits(shape)

@@ -17,6 +17,7 @@ from proxy.spool import KeptHistory
 from proxy.trace_context import TraceContext
 from serving.wire.dialect import Api, Dialect, WholeAnswer
 from serving.wire.injection import Uninjector
+from serving.wire.masking import Masks, Surface, joined, masked
 from serving.wire.request import ChatRequest, SentMessage, SentTool
 from serving.wire.token_alignment import TokenTrail
 from serving.wire.vocabulary import Event, ToolCall, Usage
@@ -48,6 +49,17 @@ class ChoiceSeen:
     tokens: int = 0
     written: int = 0  # calls that were found in its texts
     trail: TokenTrail | None = None
+    masks: dict[Surface, Masks] = field(default_factory=dict)
+
+    def mask(self, surface: Surface, masks: Masks) -> None:
+        """The client does not get this of its text, or of its reasoning."""
+        if masks:
+            self.masks[surface] = joined([*self.masks.get(surface, ()), *masks])
+
+    def given(self, surface: Surface) -> str:
+        """Its text, or its reasoning, as the client gets it."""
+        said = self.said if surface == "text" else self.thought
+        return masked(said, self.masks.get(surface, ()))
 
     @property
     def said(self) -> str:
@@ -159,18 +171,24 @@ class Seen:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one call: ``outcome`` is allowed, approved, denied, malformed, held_bytes, or unasked.
-    ``in_text``: the surface of plain text in which it stood."""
+    """What became of one call: ``outcome`` is allowed, approved, masked, denied, malformed, held_bytes, or unasked.
+    ``in_text``: the surface of plain text in which it stood; ``masked``: its arguments, if the client gets others."""
 
     call: ToolCall
     outcome: str
     rule: str | None = None
     refusal: str | None = None
     in_text: str | None = None
+    masked: str | None = None
 
     @property
     def given(self) -> bool:
         return self.refusal is None
+
+    @property
+    def arguments(self) -> str:
+        """As the client gets them."""
+        return self.call.arguments if self.masked is None else self.masked
 
 
 @dataclass(slots=True, eq=False)
@@ -296,7 +314,7 @@ class Exchange:
     def given_text(self, number: int) -> str:
         """The text of a choice as the client has it: what came, and the refusals in place of its calls."""
         seen = self.seen.choices.get(number)
-        text = seen.said if seen else ""
+        text = seen.given("text") if seen else ""
         parts = [o.refusal for (choice, _), o in sorted(self.outcomes.items()) if choice == number and o.refusal]
         if self.cut_text is not None:
             parts = [self.cut_text]

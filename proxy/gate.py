@@ -10,7 +10,8 @@ A call is complete when a higher index begins in its choice or when its choice f
 parses. Each complete call is asked about once. An event leaves the queue when it is at the head and every call that
 it touches, or may touch, has its verdict. Denied calls vanish: their events become one text event with the refusal,
 the calls that stay are renumbered so that no gap shows, and events that show tokens of a denied call lose their
-logprobs and token ids.
+logprobs and token ids. What a verdict masks, in a text that waits or in a call's arguments, is changed in the events
+that say it. What becomes of an event is in ``proxy.gated_change``.
 
 Events without choices (usage, ``[DONE]``) wait until no choice holds anything. An error event drops all that is
 held and passes at once. After :meth:`Gate.cut` nothing is accepted any more.
@@ -20,10 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from proxy.gated_change import leaving
 from proxy.gated_choice import NEXT, Answer, Choice, HeldCall, HeldEvent, Kind, Problem, Question, State, TextQuestion
-from proxy.gated_text import Found, Place, Surface, TextRule, TextWatch
+from proxy.gated_text import Found, Place, TextRule, TextWatch
+from serving.wire.masking import Surface
 from serving.wire.vocabulary import ChoiceDelta, Event, ToolCall, Usage
-from serving.wire.writer import EventChange, StreamWriter
+from serving.wire.writer import StreamWriter
 
 _FLOW, _PLAIN = State.FLOW, Kind.PLAIN  # an enum's member by its name costs more than the rest of a look
 
@@ -64,7 +67,7 @@ class Gate:
         self._tail: list[Event] = []
         self._out: list[bytes] = []
         self._questions: list[Question | TextQuestion] = []
-        self._tickets: dict[int, tuple[Choice, HeldCall | None]] = {}
+        self._tickets: dict[int, tuple[int, Choice, HeldCall | None]] = {}
         self._next_ticket = 0
         self._template: Event | None = None
         self._tracks = writer.tracks
@@ -159,13 +162,17 @@ class Gate:
 
     def answer(self, ticket: int, answer: Answer) -> None:
         """The verdict on a question."""
-        choice, call = self._tickets.pop(ticket, (None, None))
+        number, choice, call = self._tickets.pop(ticket, (0, None, None))
         if self.over or choice is None:
             return
         if call is not None:
             call.answer = answer
         elif choice.texts is not None:
             choice.texts.open.discard(ticket)
+            if answer.surface is not None and answer.masks is not None:
+                choice.texts.mask(answer.surface, answer.masks)
+            elif answer.surface is not None:
+                self._ask_texts(number, choice, choice.texts.settle(answer.surface))
         if answer.error and answer.refusal is not None:
             self.abort(403, "policy_denied", answer.refusal)
             return
@@ -317,7 +324,7 @@ class Gate:
             return
         if kind is not Kind.CALL and choice.newest >= 0 and delta.tokens:
             touches = {choice.newest}  # tokens after a call may still be that call's
-        choice.queue.append(HeldEvent(event, delta, touches, kind is Kind.BLIND, place))
+        choice.queue.append(HeldEvent(event, delta, touches, kind is Kind.BLIND, place, place))
         self.held_bytes += len(event.raw)
         if self.held_bytes > self._limit:
             self._overflow(delta.choice, choice)
@@ -371,7 +378,7 @@ class Gate:
         call.complete = True
         ticket = self._next_ticket
         self._next_ticket += 1
-        self._tickets[ticket] = (choice, call)
+        self._tickets[ticket] = (number, choice, call)
         whole = ToolCall(number, call.index, call.id, call.name, "".join(call.pieces), complete)
         self._questions.append(Question(ticket, whole, problem or ("renamed" if call.renamed else None)))
 
@@ -379,7 +386,7 @@ class Gate:
         for one in found:
             ticket = self._next_ticket
             self._next_ticket += 1
-            self._tickets[ticket] = (choice, None)
+            self._tickets[ticket] = (number, choice, None)
             assert choice.texts is not None
             choice.texts.open.add(ticket)
             self._questions.append(TextQuestion(ticket, number, one))
@@ -439,50 +446,17 @@ class Gate:
         delta, event = held.delta, held.event
         if delta.text and not choice.said:
             choice.said = not delta.text.isspace()
-        dropped, refusals = self._verdicts(choice, held) if self._hold else (frozenset(), [])
-        if not choice.refused or not self._hold:
+        became = leaving(choice, held, self._closing)
+        if choice.texts is not None:
+            choice.texts.gave_text(held.said, tokens=delta.tokens > 0)
+        if became.change is None:
             self._pass(event)
-            return
-        finish = delta.finish
-        if finish is not None and not choice.kept and finish != "length":
-            finish = self._closing
-        apart = bool(refusals) and finish is not None  # the refusal comes between what it says and its end
-        change = EventChange(
-            choice=delta.choice,
-            dropped=dropped,
-            renumber={i: choice.numbers[i] for i in held.touches if choice.numbers.get(i, i) != i},
-            hide_tokens=bool(dropped) and delta.tokens > 0,
-            finish=finish if finish != delta.finish and not apart else None,
-            open_end=apart,
-        )
-        if change.dropped or change.renumber or change.hide_tokens or change.finish or change.open_end:
-            changed = self._writer.change(event, change)
-            if changed is not None:
-                self._out.append(changed)
-        else:
-            self._pass(event)
-        for text in refusals:
+        elif (changed := self._writer.change(event, became.change)) is not None:
+            self._out.append(changed)
+        for text in became.refusals:
             self._say(choice, event, delta.choice, text)
-        if apart and finish is not None:
-            self._out.append(self._writer.finish(event, delta.choice, finish))
-
-    def _verdicts(self, choice: Choice, held: HeldEvent) -> tuple[frozenset[int], list[str]]:
-        """Which of the calls that an event touches are refused, and the refusals to give after it: each
-        where the first piece of its call stood."""
-        pieces = {tool.index for tool in held.delta.tools}
-        dropped, refusals = set(), []
-        for index in sorted(held.touches):
-            call = choice.calls[index]
-            assert call.answer is not None
-            if call.answer.refusal is not None:
-                dropped.add(index)
-                if index in pieces and not call.told:
-                    call.told = True
-                    refusals.append(call.answer.refusal)
-            elif index not in choice.numbers:
-                choice.numbers[index] = choice.kept
-                choice.kept += 1
-        return frozenset(dropped), refusals
+        if became.ending is not None:
+            self._out.append(self._writer.finish(event, delta.choice, became.ending))
 
     def _say(self, choice: Choice, template: Event, number: int, text: str) -> None:
         if choice.said:

@@ -32,6 +32,7 @@ from typing import Literal
 import msgspec
 
 from proxy.gated_text import Found, Place, TextWatch
+from serving.wire.masking import Masks, Surface
 from serving.wire.vocabulary import ChoiceDelta, Event, ToolCall
 
 
@@ -94,11 +95,16 @@ class TextQuestion(msgspec.Struct, frozen=True):
 
 class Answer(msgspec.Struct, frozen=True):
     """The verdict on a question. ``refusal`` (None: allowed) is the text that takes the call's place;
-    ``cut`` ends the whole answer with it; ``error`` ends it with an error event instead."""
+    ``cut`` ends the whole answer with it; ``error`` ends it with an error event instead. ``arguments``: what is masked
+    of the call's. ``surface`` is one of which something is masked: ``masks`` says what; None: first every match in it
+    must be known whole."""
 
     refusal: str | None = None
     cut: bool = False
     error: bool = False
+    arguments: Masks = ()
+    surface: Surface | None = None
+    masks: Masks | None = None
 
 
 class HeldCall(msgspec.Struct):
@@ -111,14 +117,18 @@ class HeldCall(msgspec.Struct):
     renamed: bool = False
     answer: Answer | None = None
     told: bool = False
+    given: int = 0  # bytes of its arguments that have left
 
 
 class HeldEvent(msgspec.Struct):
+    """``place`` is how far the texts had come that its tokens may show, ``said`` how far with what it says itself."""
+
     event: Event
     delta: ChoiceDelta
     touches: set[int]
     doubtful: bool
     place: Place = ()
+    said: Place = ()
 
 
 class Choice:
@@ -139,3 +149,10 @@ class Choice:
     @property
     def refused(self) -> bool:
         return any(c.answer is not None and c.answer.refusal is not None for c in self.calls.values())
+
+    @property
+    def changed(self) -> bool:
+        """Whether a verdict on a call changes what is given."""
+        return any(
+            c.answer is not None and (c.answer.refusal is not None or c.answer.arguments) for c in self.calls.values()
+        )

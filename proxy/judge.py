@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Set
 from functools import partial
 from typing import Any
 
+from policies.answer_redaction import splices
 from policies.inputs import OF_THE_MOMENT, call_facts, decision_input, object_of, only_then, text_facts
 from policies.model import (
     Action,
@@ -39,10 +40,12 @@ from proxy.call_logprobs import call_logprobs
 from proxy.coverage import Coverage
 from proxy.exchange import Exchange, Outcome
 from proxy.gated_choice import Answer, Question, TextQuestion
-from proxy.gated_text import Found, Surface, TextRule
+from proxy.gated_text import Found, TextRule
+from proxy.masked_answers import TextMasking, masked_call
 from proxy.recorder import Recorder
 from proxy.refusals import Refuse
 from serving.settings import PolicySettings
+from serving.wire.masking import Surface
 from serving.wire.message_texts import TextChange
 from serving.wire.request import ChatRequest
 from serving.wire.vocabulary import ToolCall
@@ -70,8 +73,8 @@ _UNRECORDED = (
 TEXT_STAGE_OF: dict[Surface, Stage] = {"reasoning": Stage.REASONING, "text": Stage.OUTPUT}
 _LATER = (Stage.REASONING, Stage.TOOL_CALL, Stage.OUTPUT, Stage.RESPONSE)
 _LARGE = 256 * 1024
-CANNOT_CHANGE = frozenset({Action.REDACT, Action.QUARANTINE})
-"""What is asked for and cannot be done; it refuses."""
+CHANGES = frozenset({Action.REDACT, Action.QUARANTINE})
+"""What is to be changed; what cannot be is refused."""
 
 
 class Judge:
@@ -211,8 +214,9 @@ class Judge:
         """What follows from an outcome for the gate."""
         if not self.holds_calls:
             return Answer()
-        cut = outcome.outcome == "terminated"
-        return Answer(outcome.refusal, cut, self._refusal == "error" and outcome.refusal is not None)
+        if outcome.refusal is None:
+            return Answer(arguments=splices(outcome.call.arguments, outcome.arguments))
+        return Answer(outcome.refusal, outcome.outcome == "terminated", self._refusal == "error")
 
     async def text(self, x: Exchange, choice: int, found: Found) -> Answer:
         """Stages ``reasoning`` and ``output``, and calls that stand in plain text (stage ``tool_call``): what is not
@@ -233,18 +237,23 @@ class Judge:
                 self._unrecorded(x, outcome)
             self._metrics.call(outcome.outcome)
             refusal = refusal or outcome.refusal
+        answer = Answer()
         if (found.hits or found.ended) and found.surface in self.texts:
-            refusal = await self._text_decision(x, choice, found) or refusal
-        return Answer(refusal, cut=refusal is not None, error=self._refusal == "error" and refusal is not None)
+            answer = await self._text_decision(x, choice, found)
+            refusal = answer.refusal or refusal
+        if refusal is None:
+            return answer
+        return Answer(refusal, cut=True, error=self._refusal == "error")
 
-    async def _text_decision(self, x: Exchange, choice: int, found: Found) -> str | None:
-        """The refusal with which the answer is cut; None to let it go on."""
+    async def _text_decision(self, x: Exchange, choice: int, found: Found) -> Answer:
+        """The refusal with which the answer is cut, or what is masked of it."""
         stage = TEXT_STAGE_OF[found.surface]
         rule = self._policies.text_rule(stage)
         assert rule is not None
         seen = x.seen.choices[choice]
         said = (seen.text if found.surface == "text" else seen.reasoning) if rule.text else None
         exposed = sum(max(0, min(hit.end, found.left) - hit.start) for hit in found.hits)
+        masking = TextMasking(x, choice, found)
         decision = await self._decide(
             x,
             stage,
@@ -254,14 +263,20 @@ class Judge:
             ),
             signals=signals_of_hits(found.hits),
             exposed=exposed,
+            masking=masking,
         )
-        if not decision.refuses and decision.action not in CANNOT_CHANGE:
-            return None
+        if not decision.refuses and decision.action not in CHANGES:
+            return Answer()
         try:
             await self._recorder.commit(x.decided_seq)
         except JournalError:
-            _log.error("an answer was cut, and the journal cannot be written")
-        return decision.refusal or f"Blocked by policy {decision.rule}. The answer was stopped here."
+            _log.error("an answer was cut or masked, and the journal cannot be written")
+        if decision.action in CHANGES and not masking.problem:
+            masking.made()
+            return Answer(surface=found.surface, masks=masking.masks)
+        if masking.problem:
+            _log.error("an answer was cut, because it cannot be masked: %s", masking.problem)
+        return Answer(decision.refusal or f"Blocked by policy {decision.rule}. The answer was stopped here.")
 
     async def _look_beside(self, x: Exchange) -> None:
         """Text stages that only record are asked when the answer is over: nothing waits for them."""
@@ -329,23 +344,42 @@ class Judge:
             return self._refused(call, offered, "malformed", "interlock/malformed_arguments", _MALFORMED)
         if not self._policies.in_force(Stage.TOOL_CALL):
             return Outcome(call, "unasked")
-        place = place or f"call {call.choice}.{call.index}"
+        in_text, place = place is not None, place or f"call {call.choice}.{call.index}"
         behind = self._backgrounds.behind
         if behind:
             x.behind.append((call, place))
         known = None if behind else await self._backgrounds.call(x, call, arguments)
-        facts = self._call_facts(x, call, arguments, known)
-        decision = await self._decide(x, Stage.TOOL_CALL, place, call=facts, without=behind)
-        if (rule := _wants_change(decision)) is not None:
+
+        def facts_of(one: ToolCall) -> CallFacts:
+            same = arguments if one is call else object_of(one.arguments, self._depth)
+            return self._call_facts(x, one, same, known)
+
+        async def decide(facts: CallFacts) -> Decision:
+            return await self._decide(x, Stage.TOOL_CALL, place, call=facts, without=behind)
+
+        facts, given = facts_of(call), call
+        decision = await decide(facts)
+        maskable = decision.action in CHANGES and arguments is not None and not in_text
+        if maskable:
+            try:
+                given, decision = await masked_call(
+                    call, facts, decision, signals=self._policies.signals, facts_of=facts_of, decide=decide
+                )
+            except CannotRedact as problem:
+                _log.error("a tool call was refused, because it cannot be masked: %s", problem)
+                maskable = False
+        if not (maskable and decision.action in CHANGES) and (rule := _wants_change(decision)) is not None:
             text = f"Blocked by policy {rule}. The tool call was not executed."
             return self._refused(call, offered, "denied", rule, text)
         if decision.action is Action.APPROVE:
-            sinks = sink_values(self._backgrounds.table, call.name, arguments)
-            if await self._approvals.call(x, call, decision, sinks):
-                return Outcome(call, "approved", decision.rule)
+            sinks = sink_values(self._backgrounds.table, call.name, facts_of(given).arguments)
+            if await self._approvals.call(x, given, decision, sinks):
+                return Outcome(call, "approved", decision.rule, masked=None if given is call else given.arguments)
         if decision.refusal is not None:
             kind = "terminated" if decision.action is Action.TERMINATE else "denied"
             return self._refused(call, offered, kind, decision.rule, decision.refusal)
+        if given is not call:
+            return Outcome(call, "masked", decision.rule, masked=given.arguments)
         return Outcome(call, "allowed" if decision.asked else "unasked", decision.rule)
 
     def _refused(self, call: ToolCall, offered: bool, kind: str, rule: str | None, text: str) -> Outcome:
@@ -370,9 +404,10 @@ class Judge:
         text: SurfaceFacts | None = None,
         signals: list[Signal] | None = None,
         exposed: int = 0,
+        masking: TextMasking | None = None,
         without: Set[str] = frozenset(),
     ) -> Decision:
-        """``without``: policies that are asked at another time."""
+        """``without``: policies that are asked at another time. ``masking`` is told what was decided."""
         shown = self._policies.shown
         checks: list[CheckFact] = []
         budgets: list[BudgetFacts] = []
@@ -402,7 +437,8 @@ class Judge:
             x.sighting.run.add_finding(f"{found.policy}/{found.finding.id}")
         if decision.asked:
             then = partial(only_then, question, shown, self._named[stage], recent=stage in self._recent)
-            x.decided_seq = self._recorder.decided(x, surface, decision, exposed, then)
+            parts = masking.of(decision) if masking is not None and decision.action in CHANGES else ()
+            x.decided_seq = self._recorder.decided(x, surface, decision, exposed, then, parts)
         return decision
 
     def _count(self, decision: Decision) -> None:
@@ -418,12 +454,12 @@ class Judge:
 
 
 def _wants_change(decision: Decision) -> str | None:
-    """The rule that wants something changed, where nothing stricter refuses it. A call cannot be changed, and an
+    """The rule that wants something changed, where nothing stricter refuses it. Where that cannot be done to a call, an
     operator's approval, which another rule asks for, does not do it either."""
-    if decision.action not in (*CANNOT_CHANGE, Action.APPROVE):
+    if decision.action not in (*CHANGES, Action.APPROVE):
         return None
     for found in decision.findings:
         counts = found.mode is Mode.ENFORCE and found.exception is None
-        if counts and found.finding.action in CANNOT_CHANGE:
+        if counts and found.finding.action in CHANGES:
             return f"{found.policy}/{found.finding.id}"
     return None

@@ -108,8 +108,10 @@ class Recorder:
         decision: Decision,
         exposed: int = 0,
         moment: Callable[[], dict[str, Any]] | None = None,
+        masked: tuple[str, ...] = (),
     ) -> int:
-        """``moment`` gives what of the input cannot be had again from the exchange's other records."""
+        """``moment`` gives what of the input cannot be had again from the exchange's other records; ``masked`` are the
+        words that the decision took out of a text of the answer."""
         facts = Decided(
             time_ns=self._clock_ns(),
             exchange=x.id,
@@ -121,7 +123,7 @@ class Recorder:
             exposed=exposed,
         )
         known = moment() if moment is not None and self._modes.of(x.agent) in ("full", "redacted") else {}
-        draft = DecidedDraft(x.sighting.run.id, decision.model_dump(mode="json", exclude_defaults=True), known)
+        draft = DecidedDraft(x.sighting.run.id, decision.model_dump(mode="json", exclude_defaults=True), known, masked)
         return self._append(facts, draft, x.agent)
 
     def call(self, x: Exchange, outcome: Outcome) -> int:
@@ -138,7 +140,7 @@ class Recorder:
             held_micros=x.held(time.perf_counter_ns()) // 1000,
             in_text=outcome.in_text,
         )
-        draft = CallDraft(x.sighting.run.id, call.id, call.name, call.arguments, outcome.given)
+        draft = CallDraft(x.sighting.run.id, call.id, call.name, call.arguments, outcome.given, outcome.masked)
         return self._append(facts, draft, x.agent, len(call.arguments))
 
     async def refused(self, x: Exchange, status: int, code: str, reason: str, rule: str | None) -> None:
@@ -281,7 +283,12 @@ class Recorder:
         )
         whole = self._modes.of(x.agent) == "full"
         choices = [_choice(x, number, whole) for number in sorted(x.seen.choices)]
-        draft = SettledDraft(x.sighting.run.id, x.seen.model or x.request.model, x.seen.answer_id, choices)
+        masked = tuple(
+            f"choices/{at}/{part}"
+            for at, number in enumerate(sorted(x.seen.choices))
+            for part in _masked_parts(x, number)
+        )
+        draft = SettledDraft(x.sighting.run.id, x.seen.model or x.request.model, x.seen.answer_id, choices, masked)
         self._note(facts, draft, x.agent, x.seen.size)
         return cost
 
@@ -317,14 +324,22 @@ def _choice(x: Exchange, number: int, whole: bool) -> dict[str, Any]:
             "outcome": outcome.outcome if outcome else "unjudged",
         }
         if outcome is None or outcome.given or whole:
-            call["arguments"] = arguments
+            call["arguments"] = arguments if outcome is None else outcome.arguments
         else:
             call["refusal"] = outcome.refusal
         calls.append(call)
     return {
         "index": number,
         "finish_reason": seen.finish,
-        "content": seen.said,
-        "reasoning": seen.thought,
+        "content": seen.given("text"),
+        "reasoning": seen.given("reasoning"),
         "tool_calls": calls,
     }
+
+
+def _masked_parts(x: Exchange, number: int) -> list[str]:
+    """What of a choice is not on record as the model said it."""
+    masks = x.seen.choices[number].masks
+    parts = [name for name, surface in (("content", "text"), ("reasoning", "reasoning")) if surface in masks]
+    calls = any(choice == number and one.masked is not None for (choice, _), one in x.outcomes.items())
+    return parts + (["tool_calls"] if calls else [])

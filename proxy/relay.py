@@ -474,7 +474,8 @@ class Relay:
         for index in sorted(seen.calls):
             outcome = x.outcomes.get((number, index))
             if x.cut_text is None and (outcome is None or outcome.given):
-                calls.append(seen.call(index))
+                call_id, name, arguments = seen.call(index)
+                calls.append((call_id, name, arguments if outcome is None else outcome.arguments))
         text = x.given_text(number)
         self._runs.left(x.sighting, text, calls)
         if x.request.stored:

@@ -56,14 +56,19 @@ class OpenedDraft(msgspec.Struct, frozen=True, array_like=True, tag="opened"):
 
 
 class DecidedDraft(msgspec.Struct, frozen=True, array_like=True, tag="decided"):
-    """A decision as plain data, and the ``moment`` at which it was made (``Decided.moment``), if words are kept."""
+    """A decision as plain data, and the ``moment`` at which it was made (``Decided.moment``), if words are kept;
+    ``masked`` are the words that it took away."""
 
     run: str
     decision: dict[str, Any]
     moment: dict[str, Any]
+    masked: tuple[str, ...] = ()
 
     def fill(self, facts: Record, capture: Capture) -> Record:
         assert isinstance(facts, Decided)
+        if self.masked:
+            kept_of = [capture.denied(part, self.run).commitment for part in self.masked]
+            facts = msgspec.structs.replace(facts, masked=[one for one in kept_of if one is not None])
         kept = self.decision
         if capture.mode != "full":
             kept = masked(capture, with_plain_pointers(self.decision, capture.mask_word))
@@ -76,13 +81,14 @@ class DecidedDraft(msgspec.Struct, frozen=True, array_like=True, tag="decided"):
 
 
 class CallDraft(msgspec.Struct, frozen=True, array_like=True, tag="call"):
-    """A tool call. ``given``: the client had it."""
+    """A tool call. ``given``: the client had it; ``masked``: with these arguments."""
 
     run: str
     call_id: str | None
     name: str
     arguments: str
     given: bool
+    masked: str | None = None
 
     def fill(self, facts: Record, capture: Capture) -> Record:
         assert isinstance(facts, CallOutcome)
@@ -91,6 +97,8 @@ class CallDraft(msgspec.Struct, frozen=True, array_like=True, tag="call"):
         if not self.given:
             denied = capture.denied(self.arguments, run)
             arguments, commitment = denied.excerpt, denied.commitment
+        elif self.masked is not None:
+            arguments, commitment = capture.text(self.masked, run), capture.denied(self.arguments, run).commitment
         kept = {"call_id": capture.text(self.call_id, run), "name": capture.text(self.name, run) or ""}
         made = {"call_id": self.call_id, "name": self.name, "arguments": self.arguments}
         kept["arguments"] = arguments
@@ -103,17 +111,19 @@ class CallDraft(msgspec.Struct, frozen=True, array_like=True, tag="call"):
 
 
 class SettledDraft(msgspec.Struct, frozen=True, array_like=True, tag="settled"):
-    """The answer; ``choices`` as the record has them."""
+    """The answer; ``choices`` as the record has them, ``masked`` what of them a policy masked (``Settled.altered``)."""
 
     run: str
     model: str | None
     answer_id: str | None
     choices: list[dict[str, Any]]
+    masked: tuple[str, ...] = ()
 
     def fill(self, facts: Record, capture: Capture) -> Record:
         assert isinstance(facts, Settled)
         choices = capture.items(self.choices, self.run)
         altered = _altered(self.choices, choices) if capture.keeps_words and choices != self.choices else []
+        altered += [name for name in self.masked if name not in altered]
         return msgspec.structs.replace(
             facts,
             answer_model=_name(capture, self.model),

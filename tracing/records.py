@@ -90,7 +90,7 @@ class Decided(Record, frozen=True, tag="decided"):
     """A decision: of a stage, with what fired. ``decision`` is the decision model as plain data. ``exposed``: bytes of
     what was found in a flowing text that had left for the client before it could be stopped. ``moment``: what of the
     input was known at that moment alone, part → value (``policies.inputs.only_then``); ``altered`` names its parts that
-    are masked or cut off."""
+    are masked or cut off. ``masked`` are commitments (hex) to the words that it took out of a text of the answer."""
 
     CONTENT = ("moment",)
 
@@ -103,15 +103,17 @@ class Decided(Record, frozen=True, tag="decided"):
     exposed: int = 0
     moment: dict[str, Any] = {}
     altered: list[str] = []
+    masked: list[str] = []
 
 
 class CallOutcome(Record, frozen=True, tag="call"):
     """What became of one held tool call. ``outcome``: allowed, approved (by an operator, or by the settings at the
-    deadline), denied, terminated (denied, and the answer cut),
-    malformed (denied because its arguments are not one strict JSON object), held_bytes (denied because they
-    are too large to hold), unasked (no policy needed asking), unrecorded (refused because this record could
-    not be brought to disk in time; it stands beside the record of what had been decided), unjudged (a judge
-    was needed and failed, and the settings let it by), dropped (the answer broke off while it was held). ``in_text``:
+    deadline), masked (given with other arguments, these; ``commitment`` is to the model's), denied,
+    terminated (denied, and the answer cut), malformed (denied because its arguments are not one strict JSON object),
+    held_bytes (denied because they are too large to hold), unasked (no policy needed asking), unrecorded (refused
+    because this record could not be brought to disk in time; it stands beside the record of what had been decided),
+    unjudged (a judge was needed and failed, and the settings let it by), dropped (the answer broke off while it was
+    held). ``in_text``:
     the model left it in plain text of that surface, where no server reads it as a call. ``altered`` names
     which of ``name``, ``call_id`` and ``arguments`` are not as the model made them (masked, cut off, or an excerpt)."""
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from policies.answer_redaction import mask_arguments, masks_of_text
 from policies.inputs import HISTORY_FIELDS, OF_THE_MOMENT, call_facts, decision_input, object_of, text_facts
 from policies.model import (
     Action,
@@ -36,11 +37,12 @@ from policies.seen import NO_SETTINGS, ToolTable
 from policies.service import PolicySet
 from policies.signals import signals_of_hits
 from policies.text_rules import names_field, reads_field
-from proxy.gated_text import Found, Surface, TextRule
-from proxy.judge import CANNOT_CHANGE, TEXT_STAGE_OF
+from proxy.gated_text import Found, TextRule
+from proxy.judge import CHANGES, TEXT_STAGE_OF
 from proxy.replay.stored import UNFINISHED, UNREAD, Stored, StoredCall, StoredChoice, Unknown
 from proxy.whole import texts_of
 from serving.wire.dialect import AnswerChoice
+from serving.wire.masking import Surface
 from serving.wire.strict import DEPTH
 from serving.wire.vocabulary import ToolCall
 from tracing.records import Decided
@@ -137,7 +139,7 @@ class Rejudge:
         elif why is not None:
             signals, lost = [], {"signals": why}
         said = await self._ask(asking, "request", Stage.REQUEST, signals=signals, unknown=lost, then=then)
-        if said.decision is None or said.decision.action not in CANNOT_CHANGE:
+        if said.decision is None or said.decision.action not in CHANGES:
             return said
         try:
             changes_of(said.decision, texts)
@@ -189,20 +191,22 @@ class Rejudge:
     async def _text(self, asking: _Asking, choice: StoredChoice, found: Found) -> Said:
         stage = TEXT_STAGE_OF[found.surface]
         rule = self.policies.text_rule(stage)
-        said = choice.text if found.surface == "text" else choice.reasoning
-        return await self._ask(
+        said = (choice.text if found.surface == "text" else choice.reasoning).encode("utf-8", "surrogatepass")
+        answered = await self._ask(
             asking,
             f"{found.surface} of choice {choice.number}",
             stage,
             surface=text_facts(
                 "output" if stage is Stage.OUTPUT else "reasoning",
                 choice.number,
-                said.encode("utf-8", "surrogatepass") if rule is not None and rule.text else None,
+                said if rule is not None and rule.text else None,
                 found.size,
                 complete=found.ended,
             ),
             signals=signals_of_hits(found.hits),
         )
+        waits = rule is not None and (rule.hold != 0 or not asking.x.request.stream)
+        return _as_masked(answered, said) if waits else answered
 
     async def _text_then(self, asking: _Asking, choice: StoredChoice, surface: Surface) -> list[Said]:
         """A text as it was asked about then, by what is on record of that."""
@@ -223,7 +227,9 @@ class Rejudge:
             )
             signals = [Signal.model_validate(one) for one in then.moment.get("signals", ())]
             lost = {} if why is None else {"surface.text": why} if signals else {"surface.text": why, "signals": why}
-            said.append(await self._ask(asking, place, stage, surface=whole, signals=signals, unknown=lost, then=then))
+            one = await self._ask(asking, place, stage, surface=whole, signals=signals, unknown=lost, then=then)
+            waits = rule is not None and (rule.hold != 0 or not asking.x.request.stream)
+            said.append(_as_masked(one, text) if waits else one)
         if not said and why is not None:
             lost = {"surface": why, "signals": why}
             said.append(await self._ask(asking, place, stage, surface=None, unknown=lost))
@@ -273,7 +279,7 @@ class Rejudge:
         else:
             signals, unknown["signals"] = [], unknown["call.arguments"]
         approved = stored.outcome == "approved"
-        return await self._ask(
+        said = await self._ask(
             asking,
             place,
             Stage.TOOL_CALL,
@@ -284,6 +290,13 @@ class Rejudge:
             about=call,
             approved=approved,
         )
+        if said.decision is None or said.decision.action not in CHANGES or stored.in_text is not None:
+            return said
+        try:
+            mask_arguments(said.decision, call.arguments)
+        except CannotRedact:
+            return said
+        return msgspec.structs.replace(said, stopped_by=None)
 
     async def _response(self, asking: _Asking, choice: StoredChoice) -> Said:
         place = f"choice {choice.number}"
@@ -343,7 +356,7 @@ class Rejudge:
         self.seconds += time.perf_counter() - began
         self.questions += 1
         asking.found(decision)
-        stopped = stage is not Stage.RESPONSE and (decision.refuses or decision.action in CANNOT_CHANGE)
+        stopped = stage is not Stage.RESPONSE and (decision.refuses or decision.action in CHANGES)
         if approved and decision.action is Action.APPROVE:
             stopped = False  # somebody said yes then
         return Said(place, stage, question, decision, decision.rule if stopped else None, missing, about)
@@ -361,6 +374,17 @@ class Rejudge:
         asked = {**self.policies.asked(Stage.TOOL_CALL), **self.policies.asked(Stage.OUTPUT)}
         enforced = [policy for policy in sorted(asked) if self.policies.modes[policy] is Mode.ENFORCE]
         return tuple([Missing(policy, "answer", why) for policy in enforced])
+
+
+def _as_masked(said: Said, text: bytes) -> Said:
+    """What is masked of a text that waits does not stop the answer; what cannot be does."""
+    if said.decision is None or said.decision.action not in CHANGES:
+        return said
+    try:
+        masks_of_text(said.decision, text)
+    except CannotRedact:
+        return said
+    return msgspec.structs.replace(said, stopped_by=None)
 
 
 @lru_cache(maxsize=512)

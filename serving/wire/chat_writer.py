@@ -1,15 +1,16 @@
 """Writes changed answers of ``/v1/chat/completions``, streamed and whole, by splicing (``serving.wire.splice``).
 
-What a refused call leaves behind in logprobs and token ids is taken out as well. In a stream that is done
-event by event (the gate says which events may show it); in a whole answer the tokens are cut out where the raw
-model text has the call, and where that cannot be told for sure, the choice loses all of them.
+What a refused call, or a masked span, leaves behind in logprobs and token ids is taken out as well. In a stream that
+is done event by event (the gate says which events may show it); in a whole answer the tokens are cut out where the raw
+model text has the call or the span, and where that cannot be told for sure, the choice loses all of them. Of a call in
+which something is masked, all tokens go.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from serving.wire import splice
@@ -23,6 +24,7 @@ from serving.wire.choice_events import (
     null,
     value,
 )
+from serving.wire.masking import Masks, Surface, masked, spelled_areas, touching_tokens
 from serving.wire.splice import Edit, Span, locate
 from serving.wire.vocabulary import Event
 from serving.wire.writer import ChoiceChange, EventChange
@@ -30,6 +32,8 @@ from serving.wire.writer import ChoiceChange, EventChange
 _BREAK = "\n\n"
 _OPENED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.S)
 _THOUGHT = "</think>"
+_SAYS: Mapping[Surface, tuple[str, ...]] = {"text": ("content",), "reasoning": ("reasoning", "reasoning_content")}
+"""The members that say a surface."""
 
 
 class ChatWriter(ChoiceEventWriter):
@@ -45,6 +49,8 @@ class ChatWriter(ChoiceEventWriter):
         calls = locate(raw, ("tool_calls",), delta)
         if calls is not None and raw[calls.start : calls.end] != b"null":
             edits += _without(raw, delta, calls, change)
+        for surface, text in change.texts.items():
+            edits += _said_instead(raw, delta, surface, text)
         changed = splice.apply(raw, edits + finish_edits(raw, choice, change))
         says = read_event(changed).choices[0]
         if says.text or says.reasoning or says.tools or says.finish is not None:
@@ -64,8 +70,18 @@ class ChatWriter(ChoiceEventWriter):
         edits: list[Edit] = []
         for change in changes:
             choice = choices[change.position]
-            edits += _cut_choice(body, choice, change) if change.cut is not None else _refuse(body, choice, change)
+            edits += _cut_choice(body, choice, change) if change.cut is not None else _changed(body, choice, change)
         return splice.apply(body, edits)
+
+
+def _said_instead(raw: bytes, said: Span, surface: Surface, text: str) -> list[Edit]:
+    """Every member of a delta or a message that says a surface says ``text``."""
+    found = [splice.member(raw, said, key) for key in _SAYS[surface]]
+    return [
+        splice.replace(one.value, text)
+        for one in found
+        if one is not None and raw_of(raw, one.value) not in (b"null", b'""')
+    ]
 
 
 def _without(raw: bytes, delta: Span, calls: Span, change: EventChange) -> list[Edit]:
@@ -76,13 +92,44 @@ def _without(raw: bytes, delta: Span, calls: Span, change: EventChange) -> list[
         return splice.remove_members(raw, delta, ["tool_calls"])
     edits = splice.remove_elements(raw, calls, gone)
     for place, piece in enumerate(pieces):
-        if place not in gone and indices[place] in change.renumber:
+        if place in gone:
+            continue
+        if indices[place] in change.renumber:
             edits.append(splice.replace(at(raw, piece, "index"), change.renumber[indices[place]]))
+        if indices[place] in change.arguments:
+            function = at(raw, piece, "function")
+            edits.append(splice.replace(at(raw, function, "arguments"), change.arguments[indices[place]]))
     return edits
 
 
-def _refuse(body: bytes, choice: Span, change: ChoiceChange) -> list[Edit]:
+def _changed(body: bytes, choice: Span, change: ChoiceChange) -> list[Edit]:
     message = at(body, choice, "message")
+    texts = {surface: _text(body, message, surface) for surface in change.texts}
+    told = {surface: masked(text, change.texts[surface]) for surface, text in texts.items()}
+    edits = [
+        edit for s in told if s != "text" or not change.refused for edit in _said_instead(body, message, s, told[s])
+    ]
+    if change.refused:
+        edits += _refuse(body, choice, message, change, told.get("text"))
+    calls = locate(body, ("tool_calls",), message)
+    for index, arguments in change.arguments.items():
+        assert calls is not None
+        function = at(body, splice.elements(body, calls)[index], "function")
+        edits.append(splice.replace(at(body, function, "arguments"), arguments))
+    spans = {text: change.texts[surface] for surface, text in texts.items()}
+    return edits + _without_tokens(body, choice, calls, {*change.refused, *change.arguments}, spans)
+
+
+def _text(body: bytes, message: Span, surface: Surface) -> str:
+    """What the message says on a surface."""
+    for key in _SAYS[surface]:
+        found = splice.member(body, message, key)
+        if found is not None and (said := value(body, found.value)):
+            return str(said)
+    return ""
+
+
+def _refuse(body: bytes, choice: Span, message: Span, change: ChoiceChange, masked_text: str | None) -> list[Edit]:
     calls = at(body, message, "tool_calls")
     left = change.calls - len(change.refused)
     if left:
@@ -96,10 +143,13 @@ def _refuse(body: bytes, choice: Span, change: ChoiceChange) -> list[Edit]:
     content = splice.member(body, message, "content")
     if content is not None and (said := value(body, content.value)):
         more = text if said.isspace() else _BREAK + text
-        edits.append(splice.append_to_string(body, content.value, more))
+        if masked_text is not None:
+            edits.append(splice.replace(content.value, masked_text + more))
+        else:
+            edits.append(splice.append_to_string(body, content.value, more))
     else:
         edits.append(splice.set_member(body, message, "content", text))
-    return edits + _without_tokens(body, choice, calls, change)
+    return edits
 
 
 def _cut_choice(body: bytes, choice: Span, change: ChoiceChange) -> list[Edit]:
@@ -113,10 +163,13 @@ def _cut_choice(body: bytes, choice: Span, change: ChoiceChange) -> list[Edit]:
     ]
 
 
-# -- the tokens of a refused call in a whole answer ----------------------------------------------------
+# -- the tokens of what is refused or masked in a whole answer ------------------------------------------
 
 
-def _without_tokens(body: bytes, choice: Span, calls: Span, change: ChoiceChange) -> list[Edit]:
+def _without_tokens(
+    body: bytes, choice: Span, calls: Span | None, hidden: Collection[int], texts: Mapping[str, Masks]
+) -> list[Edit]:
+    """``hidden``: calls whose tokens go; ``texts``: texts of which masks' tokens go."""
     logprobs, ids = splice.member(body, choice, "logprobs"), splice.member(body, choice, "token_ids")
     shown = logprobs is not None and raw_of(body, logprobs.value) != b"null"
     if logprobs is None or not shown:
@@ -125,7 +178,8 @@ def _without_tokens(body: bytes, choice: Span, calls: Span, change: ChoiceChange
     if content is None or body[content.start] != ord("["):
         return null(body, choice, "logprobs", "token_ids")
     tokens = splice.elements(body, content)
-    gone = refused_tokens([value(body, token) for token in tokens], value(body, calls), change.refused.keys())
+    listed = value(body, calls) or [] if calls is not None else []
+    gone = hidden_tokens([value(body, token) for token in tokens], listed, hidden, texts)
     if gone is None:
         return null(body, choice, "logprobs", "token_ids")
     edits = splice.remove_elements(body, content, gone)
@@ -141,16 +195,23 @@ def raw_of(body: bytes, span: Span) -> bytes:
     return body[span.start : span.end]
 
 
-def refused_tokens(tokens: list[Any], calls: list[Any], refused: Any) -> set[int] | None:
-    """Which tokens spell the refused calls; None if that is not certain.
+def hidden_tokens(
+    tokens: Sequence[Any], calls: Sequence[Any], hidden: Collection[int], texts: Mapping[str, Masks]
+) -> set[int] | None:
+    """Which tokens spell the calls whose indices are ``hidden``, or the masked spans of ``texts``; None if that is not
+    certain.
 
     The raw model text is what the tokens' bytes spell. Each call must be found there as one
-    ``<tool_call>…</tool_call>`` that says the same name and arguments, and there must be no other.
+    ``<tool_call>…</tool_call>`` that says the same name and arguments, and there must be no other; each text just once.
     """
-    raw, ends = bytearray(), []
-    for token in tokens:
-        raw += bytes(token["bytes"]) if token.get("bytes") is not None else token["token"].encode()
-        ends.append(len(raw))
+    pieces = [bytes(token["bytes"]) if token.get("bytes") is not None else token["token"].encode() for token in tokens]
+    raw = b"".join(pieces)
+    areas = spelled_areas(raw, texts)
+    written = _call_areas(raw, calls, hidden) if hidden else []
+    return None if areas is None or written is None else touching_tokens(pieces, areas + written)
+
+
+def _call_areas(raw: bytes, calls: Sequence[Any], hidden: Collection[int]) -> list[tuple[int, int]] | None:
     try:
         text = raw.decode()
     except UnicodeDecodeError:
@@ -163,14 +224,9 @@ def refused_tokens(tokens: list[Any], calls: list[Any], refused: Any) -> set[int
     for index, (match, call) in enumerate(zip(found, calls, strict=True)):
         if not _same(match[1], call["function"]):
             return None
-        if index in refused:
+        if index in hidden:
             areas.append((len(text[: match.start()].encode()), len(text[: match.end()].encode())))
-    gone, begin = set(), 0
-    for place, end in enumerate(ends):
-        if any(begin < stop and max(end, begin + 1) > start for start, stop in areas):
-            gone.add(place)
-        begin = end
-    return gone
+    return areas
 
 
 def _same(written: str, function: Any) -> bool:

@@ -12,12 +12,14 @@ from typing import Any
 
 from serving.wire import splice
 from serving.wire.errors import anthropic_type
+from serving.wire.masking import Surface, each_masked
 from serving.wire.messages_stream import FINISH, Counts, Frame
 from serving.wire.splice import Edit, Span, Unspliceable
 from serving.wire.vocabulary import Event, Usage
 from serving.wire.writer import ChoiceChange, EventChange
 
 _BREAK = "\n\n"
+_SAYS: dict[Surface, str] = {"text": "text", "reasoning": "thinking"}
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 
 
@@ -46,6 +48,8 @@ class MessagesStreamWriter:
         if tools and tools[0].index in change.dropped:
             return None
         raw = self.passed(event)
+        if change.texts or change.arguments:
+            return _masked_event(raw, change)
         if change.finish is None:
             return raw
         delta = _member(raw, _document(raw), "delta")
@@ -113,6 +117,21 @@ class MessagesStreamWriter:
         return (_signature(block.index) if unsigned else b"") + _stop(block.index)
 
 
+def _masked_event(raw: bytes, change: EventChange) -> bytes:
+    """A block's start or a piece of it, which says something else."""
+    top = _document(raw)
+    piece = splice.member(raw, top, "delta") or splice.member(raw, top, "content_block")
+    if piece is None:
+        raise Unspliceable("no piece of a block")
+    for arguments in change.arguments.values():
+        partial = splice.member(raw, piece.value, "partial_json")
+        if partial is not None:
+            return splice.apply(raw, [splice.replace(partial.value, arguments)])
+        return splice.apply(raw, [Edit(_member(raw, piece.value, "input"), arguments.encode())])
+    edits = [splice.replace(_member(raw, piece.value, _SAYS[surface]), text) for surface, text in change.texts.items()]
+    return splice.apply(raw, edits)
+
+
 class MessagesWholeWriter:
     """Writes a changed whole answer. Raises :class:`Unspliceable` for bytes that are no such answer."""
 
@@ -120,8 +139,28 @@ class MessagesWholeWriter:
         message = splice.root(body)
         edits: list[Edit] = []
         for change in changes:
-            edits += _cut(body, message, change) if change.cut is not None else _refuse(body, message, change)
+            if change.cut is not None:
+                edits += _cut(body, message, change)
+            else:
+                edits += _refuse(body, message, change) + _masked(body, message, change)
         return splice.apply(body, edits)
+
+
+def _masked(body: bytes, message: Span, change: ChoiceChange) -> list[Edit]:
+    """The blocks' texts and the calls' arguments, masked."""
+    edits: list[Edit] = []
+    blocks = splice.elements(body, _member(body, message, "content"))
+    kinds = [splice.text(body, _member(body, block, "type")) for block in blocks]
+    for surface, key in _SAYS.items():
+        members = [splice.member(body, block, key) for block in blocks]
+        found = [one.value for one in members if one is not None and body[one.value.start : one.value.end] != b"null"]
+        texts = [splice.text(body, where) for where in found]
+        told = each_masked(texts, change.texts.get(surface, ()))
+        edits += [splice.replace(w, new) for w, old, new in zip(found, texts, told, strict=True) if new != old]
+    calls = [block for block, kind in zip(blocks, kinds, strict=True) if kind == "tool_use"]
+    return edits + [
+        Edit(_member(body, calls[index], "input"), arguments.encode()) for index, arguments in change.arguments.items()
+    ]
 
 
 def _refuse(body: bytes, message: Span, change: ChoiceChange) -> list[Edit]:
@@ -137,7 +176,7 @@ def _refuse(body: bytes, message: Span, change: ChoiceChange) -> list[Edit]:
                 edits.append(splice.replace(block, {"type": "text", "text": _BREAK + text if said else text}))
                 said = True
             call += 1
-    if change.calls == len(change.refused):
+    if change.refused and change.calls == len(change.refused):
         reason = splice.member(body, message, "stop_reason")
         stopped = None if reason is None else FINISH.get(_text_of(body, reason.value) or "")
         if stopped is not None and stopped not in ("length", change.finish):

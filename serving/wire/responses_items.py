@@ -174,12 +174,15 @@ class Item:
 
     ``number`` counts function calls from 0 (-1: the item is none). ``said`` is what has come of its text, reasoning
     or arguments, in UTF-8; ``raw`` the item as ``output_item.done`` brought it. The rest is the writer's: ``stage``
-    is how far the client has it, ``upto`` how many bytes of ``said``, and ``shown`` the whole item as the client was
-    given it, if that is another one.
+    is how far the client has it, ``upto`` how many bytes of ``said``, ``given`` what it was given of those if that is
+    something else, ``hidden`` whether it was not given all tokens, and ``shown`` the whole item as the client was given
+    it, if that is another one.
     """
 
     __slots__ = (
         "call_id",
+        "given",
+        "hidden",
         "id",
         "index",
         "name",
@@ -205,6 +208,8 @@ class Item:
         self.raw: bytes | None = None
         self.stage: int = Stage.FRAME
         self.upto = 0
+        self.given: bytearray | None = None
+        self.hidden = False
         self.shown: bytes | None = None
 
     def is_same(self, other: WireItem) -> bool:

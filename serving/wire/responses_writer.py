@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from serving.wire import splice
-from serving.wire.chat_writer import refused_tokens
 from serving.wire.responses_items import (
     CALL,
     KINDS,
@@ -29,7 +28,9 @@ from serving.wire.responses_items import (
     reasoning_item,
     refusal_id,
     text_part,
+    utf8,
 )
+from serving.wire.responses_masks import given_instead, item_instead, masked_texts, null, whole_masked, without_tokens
 from serving.wire.responses_stream import ResponsesReader
 from serving.wire.splice import Edit, Span, Unspliceable
 from serving.wire.vocabulary import Event, Usage
@@ -63,6 +64,8 @@ class ResponsesWriter:
         raw = event.raw
         item = own.item
         if item is not None:
+            if item.given is not None or item.hidden:
+                raw = self._as_given(raw, own, item)
             item.stage, item.upto = own.stage, own.upto
             if own.stage == Stage.ADDED:
                 self._items.append(item)
@@ -75,6 +78,22 @@ class ResponsesWriter:
                 self._last = own.sequence
             return raw
         return self._renumbered(raw, own)
+
+    @staticmethod
+    def _as_given(raw: bytes, own: Said, item: Item) -> bytes:
+        """An event about an item of which something was masked: copies say what the client was given."""
+        if own.stage == Stage.DELTA and item.given is not None:
+            item.given += item.said[item.upto : own.upto]
+        if own.stage == Stage.DELTA:
+            return raw
+        top = _document(raw)
+        hidden = item.given is None
+        edits = _without_tokens(raw, top, own) if hidden else given_instead(raw, top, own.stage, item)
+        raw = splice.apply(raw, edits)
+        if own.stage == Stage.DONE:
+            where = _at(raw, _document(raw), "item")
+            item.shown = raw[where.start : where.end]
+        return raw
 
     def _renumbered(self, raw: bytes, own: Said) -> bytes:
         if own.sequence is None:
@@ -102,39 +121,41 @@ class ResponsesWriter:
             return None
         raw, edits = event.raw, list[Edit]()
         top = _document(raw)
-        if change.hide_tokens:
-            edits += self._without_tokens(raw, top, own)
+        masked = item is not None and (item.given is not None or item.hidden)
+        if change.hide_tokens and (not masked or own.stage == Stage.DELTA):
+            edits += _without_tokens(raw, top, own)
+            if item is not None:
+                item.hidden = True
+        for told in (*change.texts.values(), *change.arguments.values()):
+            if item is None or own.stage != Stage.DELTA:
+                raise Unspliceable("no piece of an item")
+            edits.append(splice.replace(_at(raw, top, "delta"), told))
+            given = item.said[: item.upto] if item.given is None else item.given
+            item.given, item.upto = given + utf8(told), own.upto
         if change.finish == "content_filter" and own.stage == Stage.FINAL:
             edits += _filtered(raw, _at(raw, top, "response"))
         changed = splice.apply(raw, edits) if edits else raw
-        if change.hide_tokens and item is not None and own.stage == Stage.DONE:
+        if change.hide_tokens and item is not None and not masked and own.stage == Stage.DONE:
             where = _at(changed, _document(changed), "item")
             item.shown = changed[where.start : where.end]
         return self.passed(Event(changed, event.kind, event.choices, event.usage, own=own))
-
-    @staticmethod
-    def _without_tokens(raw: bytes, top: Span, own: Said) -> list[Edit]:
-        if own.stage in (Stage.DELTA, Stage.TEXT_DONE):
-            listed = splice.member(raw, top, "logprobs")
-            return [splice.replace(listed.value, [])] if listed is not None else []
-        if own.stage == Stage.PART_DONE:
-            return _null(raw, _at(raw, top, "part"), "logprobs")
-        if own.stage == Stage.DONE:
-            return _without_logprobs(raw, _at(raw, top, "item"))
-        return []
 
     def _with_changed_items(self, raw: bytes) -> bytes:
         """The last event, whose copies are those of the items that the client was given."""
         shown = {item.id: item.shown for item in self._items if item.shown is not None}
         shown |= {self._reader.items[index].id: made for index, made in self._made.items()}
-        if not shown:
+        masked = {one.id: one for one in self._items if one.shown is None and (one.given is not None or one.hidden)}
+        if not shown and not masked:
             return raw
         response = _at(raw, _document(raw), "response")
-        edits = _null(raw, response, "output_messages")
+        edits = null(raw, response, "output_messages")
         for copy in splice.elements(raw, _at(raw, response, "output")):
             item_id = splice.member(raw, copy, "id")
-            if item_id is not None and (instead := shown.get(splice.text(raw, item_id.value))) is not None:
+            name = splice.text(raw, item_id.value) if item_id is not None else ""
+            if (instead := shown.get(name)) is not None:
                 edits.append(Edit(copy, instead))
+            elif name in masked:
+                edits += item_instead(raw, copy, masked[name])
         return splice.apply(raw, edits)
 
     # -- what is added -----------------------------------------------------------------------------
@@ -224,7 +245,8 @@ class ResponsesWriter:
         item = self._items[-1] if self._items else None
         if item is None or item.stage == Stage.DONE or item.type not in KINDS:
             return b""
-        said = bytes(item.said[: item.upto]).decode("utf-8", "surrogatepass")
+        came = item.said[: item.upto] if item.given is None else item.given
+        said = bytes(came).decode("utf-8", "surrogatepass")
         events = []
         if item.type == CALL:
             item.shown = encode(_broken_call(item, said))
@@ -269,13 +291,24 @@ class ResponsesWriter:
         return splice.text(self._opening, found.value) if found is not None else None
 
 
+def _without_tokens(raw: bytes, top: Span, own: Said) -> list[Edit]:
+    if own.stage in (Stage.DELTA, Stage.TEXT_DONE):
+        listed = splice.member(raw, top, "logprobs")
+        return [splice.replace(listed.value, [])] if listed is not None else []
+    if own.stage == Stage.PART_DONE:
+        return null(raw, _at(raw, top, "part"), "logprobs")
+    if own.stage == Stage.DONE:
+        return _without_logprobs(raw, _at(raw, top, "item"))
+    return []
+
+
 class WholeResponses:
     """The writer of a whole answer: made at once, stored, or cancelled."""
 
     def whole(self, body: bytes, changes: Sequence[ChoiceChange]) -> bytes:
         for change in changes:
             top = splice.root(body)
-            edits = _null(body, top, "output_messages")
+            edits = null(body, top, "output_messages")
             if change.cut is not None:
                 edits += _cut(body, top, change)
             else:
@@ -288,7 +321,9 @@ def _refused(body: bytes, top: Span, change: ChoiceChange) -> list[Edit]:
     items = splice.elements(body, _at(body, top, "output"))
     values = [json.loads(body[item.start : item.end]) for item in items]
     calls = [value for value in values if value.get("type") == CALL]
-    edits: list[Edit] = []
+    edits = whole_masked(body, items, values, change.texts)
+    texts = masked_texts(values, change.texts)
+    hidden = {*change.refused, *change.arguments}
     number, said = -1, False
     for where, value in zip(items, values, strict=True):
         if value.get("type") == CALL:
@@ -298,47 +333,18 @@ def _refused(body: bytes, top: Span, change: ChoiceChange) -> list[Edit]:
                 said = True
                 item_id = refusal_id(value.get("call_id") or value.get("id") or "")
                 edits.append(Edit(where, encode(message_item(item_id, text))))
+            elif number in change.arguments:
+                edits.append(splice.replace(_at(body, where, "arguments"), change.arguments[number]))
         elif value.get("type") == MESSAGE:
             said = said or any(not (part.get("text") or "").isspace() for part in _texts(value))
-            edits += _without_refused(body, where, calls, change.refused)
-    if number + 1 == len(change.refused) and change.finish == "content_filter":
+            edits += without_tokens(body, where, calls, hidden, texts)
+    if change.refused and number + 1 == len(change.refused) and change.finish == "content_filter":
         edits += _filtered(body, top)
     return edits
 
 
 def _texts(value: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     return [part for part in value.get("content") or () if part.get("text")]
-
-
-def _without_refused(
-    body: bytes, item: Span, calls: Sequence[Mapping[str, Any]], refused: Mapping[int, str]
-) -> list[Edit]:
-    """A message's logprobs show the tokens of the whole answer: those of refused calls go, all of them if it is not
-    certain which they are."""
-    edits: list[Edit] = []
-    content = splice.member(body, item, "content")
-    if content is None or body[content.value.start : content.value.end] == b"null":
-        return edits
-    functions = [{"function": {"name": _name(call), "arguments": call.get("arguments") or ""}} for call in calls]
-    for part in splice.elements(body, content.value):
-        listed = splice.member(body, part, "logprobs")
-        if listed is None or body[listed.value.start : listed.value.start + 1] != b"[":
-            continue
-        tokens = splice.elements(body, listed.value)
-        if not tokens:
-            continue
-        values = [json.loads(body[token.start : token.end]) for token in tokens]
-        gone = refused_tokens(values, functions, refused.keys())
-        if gone is None:
-            edits.append(splice.replace(listed.value, None))
-        else:
-            edits += splice.remove_elements(body, listed.value, gone)
-    return edits
-
-
-def _name(call: Mapping[str, Any]) -> str:
-    namespace = call.get("namespace")
-    return f"{namespace}__{call.get('name')}" if namespace else str(call.get("name"))
 
 
 def _cut(body: bytes, top: Span, change: ChoiceChange) -> list[Edit]:
@@ -383,18 +389,8 @@ def _at(raw: bytes, span: Span, key: str) -> Span:
     return found.value
 
 
-def _null(raw: bytes, span: Span, *keys: str) -> list[Edit]:
-    """These members become null where they are there and are not null yet."""
-    found = [splice.member(raw, span, key) for key in keys]
-    return [
-        splice.replace(one.value, None)
-        for one in found
-        if one is not None and raw[one.value.start : one.value.end] != b"null"
-    ]
-
-
 def _without_logprobs(raw: bytes, item: Span) -> list[Edit]:
     content = _at(raw, item, "content")
     if raw[content.start : content.start + 1] != b"[":
         return []
-    return [edit for part in splice.elements(raw, content) for edit in _null(raw, part, "logprobs")]
+    return [edit for part in splice.elements(raw, content) for edit in null(raw, part, "logprobs")]

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from serving.wire.masking import Masks, Surface
 from serving.wire.vocabulary import Event, Usage
 
 
@@ -18,9 +19,10 @@ class EventChange(msgspec.Struct, frozen=True):
     """What is to become of one choice's part of one event.
 
     ``dropped``: tool-call indices that the client does not get. ``renumber``: kept indices that move.
-    ``hide_tokens``: logprobs and token ids of this event may show a dropped call. ``finish``: the finish
-    reason to show in place of the one that stands there. ``open_end``: the finish reason is taken out, because
-    it comes in an event of its own.
+    ``hide_tokens``: logprobs and token ids of this event may show a dropped call, or what is masked. ``finish``: the
+    finish reason to show in place of the one that stands there. ``open_end``: the finish reason is taken out, because
+    it comes in an event of its own. ``texts``: what it says of a surface instead; ``arguments``: what its piece of a
+    call (by its index as the model server counts) says instead.
     """
 
     choice: int
@@ -29,6 +31,8 @@ class EventChange(msgspec.Struct, frozen=True):
     hide_tokens: bool = False
     finish: str | None = None
     open_end: bool = False
+    texts: Mapping[Surface, str] = {}
+    arguments: Mapping[int, str] = {}
 
 
 class StreamWriter(Protocol):
@@ -73,13 +77,16 @@ class StreamWriter(Protocol):
 class ChoiceChange(msgspec.Struct, frozen=True):
     """What is to become of one choice of a whole answer. ``refused``: the text for each call (by index) that
     the client does not get, out of ``calls`` calls. ``finish``: the finish reason if no call is left, in the words of
-    chat completions. ``cut``: the text that takes the place of all the choice says."""
+    chat completions. ``cut``: the text that takes the place of all the choice says. ``texts``: what is masked of a
+    surface; ``arguments``: the masked arguments of calls, by their index."""
 
     position: int
     refused: Mapping[int, str]
     calls: int
     finish: str
     cut: str | None = None
+    texts: Mapping[Surface, Masks] = {}
+    arguments: Mapping[int, str] = {}
 
 
 class WholeWriter(Protocol):

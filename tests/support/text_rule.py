@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from proxy.gated_text import Scanner
+from proxy.gated_text import Matcher, Scanner
 
 SECRET = "SECRET-4711"
 
@@ -39,3 +39,4 @@ class Rule:
     hold: int | None = 0
     scanner: Callable[[], Scanner] | None = Searches
     at_end: bool = False
+    matches: Callable[[int | None], Matcher] | None = None

@@ -1,0 +1,94 @@
+"""Masks in answers: what of a decision's redactions can be made, in a text or in a call.
+
+A text is masked where it waits: where none of what is named has left, and each match in it is known whole. A call is
+masked in its arguments, and asked about again as long as a pattern that was found in it is found in the rest, because
+not every hit of a pattern is told at once. What cannot be masked is refused, as if it were denied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from policies.answer_redaction import keys_of, mask_arguments, masks_of_text, wanted
+from policies.model import Action, CallFacts, Decision, Signal
+from policies.redaction import CannotRedact
+from proxy.exchange import Exchange
+from proxy.gated_text import Found
+from serving.wire.masking import Masks
+from serving.wire.vocabulary import ToolCall
+
+_ROUNDS = 8
+
+
+class TextMasking:
+    """What is masked of a text that was ``found`` in a choice. ``masks``: None until every match is known whole;
+    ``problem``: why it cannot be."""
+
+    def __init__(self, x: Exchange, choice: int, found: Found) -> None:
+        self._seen = x.seen.choice(choice)
+        self._found = found
+        self.masks: Masks | None = None
+        self.problem = ""
+
+    def of(self, decision: Decision) -> tuple[str, ...]:
+        """The words that ``decision`` takes away."""
+        try:
+            self.masks = self._masks(decision)
+        except CannotRedact as problem:
+            self.problem = str(problem)
+        said = self._said
+        return tuple(said[one.start : one.end].decode("utf-8", "surrogatepass") for one in self.masks or ())
+
+    def made(self) -> None:
+        """The client gets it so."""
+        self._seen.mask(self._found.surface, self.masks or ())
+
+    @property
+    def _said(self) -> bytearray:
+        return self._seen.text if self._found.surface == "text" else self._seen.reasoning
+
+    def _masks(self, decision: Decision) -> Masks | None:
+        found = self._found
+        if not found.maskable:
+            raise CannotRedact(f"{decision.rule} masks text that does not wait")
+        if any(hit.start < found.left for hit in found.hits):
+            raise CannotRedact(f"{decision.rule} masks what has left")
+        wanted(decision)
+        if not found.settled:
+            return None
+        if not all(hit.sure for hit in found.hits):
+            raise CannotRedact(f"{decision.rule} masks a match whose end is not known")
+        return masks_of_text(decision, bytes(self._said[: found.size]), found.left)
+
+
+async def masked_call(
+    call: ToolCall,
+    facts: CallFacts,
+    decision: Decision,
+    *,
+    signals: Callable[[CallFacts], list[Signal]],
+    facts_of: Callable[[ToolCall], CallFacts],
+    decide: Callable[[CallFacts], Awaitable[Decision]],
+) -> tuple[ToolCall, Decision]:
+    """The call with what ``decision`` (about its ``facts``) masks, and the last decision about it: if that refuses, so
+    is the call. Raises :class:`CannotRedact`."""
+    known = {(one.set, one.id) for one in signals(facts)}
+    for _ in range(_ROUNDS):
+        made = mask_arguments(decision, call.arguments)
+        for place in made.places:
+            key = keys_of(place)[-1]
+            if not key.isdecimal() and signals(CallFacts(name=call.name, raw=key)):
+                raise CannotRedact(f"{decision.rule} masks a value whose name gives it away")
+        if made.text == call.arguments:
+            return call, decision
+        call = ToolCall(call.choice, call.index, call.id, call.name, made.text, call.complete)
+        facts = facts_of(call)
+        if facts.arguments is None:
+            raise CannotRedact(f"{decision.rule} leaves no arguments")
+        if known.isdisjoint((one.set, one.id) for one in signals(facts)):
+            return call, decision
+        after = await decide(facts)
+        if after.action not in (Action.REDACT, Action.QUARANTINE):
+            return call, decision if after.action in (Action.ALLOW, Action.FLAG) else after
+        decision = after
+    raise CannotRedact(f"{decision.rule} finds more than can be masked")
