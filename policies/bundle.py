@@ -14,25 +14,28 @@ own data over a policy's (:meth:`Bundle.with_data`); that gives another digest, 
 given that bundle (:meth:`Bundle.write`), because its answers carry the digest as their revision.
 
 A signature in the manifest is over all of the manifest, and so over sources, data and module by their digests; whoever
-loads the bundle verifies it, whichever engine evaluates it.
+loads the bundle verifies it, whichever engine evaluates it. Where keys are named, the manifest is read and verified
+before anything else of a bundle is; an archive has it as its first file. What is read is bounded, signed or not.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
 import tarfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from policies.bundle_files import MANIFEST, TooLarge, archive, files_below, read_archive, read_folder
 from policies.model import INPUT_VERSION, TEXT_STAGES, Severity, Stage
+from policies.serials import Intake, NotYet
 from policies.signing import SignatureError, sign, verify
 
 FORMAT = 1
@@ -43,7 +46,7 @@ LIBRARY_BUNDLE = Path(__file__).parent / "library.bundle"
 
 HOLD = r"^(none|all|tail\([1-9][0-9]{0,6}\))$"
 
-_OWN_FILES = frozenset({".manifest", "manifest.json", "data.json", "policy.wasm"})
+_OWN_FILES = frozenset({".manifest", MANIFEST, "data.json", "policy.wasm"})
 
 
 def together(stage: Stage) -> str:
@@ -102,6 +105,19 @@ class Manifest(_Part):
         """What a signature is over: all of it, and so sources, data and module by their digests."""
         return self.model_copy(update={"signature": None}).model_dump_json(exclude_none=True).encode()
 
+    def require_signature(self, keys: Sequence[str], where: str, intake: Intake | None = None) -> None:
+        """Raises :class:`BundleError` unless one of ``keys`` (public keys) has signed it, and :class:`NotYet`."""
+        if self.signature is None:
+            raise BundleError(f"{where}: is not signed; build it with `interlock policy build --sign KEY`")
+        try:
+            signed = verify(keys, LABEL, self.signed_bytes(), self.signature, where)
+            if intake is not None:
+                intake.take(LABEL, signed, self.signed_bytes(), where)
+        except NotYet:
+            raise
+        except SignatureError as problem:
+            raise BundleError(str(problem)) from None
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -127,25 +143,36 @@ class Bundle:
         raise BundleError(f"the bundle has no policy {name}; it has: {', '.join(e.name for e in self.policies)}")
 
     @classmethod
-    def load(cls, path: Path | None = None) -> Bundle:
-        """Read a bundle folder or ``.tar.gz``; without a path, the shipped library.
+    def load(
+        cls, path: Path | None = None, keys: Sequence[str] = (), intake: Intake | None = None, name: str | None = None
+    ) -> Bundle:
+        """Read a bundle folder or ``.tar.gz``; without a path, the shipped library. With ``keys`` (public keys) one of
+        them must have signed it; ``intake`` says whether what is signed may hold now. ``name`` is what errors call it.
 
-        Raises :class:`BundleError` if a part is missing or does not fit the digest.
+        Raises :class:`BundleError` if a part is missing, does not fit the digest, or is not signed, or
+        :class:`policies.serials.NotYet`.
         """
         where = path or LIBRARY_BUNDLE
+        called = name or str(where)
+        files: dict[str, bytes] = {}
         try:
-            files = _read_archive(where) if where.is_file() else _read_folder(where)
-        except (OSError, tarfile.TarError, EOFError) as error:
-            raise BundleError(f"{where}: cannot be read as a bundle: {error}") from error
-        return cls.from_files(files, str(where))
+            for file, content in read_archive(where) if where.is_file() else read_folder(where):
+                if keys and not files:  # before more of it is looked at
+                    _manifest_of({file: content}, called).require_signature(keys, called, intake)
+                if file in files:
+                    raise BundleError(f"{called}: has {file} twice")
+                files[file] = content
+        except (OSError, tarfile.TarError, EOFError, zlib.error, TooLarge) as error:
+            raise BundleError(f"{called}: cannot be read as a bundle: {error}") from error
+        return cls.from_files(files, called)
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], where: str) -> Bundle:
-        for needed in ("manifest.json", "data.json", "policy.wasm"):
+        manifest = _manifest_of(files, where)
+        for needed in ("data.json", "policy.wasm"):
             if needed not in files:
                 raise BundleError(f"{where}: no {needed}; make a bundle with `interlock policy build`")
         try:
-            manifest = Manifest.model_validate_json(files["manifest.json"])
             data = json.loads(files["data.json"])
             sources = {name: text.decode() for name, text in files.items() if name not in _OWN_FILES}
         except (ValidationError, ValueError) as error:
@@ -160,19 +187,10 @@ class Bundle:
             raise BundleError(f"{where}: policy.wasm is not the one that was built; build it again")
         return cls(manifest, sources, data, files["policy.wasm"])
 
-    def signed(self, key: Ed25519PrivateKey) -> Bundle:
-        """The bundle with a signature."""
-        line = sign(key, LABEL, self.manifest.signed_bytes())
+    def signed(self, key: Ed25519PrivateKey, serial: int | None = None, not_before: datetime | None = None) -> Bundle:
+        """The bundle with a signature (see :func:`policies.signing.sign`)."""
+        line = sign(key, LABEL, self.manifest.signed_bytes(), serial=serial, not_before=not_before)
         return replace(self, manifest=self.manifest.model_copy(update={"signature": line}))
-
-    def require_signature(self, keys: Sequence[str], where: str) -> None:
-        """Raises :class:`BundleError` unless one of ``keys`` (public keys) has signed it."""
-        if self.manifest.signature is None:
-            raise BundleError(f"{where}: is not signed; build it with `interlock policy build --sign KEY`")
-        try:
-            verify(keys, LABEL, self.manifest.signed_bytes(), self.manifest.signature, where)
-        except SignatureError as problem:
-            raise BundleError(str(problem)) from None
 
     def with_data(self, settings: Mapping[str, Mapping[str, Any]]) -> Bundle:
         """The bundle with ``settings`` (policy → data) laid over its data: objects are merged, all else is
@@ -204,13 +222,13 @@ class Bundle:
         files = self.files()
         if out.name.endswith(".tar.gz"):
             out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_bytes(_archive(files))
+            out.write_bytes(archive(files))
             return
         if out.exists() and any(out.iterdir()) and not (out / "manifest.json").is_file():
             raise BundleError(f"{out}: is not empty and no bundle; name another folder")
-        for stale in _read_folder(out) if out.exists() else ():
-            if stale not in files:
-                (out / stale).unlink()
+        for stale in files_below(out) if out.exists() else ():
+            if stale.relative_to(out).as_posix() not in files:
+                stale.unlink()
         for name, content in files.items():
             target = out / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -246,26 +264,10 @@ def _json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
-def _read_folder(folder: Path) -> dict[str, bytes]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-def _read_archive(path: Path) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
-    with tarfile.open(path, "r:gz") as archive:
-        for member in archive.getmembers():
-            content = archive.extractfile(member) if member.isfile() else None
-            if content is not None:
-                files[member.name.removeprefix("./").removeprefix("/")] = content.read()
-    return files
-
-
-def _archive(files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name in sorted(files):
-            info = tarfile.TarInfo(name)
-            info.size = len(files[name])
-            archive.addfile(info, io.BytesIO(files[name]))
-    return gzip.compress(buffer.getvalue(), mtime=0)
+def _manifest_of(files: Mapping[str, bytes], where: str) -> Manifest:
+    if MANIFEST not in files:
+        raise BundleError(f"{where}: no {MANIFEST}; make a bundle with `interlock policy build`")
+    try:
+        return Manifest.model_validate_json(files[MANIFEST])
+    except ValueError as error:
+        raise BundleError(f"{where}: {error}") from error

@@ -14,6 +14,8 @@ import aiohttp
 from aiohttp import hdrs
 
 from policies.bundle import Bundle, BundleError
+from policies.serials import Serials
+from policies.signing import SignatureError
 from serving.settings import PolicySettings
 
 MOST_BYTES = 64 * 1024 * 1024
@@ -21,9 +23,10 @@ _SECONDS = 30.0
 
 
 class FetchedBundle:
-    """``path`` is where the copy lies. ``settings.bundle_url`` and ``bundle_keys`` must be set."""
+    """``path`` is where the copy lies. ``settings.bundle_url`` and ``bundle_keys`` must be set. What is older than what
+    has been in force, or does not hold yet (``serials``), does not take the copy's place."""
 
-    def __init__(self, settings: PolicySettings, path: Path) -> None:
+    def __init__(self, settings: PolicySettings, path: Path, serials: Serials) -> None:
         if settings.bundle_url is None or not settings.bundle_keys:
             raise BundleError(
                 "policies.bundle_url needs policies.bundle_keys: what comes over a network must be signed"
@@ -31,6 +34,7 @@ class FetchedBundle:
         self.path = path
         self._url = settings.bundle_url
         self._keys = settings.bundle_keys
+        self._serials = serials
         self._headers = {}
         if settings.bundle_token is not None:
             self._headers[hdrs.AUTHORIZATION] = f"Bearer {settings.bundle_token.get_secret_value()}"
@@ -71,8 +75,10 @@ class FetchedBundle:
         beside.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             beside.write_bytes(content)
-            Bundle.load(beside).require_signature(self._keys, self._url)
+            Bundle.load(beside, self._keys, self._serials.intake(), self._url)
             beside.replace(self.path)
+        except SignatureError as problem:
+            raise BundleError(str(problem)) from None
         finally:
             beside.unlink(missing_ok=True)
         return True

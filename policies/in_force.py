@@ -22,6 +22,7 @@ from policies.fail_open import FailOpen
 from policies.model import Mode, Stage
 from policies.modes import modes_in_force
 from policies.rollout import SOON, Exempted, Rollout, RolloutError
+from policies.serials import Intake, Serials
 from policies.service import PolicySet, effective_bundle
 from serving.settings import AgentSettings, PolicySettings
 
@@ -36,8 +37,10 @@ class Policies:
         rollout: Rollout,
         settings: PolicySettings,
         agents: Mapping[str, AgentSettings],
+        intake: Intake | None = None,
     ) -> None:
         self.bundle = bundle
+        self._intake = intake
         self.rollout = rollout
         self.strangers = sorted(rollout.strangers(frozenset(agents)))
         self._engine = engine
@@ -50,14 +53,21 @@ class Policies:
             self.of(name, agent.team)
 
     @classmethod
-    def load(cls, settings: PolicySettings, agents: Mapping[str, AgentSettings] | None = None) -> Policies:
-        """Read the bundle and the roll-out, and compile the one for the engine that the settings name.
+    def load(
+        cls,
+        settings: PolicySettings,
+        agents: Mapping[str, AgentSettings] | None = None,
+        serials: Serials | None = None,
+    ) -> Policies:
+        """Read the bundle and the roll-out, and compile the one for the engine that the settings name. ``serials``:
+        which signed ones have been in force.
 
         Raises :class:`BundleError` (a hold that is too short for a pattern among them), :class:`RolloutError`,
-        :class:`UnknownPolicyError` or :class:`ValueError`, each saying which setting or file is wrong.
+        :class:`UnknownPolicyError`, :class:`NotYet` or :class:`ValueError`, each saying which setting or file is wrong.
         """
-        bundle = effective_bundle(settings, agents or {})
-        rollout = rollout_of(settings, bundle)
+        intake = serials.intake() if serials is not None else None
+        bundle = effective_bundle(settings, agents or {}, intake)
+        rollout = rollout_of(settings, bundle, intake)
         engine: Engine
         if settings.engine == "opa":
             if settings.opa_url is None:
@@ -68,7 +78,7 @@ class Policies:
             if settings.decision_log:
                 raise ValueError("policies.decision_log is OPA's; it needs policies.engine: opa")
             engine = EmbeddedEngine(bundle, settings.timeout_seconds)
-        policies = cls(bundle, engine, rollout, settings, agents or {})
+        policies = cls(bundle, engine, rollout, settings, agents or {}, intake)
         policies.of("anonymous", None)
         return policies
 
@@ -80,6 +90,12 @@ class Policies:
         stages = [stage for stage in Stage if any(stage in entry.stages for entry in self.bundle.policies)]
         if stages:
             await self._engine.ask_all(stages[0], b"{}")
+
+    def taken(self) -> None:
+        """They are in force: from now on nothing older will be. ``OSError`` or ``SignatureError`` if that cannot be
+        written down."""
+        if self._intake is not None:
+            self._intake.in_force()
 
     async def close(self) -> None:
         await self._engine.close()
@@ -121,9 +137,9 @@ class Policies:
         return self._sets[key]
 
 
-def rollout_of(settings: PolicySettings, bundle: Bundle) -> Rollout:
-    """The roll-out that the settings name; without one, the settings' modes are it. Raises :class:`RolloutError` or
-    :class:`policies.modes.UnknownPolicyError`."""
+def rollout_of(settings: PolicySettings, bundle: Bundle, intake: Intake | None = None) -> Rollout:
+    """The roll-out that the settings name; without one, the settings' modes are it. Raises :class:`RolloutError`,
+    :class:`NotYet` or :class:`policies.modes.UnknownPolicyError`."""
     names = [entry.name for entry in bundle.policies]
     if settings.rollout is None:
         if settings.rollout_keys:
@@ -132,6 +148,6 @@ def rollout_of(settings: PolicySettings, bundle: Bundle) -> Rollout:
         return Rollout.of_modes(settings.modes)
     if settings.modes:
         raise RolloutError("policies.modes and policies.rollout both say what holds; put the modes into the roll-out")
-    rollout = Rollout.load(settings.rollout, settings.rollout_keys)
+    rollout = Rollout.load(settings.rollout, settings.rollout_keys, intake)
     rollout.check(names)
     return rollout

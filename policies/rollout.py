@@ -47,6 +47,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, 
 
 from policies.model import DecisionInput, Mode
 from policies.modes import default_mode, unknown_policies
+from policies.serials import Intake, NotYet
 from policies.signing import SignatureError, signature_path, verify
 from serving.strict_yaml import YamlProblem, read
 
@@ -185,22 +186,25 @@ class Rollout:
         return cls._made(Document(modes={name: Modes(default=mode) for name, mode in modes.items()}), {})
 
     @classmethod
-    def load(cls, folder: Path, keys: Mapping[str, Sequence[str]] | None = None) -> Rollout:
+    def load(
+        cls, folder: Path, keys: Mapping[str, Sequence[str]] | None = None, intake: Intake | None = None
+    ) -> Rollout:
         """Read and verify a folder. ``keys``: layer (``platform``, or a team) → public keys, one of which must have
-        signed it; without any keys nothing needs a signature. Raises :class:`RolloutError`."""
+        signed it; without any keys nothing needs a signature. ``intake`` says whether what is signed may hold now.
+        Raises :class:`RolloutError`."""
         signers = keys or {}
         platform = folder / "platform.yaml"
         if not platform.is_file():
             raise RolloutError(f"{folder}: has no platform.yaml; write one, or drop policies.rollout")
         teams: dict[str, Document] = {}
         for path in sorted((folder / "teams").glob("*.yaml")):
-            teams[path.stem] = _document(path, path.stem, signers)
+            teams[path.stem] = _document(path, path.stem, signers, intake)
         missing = set(signers) - {PLATFORM, *teams}
         if missing:
             raise RolloutError(
                 f"{folder}: policies.rollout_keys names {', '.join(sorted(missing))}, which has no document"
             )
-        return cls._made(_document(platform, PLATFORM, signers), teams)
+        return cls._made(_document(platform, PLATFORM, signers, intake), teams)
 
     @classmethod
     def _made(cls, platform: Document, teams: Mapping[str, Document]) -> Rollout:
@@ -292,7 +296,7 @@ def _stricter(one: Wanted, other: Wanted) -> Wanted:
     return max(one, other, key=lambda mode: _STRICTNESS[mode])
 
 
-def _document(path: Path, layer: str, keys: Mapping[str, Sequence[str]]) -> Document:
+def _document(path: Path, layer: str, keys: Mapping[str, Sequence[str]], intake: Intake | None) -> Document:
     try:
         content = path.read_bytes()
         if keys:
@@ -300,8 +304,13 @@ def _document(path: Path, layer: str, keys: Mapping[str, Sequence[str]]) -> Docu
                 raise RolloutError(f"{path}: policies.rollout_keys has no key for {layer}")
             signature = signature_path(path)
             line = signature.read_text() if signature.is_file() else None
-            verify(keys[layer], f"{LABEL} {layer}", content, line, str(path))
+            label = f"{LABEL} {layer}"
+            signed = verify(keys[layer], label, content, line, str(path))
+            if intake is not None:
+                intake.take(label, signed, content, str(path))
         plain, lines = read(content.decode())
+    except NotYet:
+        raise
     except SignatureError as problem:
         raise RolloutError(str(problem)) from None
     except (OSError, UnicodeDecodeError) as problem:

@@ -24,6 +24,7 @@ from policies.model import TEXT_STAGES, Action, CallFacts, Decision, DecisionInp
 from policies.modes import rollout_digest
 from policies.projection import Include, document_of, include_of, reads_of
 from policies.rollout import Exempted
+from policies.serials import Intake
 from policies.signals import signals_of_call, signals_of_messages
 from policies.text_rules import TextRule, names_field, reads_field, text_rule, wakes
 from serving.patterns import PatternSet, shipped_patterns
@@ -253,15 +254,14 @@ def _excepted(excepting: Excepting, policy: str, finding: str) -> str | None:
     return next((one.name for one in excepting if one.covers(policy, finding)), None)
 
 
-def effective_bundle(settings: PolicySettings, agents: Mapping[str, AgentSettings]) -> Bundle:
+def effective_bundle(
+    settings: PolicySettings, agents: Mapping[str, AgentSettings], intake: Intake | None = None
+) -> Bundle:
     """The bundle of the settings with the data of the settings laid over it. An OPA server must be started
     with exactly this one (``effective_bundle(…).write(folder)``): its digest is the revision asked for.
 
-    Raises :class:`BundleError`, for a signature that is missing or wrong too."""
-    bundle = Bundle.load(settings.bundle)
-    if settings.bundle_keys:
-        bundle.require_signature(settings.bundle_keys, str(settings.bundle))
-    return with_settings(bundle, settings, agents)
+    Raises :class:`BundleError`, for a signature that is missing or wrong too, and :class:`NotYet`."""
+    return with_settings(Bundle.load(settings.bundle, settings.bundle_keys, intake), settings, agents)
 
 
 def with_settings(bundle: Bundle, settings: PolicySettings, agents: Mapping[str, AgentSettings]) -> Bundle:

@@ -2,8 +2,10 @@
 
 A key pair is two small text files: the private key in PEM (PKCS 8), which stays with whoever may decide, and the public
 key as one line ``ed25519:<base64 of 32 bytes>``, which the settings of every Interlock name. A signature stands beside
-its file, as ``<file>.sig``: one line of the same form, over a label and the file's bytes. The label says what the file
-is for, so that a signature of one kind of file is none of another kind.
+its file, as ``<file>.sig``: one line ``ed25519:<base64> serial=<number>``, and ``from=<time>`` where the file does not
+hold before that. It is over a label, what the line says after the key, and the file's bytes. The label says what the
+file is for, so that a signature of one kind of file is none of another kind; the serial which of two is the newer
+(:mod:`policies.serials`).
 """
 
 from __future__ import annotations
@@ -11,7 +13,11 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -25,10 +31,20 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 _PREFIX = "ed25519:"
+_LINE = re.compile(r"(\S+) (serial=([0-9]{1,18})(?: from=([0-9T:-]{19}Z))?)")
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class SignatureError(ValueError):
     """A key or signature that is missing, is none, or does not fit: says which file and what to do."""
+
+
+@dataclass(frozen=True)
+class Signed:
+    """What a signature says of its file: its ``serial``, and (UTC) from when on it holds."""
+
+    serial: int
+    not_before: datetime | None = None
 
 
 def make_keys(private: Path) -> str:
@@ -63,25 +79,40 @@ def read_public(line: str) -> Ed25519PublicKey:
         raise SignatureError("a public key is one line `ed25519:` and 32 bytes in base64") from None
 
 
-def sign(key: Ed25519PrivateKey, label: str, content: bytes) -> str:
-    """The signature's line."""
-    return _line(key.sign(_signed(label, content)))
+def sign(
+    key: Ed25519PrivateKey,
+    label: str,
+    content: bytes,
+    *,
+    serial: int | None = None,
+    not_before: datetime | None = None,
+) -> str:
+    """The signature's line. Without a ``serial`` it is the time, in milliseconds: what is signed later is newer."""
+    said = f"serial={time.time_ns() // 1_000_000 if serial is None else serial}"
+    if not_before is not None:
+        said += f" from={not_before.astimezone(UTC).strftime(_TIME)}"
+    return f"{_line(key.sign(_signed(label, said, content)))} {said}"
 
 
-def verify(keys: Iterable[str], label: str, content: bytes, line: str | None, where: str) -> None:
-    """Raises :class:`SignatureError` unless ``line`` is a signature of ``content`` by one of ``keys``."""
+def verify(keys: Iterable[str], label: str, content: bytes, line: str | None, where: str) -> Signed:
+    """What the signature says. Raises :class:`SignatureError` unless ``line`` is a signature of ``content`` by one of
+    ``keys``."""
     if line is None:
         raise SignatureError(f"{where}: is not signed (no {where}.sig); sign it with `interlock policy sign`")
+    parts = _LINE.fullmatch(line.strip())
     try:
-        signature = _bytes(line)
+        signature = _bytes(parts[1]) if parts is not None else b""
+        not_before = datetime.strptime(parts[4], _TIME).replace(tzinfo=UTC) if parts is not None and parts[4] else None
     except ValueError:
-        raise SignatureError(f"{where}.sig: is no signature") from None
+        parts = None
+    if parts is None:
+        raise SignatureError(f"{where}: its signature is none, or has no serial; sign it with `interlock policy sign`")
     for key in keys:
         try:
-            read_public(key).verify(signature, _signed(label, content))
+            read_public(key).verify(signature, _signed(label, parts[2], content))
         except InvalidSignature:
             continue
-        return
+        return Signed(int(parts[3]), not_before)
     raise SignatureError(f"{where}: its signature is by none of the keys in the settings, or the file was changed")
 
 
@@ -90,8 +121,8 @@ def signature_path(path: Path) -> Path:
     return path.with_name(path.name + ".sig")
 
 
-def _signed(label: str, content: bytes) -> bytes:
-    return b"interlock " + label.encode() + b"\0" + content
+def _signed(label: str, said: str, content: bytes) -> bytes:
+    return b"interlock " + label.encode() + b"\0" + said.encode() + b"\0" + content
 
 
 def _line(raw: bytes) -> str:

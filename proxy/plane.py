@@ -34,7 +34,7 @@ from proxy.judge import Judge
 from proxy.judges import Judges
 from proxy.recorder import Recorder
 from proxy.relay import Relay
-from proxy.reloading import Ends, Reloader, Serve, Stamp, fetched_bundle, stamp_of
+from proxy.reloading import Ends, Reloader, Serve, Stamp, fetched_bundle, serials_of, stamp_of
 from proxy.share import ShareMeter
 from proxy.state import Alerts, Runs
 from serving.patterns import shipped_redactor
@@ -102,11 +102,12 @@ class DataPlane:
         writer = WriterProcess()  # comes up while the policies do
         self._stack.callback(writer.end)
         self._loaded = stamp_of(settings.policies)
-        policies = Policies.load(settings.policies, settings.agents)
+        policies = Policies.load(settings.policies, settings.agents, serials_of(settings))
         await policies.start()
         self._stack.push_async_callback(self._close_policies, policies)
         if self._serve is not None:
             await self._require_served(policies)
+        policies.taken()
         journal = self.journal = open_writer(settings, writer, self._worker, policies.digest, policies.rollout.digest)
         self._stack.callback(journal.close)
         metrics.watch_journal(journal)

@@ -24,6 +24,7 @@ from policies.bundle import BundleError
 from policies.engines.base import EngineError
 from policies.fetched import FetchedBundle
 from policies.in_force import Policies
+from policies.serials import NotYet, Serials
 from proxy.judges import Judges
 from proxy.live import Live
 from proxy.recorder import Recorder
@@ -48,7 +49,12 @@ def fetched_bundle(settings: Settings) -> FetchedBundle | None:
     """Where the bundle is fetched from, if it is. Raises :class:`BundleError` for settings that contradict."""
     if settings.policies.bundle_url is None:
         return None
-    return FetchedBundle(settings.policies, settings.state_dir / "policies" / "bundle.tar.gz")
+    return FetchedBundle(settings.policies, settings.state_dir / "policies" / "bundle.tar.gz", serials_of(settings))
+
+
+def serials_of(settings: Settings) -> Serials:
+    """Which signed bundles and roll-outs have been in force here."""
+    return Serials(settings.state_dir / "policies" / "serials.json", settings.policies.older_signed)
 
 
 async def with_bundle(settings: Settings, notices: list[str]) -> Settings:
@@ -136,18 +142,20 @@ class Reloader:
         try:
             if self._serve is not None:
                 wanted, end = await self._serve()
-            policies = await asyncio.to_thread(Policies.load, wanted, self._settings.agents)
+            serials = serials_of(self._settings)
+            policies = await asyncio.to_thread(Policies.load, wanted, self._settings.agents, serials)
             await policies.start()
             try:
                 await policies.prove()
+                await asyncio.to_thread(policies.taken)
             except BaseException:
                 await policies.close()
                 raise
         except (ValueError, EngineError, LaunchError, ChildFailed, OSError, RuntimeError) as problem:
             if end is not None:
                 await end()
-            if not isinstance(problem, ValueError):
-                self._loaded = ()  # an engine may be there the next time: look again
+            if not isinstance(problem, ValueError) or isinstance(problem, NotYet):
+                self._loaded = ()  # an engine may be there the next time, or its day have come: look again
             self._failed(str(problem))
             return False
         before = self._judges.policies

@@ -165,6 +165,8 @@ class PolicySettings(_Section):
     """Bearer token for `bundle_url`."""
     bundle_keys: list[str] = []
     """Public keys, one of which must have signed the bundle; empty: it need not be signed."""
+    older_signed: Literal["refuse", "allow"] = "refuse"
+    """What becomes of a signed bundle or roll-out that is older, by its serial, than one that has been in force."""
     reload_seconds: Annotated[float, Field(ge=0)] = 5.0
     """How often to look whether bundle or roll-out have changed; 0: never."""
     old_seconds: PositiveSeconds = 3600.0

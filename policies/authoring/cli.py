@@ -18,7 +18,7 @@ from policies.authoring.build import build
 from policies.authoring.check import Report, check
 from policies.authoring.new import new_policy
 from policies.authoring.opa_tool import OpaFailedError, OpaMissingError, OpaTool
-from policies.authoring.signing_cli import add_signing_commands
+from policies.authoring.signing_cli import add_serial_arguments, add_signing_commands
 from policies.authoring.sources import SourceError, SourceTree, tree_to_build
 from policies.authoring.testing import TestResult, run_tests
 from policies.bundle import Bundle, BundleError, PolicyEntry
@@ -70,6 +70,7 @@ def add_policy_commands(
         "--config", type=Path, metavar="FILE", help="lay the settings' data over the bundle, for an OPA server"
     )
     making.add_argument("--sign", type=Path, metavar="KEY", help="sign it with this private key (`policy keygen`)")
+    add_serial_arguments(making)
     making.set_defaults(run=_guarded(_build))
 
     checking = commands.add_parser(
@@ -148,7 +149,7 @@ def _build(arguments: argparse.Namespace, console: Console) -> int:
         settings = load(arguments.config)
         bundle = with_settings(bundle, settings.policies, settings.agents)
     if arguments.sign is not None:
-        bundle = bundle.signed(read_private(arguments.sign))
+        bundle = bundle.signed(read_private(arguments.sign), arguments.serial, arguments.not_before)
     bundle.write(arguments.output)
     console.print(_policies_table(bundle.policies))
     size = sum(map(len, bundle.files().values())) // 1024

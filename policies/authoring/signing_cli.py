@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -27,7 +28,39 @@ def add_signing_commands(
     signing = commands.add_parser("sign", help="sign a bundle, or a roll-out's documents")
     signing.add_argument("path", type=Path, metavar="PATH", help="a bundle, or platform.yaml, or teams/TEAM.yaml")
     signing.add_argument("--key", type=Path, required=True, metavar="KEY", help="the private key")
+    add_serial_arguments(signing)
     signing.set_defaults(run=guarded(_sign))
+
+
+def add_serial_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a signature says beside whose it is."""
+    parser.add_argument(
+        "--serial",
+        type=_serial,
+        metavar="N",
+        help="of two signed files the one with the higher serial is the newer (the time, in milliseconds)",
+    )
+    parser.add_argument(
+        "--from",
+        dest="not_before",
+        type=_time,
+        metavar="TIME",
+        help="it does not hold before that: 2027-01-31, or 2027-01-31T08:00:00Z",
+    )
+
+
+def _serial(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise argparse.ArgumentTypeError("is no number of at most 18 digits")
+    return int(text)
+
+
+def _time(text: str) -> datetime:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("is no time such as 2027-01-31T08:00:00Z") from None
+    return when if when.tzinfo is not None else when.replace(tzinfo=UTC)
 
 
 def _keygen(arguments: argparse.Namespace, console: Console) -> int:
@@ -44,11 +77,13 @@ def _sign(arguments: argparse.Namespace, console: Console) -> int:
     if path.suffix in (".yaml", ".yml"):
         layer = path.stem if path.parent.name == "teams" else PLATFORM
         Rollout.load(path.parent.parent if path.parent.name == "teams" else path.parent)
-        line = sign(key, f"{LABEL} {layer}", path.read_bytes())
+        line = sign(
+            key, f"{LABEL} {layer}", path.read_bytes(), serial=arguments.serial, not_before=arguments.not_before
+        )
         signature_path(path).write_text(line + "\n", encoding="utf-8")
         said = f"{signature_path(path)} (layer {layer})"
     else:
-        bundle = Bundle.load(path).signed(key)
+        bundle = Bundle.load(path).signed(key, arguments.serial, arguments.not_before)
         bundle.write(path)
         said = f"{path} ({bundle.digest})"
     console.print(f"[green]signed[/] {escape(said)}", soft_wrap=True)

@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from aiohttp import web
 
 from policies.bundle import Bundle, BundleError
 from policies.in_force import Policies
-from policies.signing import make_keys, read_private
+from policies.serials import Serials
+from policies.signing import make_keys, read_private, sign, signature_path
 from proxy.reloading import MOST_OLD
 from tests.policies.support import ALWAYS, built
 from tests.policies.test_rollout import written
@@ -385,6 +387,81 @@ async def test_a_signed_bundle_is_fetched_and_the_last_good_one_kept(
                 pass
     bundles = [record.decision["bundle"] for record in decided(state)]
     assert bundles == [two["old"].digest] * 5 + [two["new"].digest] * 2
+
+
+async def test_an_older_bundle_is_not_fetched_again(
+    upstream: ScriptedUpstream, two: dict[str, Bundle], tmp_path: Path
+) -> None:
+    key, state = make_keys(tmp_path / "mine.pem"), tmp_path / "state"
+
+    def archive(name: str) -> bytes:
+        two[name].signed(read_private(tmp_path / "mine.pem"), 1 if name == "old" else 2).write(tmp_path / "a.tar.gz")
+        return (tmp_path / "a.tar.gz").read_bytes()
+
+    files: dict[str, Any] = {"bundle": archive("old")}
+    async with offering(files) as url:
+        policies = {
+            "bundle_url": url,
+            "bundle_token": "let-me",
+            "bundle_keys": [key],
+            "modes": ENFORCED,
+            "reload_seconds": 0.05,
+        }
+        async with running(upstream.url, state, policies=policies) as interlock:
+            files["bundle"] = archive("new")
+            await until(lambda: operated(state), 20)
+            files["bundle"] = archive("old")
+            await until(lambda: alerts(state) == [("policies_not_loaded", "firing")], 20)
+            await asks(port_of(interlock))
+        async with running(upstream.url, state, policies=policies) as interlock:  # from the copy of the newer one
+            assert any("is older (serial 1)" in notice for notice in interlock.notices)
+            await asks(port_of(interlock))
+    assert [record.decision["bundle"] for record in decided(state)] == [two["new"].digest] * 2
+
+
+async def test_an_older_rollout_is_not_put_back(
+    upstream: ScriptedUpstream, two: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, state, folder = make_keys(tmp_path / "mine.pem"), tmp_path / "state", tmp_path / "bundle"
+    put(two["old"], folder)
+    rollout = tmp_path / "rollout"
+
+    def put_rollout(modes: dict[str, str], serial: int, **more: Any) -> None:
+        written(rollout, f"modes: {json.dumps(modes)}")
+        path = rollout / "platform.yaml"
+        line = sign(read_private(tmp_path / "mine.pem"), "rollout platform", path.read_bytes(), serial=serial, **more)
+        signature_path(path).write_text(line)
+
+    policies = {
+        "bundle": folder,
+        "rollout": rollout,
+        "rollout_keys": {"platform": [key]},
+        "reload_seconds": 0.05,
+    }
+    shadow = dict.fromkeys(ENFORCED, "shadow")
+    put_rollout(shadow, 1)
+    async with running(upstream.url, state, policies=policies) as interlock:
+        put_rollout(ENFORCED, 2)
+        await until(lambda: len(operated(state)) == 1, 20)
+        put_rollout(shadow, 1)
+        await until(lambda: alerts(state) == [("policies_not_loaded", "firing")], 20)
+        (alert,) = (one.record for one in read(state) if isinstance(one.record, Alerted))
+        assert "is older (serial 1)" in alert.evidence["problem"]
+        await asks(port_of(interlock))
+    with pytest.raises(ValueError, match=r"is older \(serial 1\)"):
+        async with running(upstream.url, state, policies=policies):
+            pass
+    async with running(upstream.url, state, policies=policies | {"older_signed": "allow"}) as interlock:
+        await until(lambda: interlock.url, 5)
+    async with running(upstream.url, state, policies=policies):
+        soon = datetime.now(UTC) + timedelta(hours=1)
+        before = len(alerts(state))
+        put_rollout(ENFORCED, 3, not_before=soon)
+        await until(lambda: alerts(state)[before:] == [("policies_not_loaded", "firing")], 20)
+        then = Serials(state / "policies" / "serials.json", now=lambda: soon)
+        monkeypatch.setattr("proxy.reloading.serials_of", lambda _: then)
+        await until(lambda: len(operated(state)) == 2, 20)
+        await until(lambda: alerts(state)[before + 1 :] == [("policies_not_loaded", "resolved")], 20)
 
 
 async def test_a_rollout_on_disk_is_taken_up_while_the_url_of_the_bundle_is_away(

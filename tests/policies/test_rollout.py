@@ -245,5 +245,5 @@ def test_keys_are_not_overwritten_and_not_readable_by_others(tmp_path: Path) -> 
     for label, content in (("b", b"b"), ("a", b"c")):
         with pytest.raises(SignatureError):
             verify([line], label, content, text, "x")
-    with pytest.raises(SignatureError, match="is no signature"):
+    with pytest.raises(SignatureError, match="is none, or has no serial"):
         verify([line], "a", b"b", "nonsense", "x")

@@ -37,7 +37,7 @@ def test_what_the_commands_sign_is_taken(tmp_path: Path, capsys: pytest.CaptureF
     for bundle in (tmp_path / "bundle", tmp_path / "bundle.tar.gz"):
         Bundle.load(LIBRARY_BUNDLE).write(bundle)
         assert policy("sign", bundle, "--key", key) == 0
-        Bundle.load(bundle).require_signature([line], "it")
+        Bundle.load(bundle, [line])
 
 
 def test_what_cannot_be_signed_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
