@@ -49,7 +49,7 @@ class Beside:
 
     def verdict(self, verdict: Verdict) -> None:
         """A check has spoken, or could not."""
-        self._metrics.check(verdict.check, verdict.status)
+        self._metrics.check(verdict.check, verdict.status, verdict.tokens)
         x = self._asked.get(verdict.ref)
         self._recorder.checked(verdict, x)
         if x is None:

@@ -164,6 +164,8 @@ class Recorder:
             trace_id=x.trace.trace_id if x else "",
             span_id=x.trace.span_id if x else "",
             traced=x.trace.sampled if x else False,
+            tokens=verdict.tokens,
+            score=verdict.score,
         )
         self._note(record)
 

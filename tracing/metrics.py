@@ -44,6 +44,7 @@ class Metrics:
         self._dropped = self._counter(
             "checks_dropped", "Guardrail checks that were never asked, because the queue was full.", "check"
         )
+        self._check_tokens = self._counter("check_tokens", "Tokens that models read and wrote as checks.", "check")
         self._trips = self._counter("breaker_trips", "Breakers that opened.", "agent", "cause")
         self._alerts = self._counter("alerts", "Alerts that fired.", "cause", "severity")
         self._waits = self._counter("record_waits", "Requests that waited for the journal to have room for them.")
@@ -103,8 +104,10 @@ class Metrics:
     def added(self, seconds: float) -> None:
         self._added.observe(seconds)
 
-    def check(self, name: str, status: str) -> None:
+    def check(self, name: str, status: str, tokens: int = 0) -> None:
         self._count(self._checks, name, status)
+        if tokens:
+            self._count(self._check_tokens, name, by=tokens)
         if status == "dropped":
             self._count(self._dropped, name)
 

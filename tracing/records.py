@@ -144,7 +144,8 @@ class Refused(Record, frozen=True, tag="refused"):
 
 class Checked(Record, frozen=True, tag="checked"):
     """A guardrail check's verdict; may come after ``settled``. ``trace_id`` and ``span_id`` are the
-    exchange's, repeated here so that a very late verdict still finds its trace."""
+    exchange's, repeated here so that a very late verdict still finds its trace. ``tokens`` is what a model read
+    and wrote for it, ``score`` (0 to 1) how sure that was that it is to be blocked."""
 
     check: str = ""
     surface: str = ""
@@ -154,6 +155,8 @@ class Checked(Record, frozen=True, tag="checked"):
     trace_id: str = ""
     span_id: str = ""
     traced: bool = True
+    tokens: int = 0
+    score: float | None = None
 
 
 class Settled(Record, frozen=True, tag="settled"):

@@ -294,6 +294,8 @@ def _check_span(tree: _Tree, record: Checked, more: Attributes) -> ReadableSpan:
         "interlock.check.surface": record.surface,
         "interlock.check.status": record.status,
         "interlock.check.detail": record.detail,
+        "interlock.check.tokens": record.tokens or None,
+        "interlock.check.score": record.score,
         "error.type": record.status if failed else None,
         **more,
     }

@@ -58,9 +58,16 @@ def add_bench_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentP
     )
     second.add_argument("--llm-model", metavar="NAME", help="the model's name at URL")
     second.add_argument("--nemo", nargs="?", const="", metavar="URL", help="a NeMo Guardrails server")
-    second.add_argument("--limit", type=int, metavar="N", help="at most so many attacks of each source")
-    second.add_argument("--benign", type=int, metavar="N", help="so many benign cases (default: as many as attacks)")
+    second.add_argument("--limit", type=_count, metavar="N", help="at most so many attacks of each source")
+    second.add_argument("--benign", type=_count, metavar="N", help="so many benign cases (default: as many as attacks)")
     efficacy.set_defaults(run=_run)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
 
 
 def _run(arguments: argparse.Namespace) -> int:

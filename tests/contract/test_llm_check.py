@@ -81,9 +81,13 @@ def fair(question: str) -> str:
     return "yes" if "gnore all previous" in question else "no"
 
 
-def checked(state: Path) -> list[tuple[str, str, str | None]]:
+def verdicts(state: Path) -> list[Checked]:
     records = [entry.record for entry in read(state)]
-    return [(r.surface, r.status, r.detail) for r in records if isinstance(r, Checked) and r.check == "llm"]
+    return [record for record in records if isinstance(record, Checked) and record.check == "llm"]
+
+
+def checked(state: Path) -> list[tuple[str, str, str | None]]:
+    return [(record.surface, record.status, record.detail) for record in verdicts(state)]
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -113,6 +117,7 @@ async def test_the_call_leaves_before_the_verdict_and_the_next_request_meets_it(
         assert checked(state) == []
         released.set()
         await until(lambda: len(checked(state)) == 2)
+        assert {(r.score, r.tokens > 0) for r in verdicts(state)} == {(1.0, True)}
         assert sorted(checked(state)) == [
             ("tool_call", "blocked", "a call that a result ordered"),
             ("tool_result", "blocked", "orders in a result"),

@@ -54,6 +54,9 @@ def test_exchanges_decisions_refusals_and_checks_are_counted() -> None:
     assert value(metrics, "interlock_refusals_total", code="budget_exhausted") == 1
     assert value(metrics, "interlock_checks_total", check="nemo", status="dropped") == 1
     assert value(metrics, "interlock_checks_dropped_total", check="nemo") == 1
+    metrics.check("llm", "passed", 420)
+    metrics.check("llm", "error")
+    assert value(metrics, "interlock_check_tokens_total", check="llm") == 420
     assert value(metrics, "interlock_tool_calls_total", outcome="denied") == 1
     assert value(metrics, "interlock_breaker_trips_total", agent="coder", cause="loop") == 1
     assert value(metrics, "interlock_coverage_total", surface="tool_call", state="judged") == 1

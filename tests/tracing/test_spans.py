@@ -145,6 +145,14 @@ def test_a_failed_check_is_an_error_and_a_block_is_a_verdict() -> None:
         assert by_name(records)["check nemo"].status.status_code is code
 
 
+def test_what_a_model_found_as_a_check_has_its_score_and_its_tokens() -> None:
+    asked = checked("x1", check="llm", status="blocked", tokens=420, score=0.0)
+    found = attributes(by_name([opened("x1"), asked, checked("x1"), settled("x1")])["check llm"])
+    assert (found["interlock.check.tokens"], found["interlock.check.score"]) == (420, 0.0)
+    rails = attributes(by_name([opened("x1"), checked("x1"), settled("x1")])["check nemo"])
+    assert not {"interlock.check.tokens", "interlock.check.score"} & set(rails)
+
+
 def test_a_refused_exchange_has_no_model_call_and_says_why() -> None:
     (root,) = spans_of(exchange(refused("x1")), SOURCE)
     assert attributes(root)["error.type"] == "policy_denied"
