@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from policies.known import KnownTexts, candidates
 from policies.orders import Passage
-from policies.provenance import Background, candidates
+from policies.provenance import Background
 from policies.seen import NO_SETTINGS
 from serving.wire.request import SentCall, SentMessage, SentTool
 
@@ -80,7 +81,7 @@ def _measure(name: str, messages: list[SentMessage], call: dict[str, Any]) -> No
         known.update((message.text, candidates(message.text)) for message in messages if message.role == "tool")
 
     def facts() -> None:
-        Background(messages, _TOOLS, NO_SETTINGS, lambda text: known.get(text, [])).facts("send_mail", call)
+        Background(messages, _TOOLS, NO_SETTINGS, KnownTexts(lambda text: known.get(text, []))).facts("send_mail", call)
 
     finding = _least(find)
     print(f"{name:<28} {size:>10,} {finding:>12.1f} {_least(facts):>12.1f}")

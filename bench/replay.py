@@ -178,8 +178,14 @@ async def judged(number: int, seed: int, policies: PolicySet, settings: Settings
             await recorder.refused(x, refusal.status, refusal.code, str(refusal), refusal.rule)
         if given is not answer:
             refused[at] = x.id
+        for number, seen in x.seen.choices.items() if given is not None else ():
+            outcomes = [(index, x.outcomes.get((number, index))) for index in sorted(seen.calls)]
+            calls = [seen.call(index) for index, outcome in outcomes if outcome is None or outcome.given]
+            runs.left(sighting, x.given_text(number), calls)
         await judge.response(x)
-        recorder.settled(x, x.seen.usage or Usage(0, 0), estimated=False)
+        used = x.seen.usage or Usage(0, 0)
+        runs.settled(sighting.run, used.prompt + used.completion, 0.0)
+        recorder.settled(x, used, estimated=False)
     journal.close()
     return refused
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence, Set
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from policies.argument_faults import argument_faults
@@ -108,7 +109,7 @@ def decision_input(
         exchange=x.id,
         identity=Identity(agent=x.agent, owner=x.owner, team=x.team),
         run=run() if shown(stage, "run") else NO_RUN,
-        request=request_facts(x, orders, table) if shown(stage, "request") else NO_REQUEST,
+        request=request_facts(x, orders, table, partial(shown, stage)) if shown(stage, "request") else NO_REQUEST,
         call=call,
         response=response,
         surface=surface,
@@ -118,9 +119,13 @@ def decision_input(
     )
 
 
-def request_facts(x: Asked, orders: Sequence[OrderPassage] = (), table: ToolTable = NO_SETTINGS) -> RequestFacts:
-    """The request as policies see it: the messages that the run had not shown before."""
+def request_facts(
+    x: Asked, orders: Sequence[OrderPassage], table: ToolTable, shown: Callable[[str], bool]
+) -> RequestFacts:
+    """The request as policies see it: the messages that the run had not shown before. Messages and tools are not there
+    if no policy is shown them."""
     request = x.request
+    messages = zip(x.news, x.news_tools or [None] * len(x.news), strict=True) if shown("request.messages") else ()
     first = x.message_count - len(x.news)
     return RequestFacts(
         api=x.api,
@@ -136,7 +141,7 @@ def request_facts(x: Asked, orders: Sequence[OrderPassage] = (), table: ToolTabl
                 digest=digest_of(t),
                 changed=t.name in x.changed_tools,
             )
-            for t in request.tools
+            for t in (request.tools if shown("request.tools") else ())
         ],
         messages=[
             MessageView(
@@ -148,7 +153,7 @@ def request_facts(x: Asked, orders: Sequence[OrderPassage] = (), table: ToolTabl
                 tool=tool,
                 trust=table.trust(tool) if is_result(m) else None,
             )
-            for at, (m, tool) in enumerate(zip(x.news, x.news_tools or [None] * len(x.news), strict=True), first)
+            for at, (m, tool) in enumerate(messages, first)
         ],
         message_count=x.message_count,
         sampling=request.sampling if request.limit is None else {**request.sampling, "max_tokens": request.limit},
@@ -163,9 +168,11 @@ def call_facts(
     logprobs: CallLogprobs | None = None,
     facts: Facts | None = None,
     changed: bool = False,
+    *,
+    compared: bool = True,
 ) -> CallFacts:
     """A call as policies see it. ``arguments``: as :func:`object_of` reads them; ``tools``: what the request offers,
-    with their schemas if a policy reads what does not fit them; ``facts``: where its values are from
+    with their schemas; ``compared``: a policy reads what does not fit them; ``facts``: where its values are from
     (``policies.provenance``), if a policy reads that."""
     tool = next((tool for tool in tools if tool.name == call.name), None)
     return CallFacts(
@@ -182,7 +189,7 @@ def call_facts(
         unplaced=[] if facts is None else facts.unplaced,
         named=None if facts is None else facts.named,
         mismatch=None if facts is None else facts.mismatch,
-        faults=[] if tool is None or arguments is None else argument_faults(arguments, tool.parameters),
+        faults=[] if not compared or tool is None or arguments is None else argument_faults(arguments, tool.parameters),
         changed=changed,
     )
 

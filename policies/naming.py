@@ -38,6 +38,8 @@ READ = 600
 """Characters of a tool's description that are read."""
 MOST_WORDS = 4000
 """Words of a text that are compared, the first ones."""
+SHORT, MOST_SAID = 256, 1024
+"""Answers about texts of up to so many characters are kept, so many of them."""
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
 _CLAUSE = re.compile(r"[.!?;\n]+(?:\s|$)|\\n|,? (?:and then|then|after that|afterwards|and also|and) ")
@@ -134,10 +136,11 @@ class ToolWords(NamedTuple):
 
 
 class ToolNames:
-    """The tools that a request offers, to be named or not."""
+    """The tools that a request offers, by name and description, to be named or not."""
 
-    def __init__(self, tools: Iterable[SentTool]) -> None:
-        self._tools = {tool.name: _tool_words(tool.name, tool.description) for tool in tools}
+    def __init__(self, tools: Iterable[tuple[str, str | None]]) -> None:
+        self._tools = {name: _tool_words(name, description) for name, description in tools}
+        self._said: dict[tuple[str, str, float, float], bool] = {}
 
     def named(self, text: str, name: str, beside: float = 0.0, least: float = NAMES) -> bool:
         """Whether a clause of ``text`` asks for the tool ``name`` rather than for another that is offered. ``beside``
@@ -145,6 +148,18 @@ class ToolNames:
         it needs in all."""
         if beside >= CERTAIN:
             return True
+        if len(text) > SHORT:
+            return self._names(text, name, beside, least)
+        key = text, name, beside, least
+        known = self._said.get(key)
+        if known is None:
+            known = self._names(text, name, beside, least)
+            if len(self._said) >= MOST_SAID:
+                self._said.clear()
+            self._said[key] = known
+        return known
+
+    def _names(self, text: str, name: str, beside: float, least: float) -> bool:
         own = self._tools.get(name) or _tool_words(name, None)
         if _spells(own, squeezed(text)):
             return True
@@ -168,6 +183,16 @@ class ToolNames:
             alike = [other for other in self._tools.values() if _does(words, other)] if does else self._tools.values()
             points += sum(weight * _rarity(noun, alike) for noun, weight in nouns)
         return points
+
+
+@lru_cache(maxsize=64)
+def _named_tools(tools: tuple[tuple[str, str | None], ...]) -> ToolNames:
+    return ToolNames(tools)
+
+
+def tool_names(tools: Iterable[SentTool]) -> ToolNames:
+    """The very same object for tools of the same names and descriptions, if it was asked for not long ago."""
+    return _named_tools(tuple([(tool.name, tool.description) for tool in tools]))
 
 
 def _does(words: Words, tool: ToolWords) -> bool:

@@ -17,12 +17,12 @@ the model, a value has the origin that it has there.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
+from policies.known import NOTHING, KnownText, KnownTexts, surely
 from policies.mismatch import conceals, refuses
 from policies.model import (
     CallMismatch,
@@ -34,9 +34,9 @@ from policies.model import (
     UnplacedValue,
     ValueProvenance,
 )
-from policies.naming import ASKS, NAMES, ToolNames, delegates
-from policies.orders import GIVES_ORDERS, Passage, passages
-from policies.places import Needle, Places, Stretch
+from policies.naming import ASKS, NAMES, tool_names
+from policies.orders import GIVES_ORDERS
+from policies.places import Cut, Needle, Places, Stretch
 from policies.seen import Piece, Source, ToolTable, calls_of_results, pieces_of
 from policies.value_forms import (
     SHORTEST,
@@ -61,11 +61,6 @@ MOST_NEEDLES = 4096
 """Texts that are looked for, for one call: each value and each span has a few forms."""
 MOST_PASSAGES = 256
 """Passages of one request that count, the surest ones."""
-DOUBTFUL = 0.05
-"""From this score on a passage is held against a call: that it names the call may settle what it is."""
-NAMED, TAKEN = 1.0, 1.6
-"""Log odds by which a passage is surer to be an order if it names the call, and if the call takes a value that stands
-in nothing but such passages."""
 MOST_NAMING = 32
 """Passages that are asked whether they name the call, the surest ones."""
 MOST_ENDS = 4096
@@ -97,11 +92,6 @@ class _At(NamedTuple):
     relation: Relation
 
 
-def candidates(text: str) -> list[Passage]:
-    """The passages of a text that give orders, doubtful ones too."""
-    return passages(text, least=DOUBTFUL)
-
-
 class Facts(NamedTuple):
     provenance: list[ValueProvenance]
     unplaced: list[UnplacedValue]
@@ -110,44 +100,99 @@ class Facts(NamedTuple):
 
 
 class Background:
-    """What the model had seen before its answer; ``size`` characters of it."""
+    """What the model had seen before its answer; ``size`` characters of it. ``texts``: what is known of texts that came
+    before; ``before``: what it had seen a turn ago, if this may be that and more. Neither changes what is found."""
 
     def __init__(
         self,
         messages: Sequence[SentMessage],
         tools: Sequence[SentTool],
         table: ToolTable,
-        detect: Callable[[str], Sequence[Passage]] = candidates,
+        texts: KnownTexts | None = None,
+        before: Background | None = None,
     ) -> None:
         self._table = table
-        self._pieces = pieces_of(messages, table)
-        self._names = ToolNames(tools)
-        self._said: dict[Source, list[str]] = {}
-        found = orders_in(self._pieces, detect, DOUBTFUL)
-        calls = calls_of_results(messages)
-        asked = {message: self._asked(calls[message]) for message in {order.message for _, order in found}}
-        self.orders = [order.model_copy(update={"asked": asked[order.message]}) for _, order in found]
-        passages_at = [(nth, order.start, order.end, order.score >= GIVES_ORDERS) for nth, order in found]
-        self._places = Places(self._pieces, passages_at)
-        self._texts = [self._pieces[nth].text[order.start : order.end] for nth, order in found]
+        self._texts = texts if texts is not None else KnownTexts()
+        self._names = tool_names(tools)
+        self._messages = tuple(messages)
+        self._told_by: dict[Source, list[KnownText]] = {}
+        self._user_squeezed: bytes | None = None
+        if before is None or not self._goes_on(before):
+            self._calls: dict[str, SentCall] = {}
+            self._pieces: list[Piece] = []
+            self._known: list[KnownText] = []
+            self.orders: list[OrderPassage] = []
+            self._words: list[str] = []
+            self._sure: list[float] = []
+            self._first_order: int | None = None
+            self._add(0, None)
         self.size = self._places.size
-        first = min((order.message for order in self.orders if order.score >= GIVES_ORDERS), default=None)
-        self._planned_before = len(messages) if first is None else first
+
+    @property
+    def _planned_before(self) -> int:
+        """The message before which what the model wrote was its own plan."""
+        return len(self._messages) if self._first_order is None else self._first_order
+
+    def _goes_on(self, before: Background) -> bool:
+        """Whether the history is ``before`` with more behind it that changes nothing of what was found there: then only
+        that is looked at."""
+        first = len(before._messages)
+        same = self._table is before._table and self._texts is before._texts and self._names is before._names
+        if not same or self._messages[:first] != before._messages or len(before.orders) >= MOST_PASSAGES:
+            return False
+        if any(message.role == "user" for message in self._messages[first:]):
+            return False
+        self._calls = {**before._calls}
+        self._pieces, self._known = [*before._pieces], [*before._known]
+        self.orders, self._words, self._sure = [*before.orders], [*before._words], [*before._sure]
+        self._first_order = before._first_order
+        return self._add(first, before._places)
+
+    def _add(self, first: int, before: Places | None) -> bool:
+        """Look at the messages from ``first`` on; False if together they have too many passages to be looked at so."""
+        messages = self._messages[first:] if first else self._messages
+        calls = calls_of_results(messages, self._calls)
+        pieces = pieces_of(messages, self._table, calls, first)
+        known = [self._texts.of(piece.text) for piece in pieces]
+        self._pieces += pieces
+        self._known += known
+        some_of = _surest(pieces, known, MOST_PASSAGES - len(self.orders))
+        if some_of is not None and first:
+            return False
+        cuts: list[tuple[Piece, Cut, int]] = []
+        for nth, (piece, text) in enumerate(zip(pieces, known, strict=True)):
+            some = some_of.get(nth, []) if some_of is not None else None
+            told = text.told if piece.source == "tool" else NOTHING
+            if not told.passages or some == []:
+                cuts.append((piece, text.uncut, 0))
+                continue
+            cuts.append((piece, text.cut(some), len(self.orders)))
+            orders = text.orders(piece, self._asked(calls[piece.message - first]))
+            self.orders += orders if some is None else [orders[at] for at in some]
+            self._words += told.words if some is None else [told.words[at] for at in some]
+            self._sure += told.sure if some is None else [told.sure[at] for at in some]
+            sure = told.orders if some is None else any(orders[at].score >= GIVES_ORDERS for at in some)
+            if sure and self._first_order is None:
+                self._first_order = piece.message
+        self._places = Places(cuts, before)
+        return True
 
     def _asked(self, call: SentCall | None) -> bool:
         """Whether the user named what a result was fetched with, or the tool that gave it."""
         if call is None:
             return False
         told = self._told("user")
-        whole = squeezed("\n".join(told))
+        if self._user_squeezed is None:
+            self._user_squeezed = b"".join([text.squeezed for text in told])
+        whole = self._user_squeezed
         values = [squeezed(text) for text in _STRING.findall(call.arguments)]
         if any(len(value) >= SHORTEST and value in whole for value in values):
             return True
-        return any(self._names.named(text, call.name, least=ASKS) for text in told)
+        return any(text.names(self._names, call.name, ASKS) for text in told)
 
     def words(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """The words of each passage, with its kinds: to be shown to who looks into a decision."""
-        return tuple([(text, tuple(order.kinds)) for text, order in zip(self._texts, self.orders, strict=True)])
+        return tuple([(words, tuple(order.kinds)) for words, order in zip(self._words, self.orders, strict=True)])
 
     def facts(self, tool: str, arguments: Mapping[str, Any] | None, raw: str = "", said: str = "") -> Facts:
         """What is known of a call to ``tool``. ``raw`` is the text of arguments that are no object (a call that was cut
@@ -171,39 +216,42 @@ class Background:
     def _named(self, tool: str, search: _Search) -> CallNamed:
         return CallNamed(
             by_user=self._says("user", tool, ASKS),
-            delegated=any(delegates(text) for text in self._told("user")),
+            delegated=any(text.delegates for text in self._told("user")),
             by_system=self._says("system", tool),
             by_plan=self._says("assistant", tool) or self._says("reasoning", tool),
-            by_orders=[
-                OrderedBy(order=at, sure=self._sure(at, search))
-                for at in sorted(range(len(self._texts)), key=lambda at: -self._sure(at, search))[:MOST_NAMING]
-                if self._names.named(self._texts[at], tool, search.passages_of.get(at, 0.0))
-            ],
+            by_orders=self._by_orders(tool, search),
         )
 
-    def _sure(self, at: int, search: _Search) -> float:
-        """How sure it is that a passage is an order for the call, if it names it."""
-        score = min(max(self.orders[at].score, 1e-4), 1 - 1e-4)
-        odds = math.log(score / (1 - score)) + NAMED + (TAKEN if at in search.only_in else 0.0)
-        return round(1 / (1 + math.exp(-odds)), 3)
+    def _by_orders(self, tool: str, search: _Search) -> list[OrderedBy]:
+        """The passages that name the call, the surest first."""
+        sure = self._sure
+        if search.only_in:
+            sure = [*sure]
+            for at in search.only_in:
+                sure[at] = surely(self.orders[at].score, taken=True)
+        found: list[OrderedBy] = []
+        for at in sorted(range(len(sure)), key=sure.__getitem__, reverse=True)[:MOST_NAMING]:
+            if self._names.named(self._words[at], tool, search.passages_of.get(at, 0.0)):
+                found.append(OrderedBy(order=at, sure=sure[at]))
+        return found
 
     def _says(self, source: Source, tool: str, least: float = NAMES) -> bool:
-        return any(self._names.named(text, tool, least=least) for text in self._told(source))
+        return any(text.names(self._names, tool, least) for text in self._told(source))
 
-    def _told(self, source: Source) -> list[str]:
+    def _told(self, source: Source) -> list[KnownText]:
         """What somebody said, as far as it is read for what it asks for: the first message and the latest ones."""
-        known = self._said.get(source)
+        known = self._told_by.get(source)
         if known is None:
             own = source in ("assistant", "reasoning")
             texts = [
-                _ends(piece.text)
-                for piece in self._pieces
+                text if len(piece.text) <= 2 * MOST_ENDS else self._texts.of(_ends(piece.text))
+                for piece, text in zip(self._pieces, self._known, strict=True)
                 if piece.source == source and (not own or piece.message < self._planned_before)
             ]
             left = MOST_READ
-            known = self._said[source] = texts[:1]
+            known = self._told_by[source] = texts[:1]
             for text in reversed(texts[1:]):
-                left -= len(text)
+                left -= len(text.text)
                 if left < 0:
                     break
                 known.append(text)
@@ -345,32 +393,34 @@ def _needles(leaf: Leaf, span: Span | None) -> Iterator[tuple[Needle, Relation |
         yield Needle("plain", found.text.removeprefix("www.").encode("utf-8", "surrogatepass")), "host"
 
 
-def orders_in(
-    pieces: Sequence[Piece], detect: Callable[[str], Sequence[Passage]] = candidates, least: float = GIVES_ORDERS
-) -> list[tuple[int, OrderPassage]]:
-    """The passages of tool results that give orders, with the number of the piece in which each stands; the surest ones
-    if there are more than :data:`MOST_PASSAGES`."""
+def certain_orders(pieces: Sequence[Piece], texts: KnownTexts) -> list[OrderPassage]:
+    """The passages of tool results that give orders, without doubtful ones and without what the rest of the history
+    says of them; the surest ones if there are more than :data:`MOST_PASSAGES`."""
     found = [
-        (
-            nth,
-            OrderPassage(
-                message=piece.message,
-                tool=piece.tool,
-                trust=piece.trust or "untrusted",
-                start=passage.start,
-                end=passage.end,
-                kinds=list(passage.kinds),
-                score=round(passage.score, 3),
-            ),
-        )
+        (nth, order)
         for nth, piece in enumerate(pieces)
         if piece.source == "tool"
-        for passage in detect(piece.text)
-        if passage.score >= least
+        for order in texts.of(piece.text).orders(piece, asked=False)
+        if order.score >= GIVES_ORDERS
     ]
     if len(found) > MOST_PASSAGES:
         found = sorted(sorted(found, key=lambda pair: -pair[1].score)[:MOST_PASSAGES], key=lambda pair: pair[0])
-    return found
+    return [order for _, order in found]
+
+
+def _surest(pieces: Sequence[Piece], known: Sequence[KnownText], most: int) -> dict[int, list[int]] | None:
+    """Of more than ``most`` passages of results the surest ones: number of the piece → numbers in its text. None if
+    there are no more."""
+    results = [
+        (nth, text) for nth, (piece, text) in enumerate(zip(pieces, known, strict=True)) if piece.source == "tool"
+    ]
+    if sum(len(text.told.passages) for _, text in results) <= most:
+        return None
+    found = [(-score, nth, at) for nth, text in results for at, score in enumerate(text.told.scores)]
+    some: dict[int, list[int]] = {}
+    for _, nth, at in sorted(found)[:most]:
+        some.setdefault(nth, []).append(at)
+    return some
 
 
 def sink_of(leaf: Leaf, settings: Mapping[str, Sink | Literal["none"]]) -> Sink | None:

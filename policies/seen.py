@@ -64,9 +64,12 @@ class ToolTable:
 NO_SETTINGS = ToolTable()
 
 
-def calls_of_results(messages: Iterable[SentMessage]) -> list[SentCall | None]:
-    """For each message the call whose result it is; None for any other, and for a result whose call is not in sight."""
-    calls: dict[str, SentCall] = {}
+def calls_of_results(
+    messages: Iterable[SentMessage], calls: dict[str, SentCall] | None = None
+) -> list[SentCall | None]:
+    """For each message the call whose result it is; None for any other, and for a result whose call is not in sight.
+    ``calls``: those of the messages before these, by their id; those of these come to them."""
+    calls = {} if calls is None else calls
     found: list[SentCall | None] = []
     for message in messages:
         calls.update((call.id, call) for call in message.calls if call.id is not None)
@@ -75,11 +78,14 @@ def calls_of_results(messages: Iterable[SentMessage]) -> list[SentCall | None]:
     return found
 
 
-def tools_of_results(messages: Sequence[SentMessage]) -> list[str | None]:
-    """For each message the tool whose result it is; None for any other, and for one of a tool that is not known."""
+def tools_of_results(
+    messages: Sequence[SentMessage], calls: Sequence[SentCall | None] | None = None
+) -> list[str | None]:
+    """For each message the tool whose result it is; None for any other, and for one of a tool that is not known.
+    ``calls``: what :func:`calls_of_results` gives, if that is known."""
     return [
         call.name if call is not None else message.name if message.role in ("tool", "function") else None
-        for message, call in zip(messages, calls_of_results(messages), strict=True)
+        for message, call in zip(messages, calls_of_results(messages) if calls is None else calls, strict=True)
     ]
 
 
@@ -90,14 +96,20 @@ def is_result(message: SentMessage) -> bool:
     return message.role == "user" and _RESULT_IN_USERS_WORDS.match(message.text, 0, 64) is not None
 
 
-def pieces_of(messages: Sequence[SentMessage], tools: ToolTable) -> list[Piece]:
-    """Every text of a history, in order; empty ones are left out."""
+def pieces_of(
+    messages: Sequence[SentMessage],
+    tools: ToolTable,
+    calls: Sequence[SentCall | None] | None = None,
+    first: int = 0,
+) -> list[Piece]:
+    """Every text of a history, in order; empty ones are left out. ``calls`` as in :func:`tools_of_results`; ``first``:
+    the number of the first message."""
     pieces: list[Piece] = []
-    names = tools_of_results(messages)
-    for at, message in enumerate(messages):
+    names = tools_of_results(messages, calls)
+    for at, (message, name) in enumerate(zip(messages, names, strict=True), first):
         if is_result(message):
             if message.text:
-                pieces.append(Piece("tool", message.text, at, names[at], tools.trust(names[at])))
+                pieces.append(Piece("tool", message.text, at, name, tools.trust(name)))
             continue
         own = message.role == "assistant"
         if message.reasoning:

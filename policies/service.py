@@ -76,12 +76,18 @@ class PolicySet:
             for stage in Stage
         }
         self._reads = {stage: reads_of((entry.stages for entry in entries), stage) for stage in Stage}
-        self._parts = {s: frozenset(name.partition(".")[0] for name in self._reads[s]) for s in Stage}
+        self._orders: dict[frozenset[str], list[str]] = {}
+        self._shown: dict[tuple[Stage, str], bool] = {}
         self._quiet: dict[tuple[Stage, frozenset[str]], Decision] = {}
         self._logged = logged
         shown = {s: reads | self._for_the_log(s) for s, reads in self._reads.items()}
         self._include: dict[Stage, Include | None] = {s: include_of(shown[s]) for s in Stage}
         self._entries = {entry.name: entry for entry in entries}
+        self._awake, self._sleeping = {}, {}
+        for stage, those in self._asked.items():
+            awake = frozenset(name for name, reads in those.items() if wakes(self._entries[name], reads, ()))
+            self._awake[stage] = awake
+            self._sleeping[stage] = {name: reads for name, reads in those.items() if name not in awake}
         self._text_rules = {stage: text_rule(stage, entries, self.modes, self._patterns) for stage in TEXT_STAGES}
         self._remembered: OrderedDict[tuple[Stage, bytes, frozenset[str], Excepting], Decision] = OrderedDict()
 
@@ -113,12 +119,15 @@ class PolicySet:
         return reads_field(self.reads(stage), field)
 
     def shown(self, stage: Stage, part: str) -> bool:
-        """Whether a policy at this stage is shown anything of a part of the input (``request``, ``run``). What none is
-        shown need not be made."""
-        parts = self._parts[stage]
-        if part in parts or "*" in parts:
-            return True
-        return part == "request" and any(one.written.when.models is not None for one in self._exceptions)
+        """Whether a policy at this stage is shown anything of a part of the input (``request``, ``run``,
+        ``request.tools``). What none is shown need not be made."""
+        known = self._shown.get((stage, part))
+        if known is None:
+            known = self.reads_field(stage, part) or (
+                part == "request" and any(one.written.when.models is not None for one in self._exceptions)
+            )
+            self._shown[stage, part] = known
+        return known
 
     def text_rule(self, stage: Stage) -> TextRule | None:
         """What the policies in force want of text that is still being written; None if none has this stage."""
@@ -147,11 +156,11 @@ class PolicySet:
 
     def signals(self, call: CallFacts) -> list[Signal]:
         """The signals of a tool call; none are looked for if no policy in force reads them."""
-        return signals_of_call(call, self._patterns) if self.reads_field(Stage.TOOL_CALL, "signals") else []
+        return signals_of_call(call, self._patterns) if self.shown(Stage.TOOL_CALL, "signals") else []
 
     def message_signals(self, texts: Sequence[str]) -> list[Signal]:
         """The signals of messages; none are looked for if no policy in force reads them at the stage ``request``."""
-        return signals_of_messages(texts, self._patterns) if self.reads_field(Stage.REQUEST, "signals") else []
+        return signals_of_messages(texts, self._patterns) if self.shown(Stage.REQUEST, "signals") else []
 
     async def decide(self, question: DecisionInput, now_ns: int = 0, without: Set[str] = frozenset()) -> Decision:
         """Ask every policy that can have something to say, but for those named in ``without``. Never raises for what a
@@ -160,11 +169,11 @@ class PolicySet:
         does not hold."""
         began = self._clock()
         stage = question.stage
-        asked = frozenset(
-            name
-            for name, reads in self._asked[stage].items()
-            if name not in without and wakes(self._entries[name], reads, question.signals)
-        )
+        asked = self._awake[stage]
+        if sleeping := self._sleeping[stage]:
+            asked |= {name for name, reads in sleeping.items() if wakes(self._entries[name], reads, question.signals)}
+        if without:
+            asked -= without
         if not asked:
             return self._signed(Decision(stage=stage, action=Action.ALLOW), began)
         agent = question.identity.agent
@@ -203,7 +212,7 @@ class PolicySet:
                 return dict.fromkeys(asked, error)
             together = {}
         answers: Answers = {}
-        for name in sorted(asked, key=lambda name: (self.modes[name] is not Mode.ENFORCE, name)):
+        for name in self._enforced_first(asked):
             try:
                 if name in together:
                     answers[name] = findings_of(together[name]) if together[name] != [] else []
@@ -213,6 +222,15 @@ class PolicySet:
             except EngineError as error:
                 answers[name] = error
         return answers
+
+    def _enforced_first(self, asked: frozenset[str]) -> list[str]:
+        known = self._orders.get(asked)
+        if known is None:
+            known = sorted(asked, key=lambda name: (self.modes[name] is not Mode.ENFORCE, name))
+            if len(self._orders) >= REMEMBERED:
+                self._orders.clear()
+            self._orders[asked] = known
+        return known
 
     def _excepting(self, question: DecisionInput, now_ns: int) -> Excepting:
         """The exceptions that hold for this question."""

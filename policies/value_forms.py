@@ -11,7 +11,7 @@ import base64
 import binascii
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
@@ -27,6 +27,7 @@ MOST_SPANS = 48
 """Spans of one value that are looked for, where the whole value stands nowhere."""
 
 _DELETED = bytes(code for code in range(128) if not chr(code).isalnum())
+_DELETED_BUT_NUL = _DELETED[1:]
 _MARKS = "\u00a0\u00ad\u200b\u200c\u200d\u200e\u200f\u2010\u2011\u2012\u2013\u2014\u2015\u2018\u2019\u201a\u201c\u201d"
 _MORE_MARKS = (
     "\u201e\u2022\u2026\u2028\u2029\u202f\u2032\u2033\u2039\u203a\u2060\u2212\u3000\u3001\u3002\ufeff\u00ab\u00bb"
@@ -121,17 +122,32 @@ def significant(text: str) -> int:
 
 def squeezed(text: str) -> bytes:
     """Letters and digits of ``text`` alone, in one case and one Unicode form, as UTF-8."""
+    return _squeezed(text, _DELETED)
+
+
+def squeezed_parts(texts: Sequence[str]) -> list[bytes]:
+    """Each of ``texts`` squeezed, all in one go."""
+    joined = "\x00".join(texts)
+    if joined.count("\x00") != len(texts) - 1:
+        return [squeezed(text) for text in texts]
+    return _squeezed(joined, _DELETED_BUT_NUL).split(b"\x00")
+
+
+def _squeezed(text: str, deleted: bytes) -> bytes:
     if text.isascii():
-        return text.lower().encode().translate(None, _DELETED)
-    return _squeezed_utf8(unicodedata.normalize("NFKC", text).casefold().encode("utf-8", "surrogatepass"))
-
-
-def _squeezed_utf8(data: bytes) -> bytes:
-    data = data.translate(None, _DELETED)
+        return text.lower().encode().translate(None, deleted)
+    data = unicodedata.normalize("NFKC", text).casefold().encode("utf-8", "surrogatepass").translate(None, deleted)
     if not data.isascii():
         for mark in _DELETED_WIDE:
             data = data.replace(mark, b"")
     return data
+
+
+def may_be_encoded(text: str) -> bool:
+    """False if nothing in ``text``, nor in a part of it, is encoded as :func:`decoded_squeezed` takes it."""
+    if "\\" in text or "%" in text:
+        return True
+    return len(text) >= 20 and _LONG_WORD.search(text.encode("utf-8", "surrogatepass")) is not None
 
 
 def decoded_squeezed(text: str) -> bytes | None:

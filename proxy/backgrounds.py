@@ -12,9 +12,10 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from policies.known import KnownTexts, candidates
 from policies.model import Mode, OrderPassage, Stage
 from policies.orders import GIVES_ORDERS, Passage
-from policies.provenance import Background, Facts, candidates, orders_in
+from policies.provenance import Background, Facts, certain_orders
 from policies.seen import ToolTable, pieces_of
 from policies.service import PolicySet
 from policies.text_rules import names_field, reads_field
@@ -42,6 +43,7 @@ class Histories:
         self.spool = Spool(folder)
         self._open: OrderedDict[str, Background] = OrderedDict()
         self._known: OrderedDict[bytes, tuple[Passage, ...]] = OrderedDict()
+        self.texts = KnownTexts(self._passages)
 
     def close(self) -> None:
         self.spool.close()
@@ -64,12 +66,12 @@ class Histories:
 
     def _made(self, x: Exchange) -> Background:
         if x.history is None:
-            return Background(x.request.messages, x.request.tools, self.table, self.passages)
+            return Background(x.request.messages, x.request.tools, self.table, self.texts)
         history = x.history.read()
-        return Background(history.messages, history.tools, self.table, self.passages)
+        return Background(history.messages, history.tools, self.table, self.texts)
 
-    def passages(self, text: str) -> Sequence[Passage]:
-        """A run shows the same results with every request: each is looked at once."""
+    def _passages(self, text: str) -> Sequence[Passage]:
+        """What orders a text gives is remembered longer than the text is."""
         if len(text) < _SHORT:
             return candidates(text)
         key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -123,10 +125,8 @@ class Backgrounds:
         first = x.message_count - len(x.news)
         pieces = [piece for piece in pieces_of(x.request.messages, self.table) if piece.message >= first]
         if sum(len(piece.text) for piece in pieces) < _LARGE:
-            new = orders_in(pieces, self._histories.passages)
-        else:
-            new = await asyncio.to_thread(orders_in, pieces, self._histories.passages)
-        return [order for _, order in new]
+            return certain_orders(pieces, self._histories.texts)
+        return await asyncio.to_thread(certain_orders, pieces, self._histories.texts)
 
     async def call(self, x: Exchange, call: ToolCall, arguments: Mapping[str, object] | None) -> Facts | None:
         """The facts about a call; None if no policy reads them."""

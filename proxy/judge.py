@@ -100,6 +100,7 @@ class Judge:
         self._backgrounds = Backgrounds(policies, histories)
         self._reads_tools = any(policies.reads_field(stage, "request.tools") for stage in Stage)
         self._reads_changes = policies.reads_field(Stage.TOOL_CALL, "call.changed")
+        self._compares = policies.reads_field(Stage.TOOL_CALL, "call.faults") or policies.in_force(Stage.RESPONSE)
         self._reads_messages = any(policies.reads_field(stage, "request.messages") for stage in Stage)
         self._refusal = settings.refusal
         self._depth = json_depth
@@ -391,7 +392,7 @@ class Judge:
     ) -> CallFacts:
         logprobs = call_logprobs(x, call) if self._reads_logprobs else None
         changed = self._reads_changes and call.name in x.changed_tools
-        return call_facts(call, arguments, x.request.tools, logprobs, known, changed)
+        return call_facts(call, arguments, x.request.tools, logprobs, known, changed, compared=self._compares)
 
     async def _decide(
         self,

@@ -17,9 +17,9 @@ def printable(text: object, limit: int = 200) -> str:
     """
     whole = text if isinstance(text, str) else str(text)
     head = whole[: limit * 4 + 16]
-    if not head.isprintable():
-        head = "".join(character if character.isprintable() else " " for character in head)
     line = " ".join(head.split())
+    if not line.isprintable():
+        line = " ".join("".join(character if character.isprintable() else " " for character in line).split())
     if len(line) > limit or len(head) < len(whole):
         return line[: max(limit - 1, 0)].rstrip() + "…"
     return line

@@ -7,15 +7,16 @@ things are not had again: how a stream happened to be cut into pieces, and what 
 
 from __future__ import annotations
 
-import time
+from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property
 from typing import Any
 
 import msgspec
 
 from policies.answer_redaction import mask_arguments, masks_of_text
 from policies.inputs import HISTORY_FIELDS, OF_THE_MOMENT, call_facts, decision_input, object_of, text_facts
+from policies.known import MOST_BYTES, KnownTexts
 from policies.model import (
     Action,
     BudgetFacts,
@@ -30,10 +31,10 @@ from policies.model import (
     Signal,
     Stage,
 )
-from policies.orders import Passage
-from policies.provenance import Background, candidates
+from policies.orders import GIVES_ORDERS
+from policies.provenance import Background, certain_orders
 from policies.redaction import CannotRedact, changes_of
-from policies.seen import NO_SETTINGS, ToolTable
+from policies.seen import NO_SETTINGS, ToolTable, pieces_of
 from policies.service import PolicySet
 from policies.signals import signals_of_hits
 from policies.text_rules import names_field, reads_field
@@ -47,6 +48,8 @@ from serving.wire.strict import DEPTH
 from serving.wire.vocabulary import ToolCall
 from tracing.records import Decided
 
+_RUNS = 64
+"""Runs whose last history is kept open."""
 MALFORMED = "interlock/malformed_arguments"
 _MOMENT_OF_CALL = {f"call.{name}": UNREAD for name in OF_THE_MOMENT}
 _ASKED_BY_NAME = frozenset({*_MOMENT_OF_CALL, *HISTORY_FIELDS})
@@ -82,9 +85,9 @@ class Said(msgspec.Struct, frozen=True):
 
 
 class Rejudge:
-    """One policy set that is asked again. ``seconds`` is the time that its answers took. ``as_then``: about texts it is
+    """One policy set that is asked again. ``as_then``: about texts it is
     asked what was asked then, as far as each had come by that time; else about all that was found in them. ``tools`` is
-    what the settings say of tools."""
+    what the settings say of tools; ``histories`` may be shared by several sets of the same settings."""
 
     def __init__(
         self,
@@ -93,13 +96,14 @@ class Rejudge:
         json_depth: int = DEPTH,
         as_then: bool = False,
         tools: ToolTable = NO_SETTINGS,
+        histories: Histories | None = None,
     ) -> None:
         self.policies = policies
-        self._tools = tools
+        self._histories = histories if histories is not None else Histories(tools)
         self._reads_history = any(policies.reads_field(Stage.TOOL_CALL, field) for field in HISTORY_FIELDS)
+        self._compares = policies.reads_field(Stage.TOOL_CALL, "call.faults")
         self._shows_orders = frozenset(stage for stage in Stage if policies.reads_field(stage, "request.orders"))
         self._as_then = as_then
-        self.seconds = 0.0
         self.questions = 0
         self._depth = json_depth
         self._holds = policies.enforced(Stage.TOOL_CALL)
@@ -112,7 +116,7 @@ class Rejudge:
         """Everything that is asked about ``x``, in order, up to what stops it."""
         if not x.judged:
             return []
-        asking = _Asking(x)
+        asking = _Asking(x, self._histories)
         said: list[Said] = []
         if not x.fetched and self.policies.in_force(Stage.REQUEST):
             said.append(await self._request(asking))
@@ -261,9 +265,8 @@ class Rejudge:
             return Said(place, Stage.TOOL_CALL, about=call)
         known = None
         if self._reads_history:
-            background = asking.background(self._tools)
-            known = background.facts(call.name, arguments, call.arguments, asking.x.said(call.choice))
-        facts = call_facts(call, arguments, asking.x.request.tools, facts=known)
+            known = asking.background.facts(call.name, arguments, call.arguments, asking.x.said(call.choice))
+        facts = call_facts(call, arguments, asking.x.request.tools, facts=known, compared=self._compares)
         if "request.tools" in asking.x.unknown and not facts.offered:
             unknown["call.offered"] = asking.x.unknown["request.tools"]
         then = asking.then(Stage.TOOL_CALL, place)
@@ -345,15 +348,13 @@ class Rejudge:
             run=lambda: asking.run(moment),
             checks=checks,
             budgets=budgets,
-            orders=asking.orders(stage, self._tools) if stage in self._shows_orders else (),
-            table=self._tools,
+            orders=asking.orders(stage) if stage in self._shows_orders else (),
+            table=self._histories.tools,
             **surface,
         )
         missing = self._needed(stage, lost)
-        began = time.perf_counter()
         without = frozenset(one.policy for one in missing)
         decision = await self.policies.decide(question, asking.x.opened_ns, without)
-        self.seconds += time.perf_counter() - began
         self.questions += 1
         asking.found(decision)
         stopped = stage is not Stage.RESPONSE and (decision.refuses or decision.action in CHANGES)
@@ -387,33 +388,49 @@ def _as_masked(said: Said, text: bytes) -> Said:
     return msgspec.structs.replace(said, stopped_by=None)
 
 
-@lru_cache(maxsize=512)
-def _passages(text: str) -> Sequence[Passage]:
-    """A run shows the same results with every request: each is looked at once."""
-    return candidates(text)
+class Histories:
+    """What models had seen, each looked at in the light of what its run had shown a turn before. ``tools`` is what the
+    settings say of tools."""
+
+    def __init__(self, tools: ToolTable = NO_SETTINGS, most_bytes: int = MOST_BYTES) -> None:
+        self.tools = tools
+        self.texts = KnownTexts(most_bytes=most_bytes)
+        self._of_runs: OrderedDict[str, Background] = OrderedDict()
+
+    def background(self, x: Stored) -> Background:
+        """What the model had seen before its answer."""
+        before = self._of_runs.pop(x.run.id, None)
+        found = Background(x.request.messages, x.request.tools, self.tools, self.texts, before)
+        self._of_runs[x.run.id] = found
+        if len(self._of_runs) > _RUNS:
+            self._of_runs.popitem(last=False)
+        return found
 
 
 class _Asking:
     """One exchange while it is asked about: what was recorded at each place, and what was found by now."""
 
-    def __init__(self, x: Stored) -> None:
+    def __init__(self, x: Stored, histories: Histories) -> None:
         self.x = x
+        self._histories = histories
         self._then: dict[tuple[str, str], list[Decided]] = {}
         for decided in x.decided:
             self._then.setdefault((decided.stage, decided.surface), []).append(decided)
         self._findings = list(x.run.findings)
-        self._background: Background | None = None
 
-    def background(self, tools: ToolTable) -> Background:
+    @cached_property
+    def background(self) -> Background:
         """What the model had seen."""
-        if self._background is None:
-            request = self.x.request
-            self._background = Background(request.messages, request.tools, tools, _passages)
-        return self._background
+        return self._histories.background(self.x)
 
-    def orders(self, stage: Stage, tools: ToolTable) -> Sequence[OrderPassage]:
-        first = self.x.message_count - len(self.x.news) if stage is Stage.REQUEST else 0
-        return [order for order in self.background(tools).orders if order.message >= first]
+    def orders(self, stage: Stage) -> Sequence[OrderPassage]:
+        """The passages that a policy at ``stage`` is shown, as the live judge shows them."""
+        if stage is not Stage.REQUEST:
+            found = self.background.orders
+            return found if stage is Stage.TOOL_CALL else [order for order in found if order.score >= GIVES_ORDERS]
+        first = self.x.message_count - len(self.x.news)
+        pieces = pieces_of(self.x.request.messages, self._histories.tools)
+        return certain_orders([piece for piece in pieces if piece.message >= first], self._histories.texts)
 
     def then(self, stage: Stage, place: str) -> Decided | None:
         """The next decision that was recorded for this place; what is masked of it counts as not there."""
@@ -461,6 +478,9 @@ def _masked(text: str) -> bool:
 
 
 def _with_moment(facts: CallFacts, moment: Mapping[str, Any]) -> CallFacts:
-    if not moment:
+    """``facts`` with what was recorded of that moment; raises ``ValidationError`` if it is none."""
+    said = {name: value for name, value in moment.items() if value is not None}
+    if not said:
         return facts
-    return CallFacts.model_validate({**facts.model_dump(), **{k: v for k, v in moment.items() if v is not None}})
+    read = CallFacts.model_validate({"name": facts.name, **said})
+    return facts.model_copy(update={name: getattr(read, name) for name in said})

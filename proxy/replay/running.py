@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from pydantic import ValidationError
 
@@ -17,9 +20,10 @@ from policies.modes import unknown_policies
 from policies.rollout import Rollout
 from policies.seen import ToolTable
 from policies.service import PolicySet, with_settings
-from proxy.replay.judging import Rejudge, Said
+from proxy.replay.judging import Histories, Rejudge, Said
 from proxy.replay.stored import Stored, stored
 from proxy.replay.tally import Tally, stopped, stopped_then
+from proxy.replay.turns import InTurns
 from serving.patterns import shipped_redactor
 from serving.settings import Settings
 from serving.text import printable
@@ -29,7 +33,13 @@ EXCERPT = 160
 PATIENCE = 5.0
 """Seconds that one decision may take at least: nobody waits for it, and a busy machine must not look like a denial."""
 
+TOGETHER, TOGETHER_CHARACTERS = 16, 4_000_000
+"""Exchanges that are asked about together, and characters of their requests from which on there are no more."""
+TEXTS_BYTES = 64 * 1024 * 1024
+"""Of texts, and of what is known of them: a run shows the same ones with every request."""
+
 _SCANNED = 2000
+_COLLECTED = 50_000, 20, 20  # objects, as gc.set_threshold takes them
 
 
 @dataclass
@@ -71,7 +81,7 @@ class Sets:
         self._changed = dict(changed or {})
         unknown_policies(self._names, [*self._changed, *only], "the command")
         self._seconds = max(settings.policies.timeout_seconds, PATIENCE)
-        self._engine = engine(self.bundle, self._seconds)
+        self._engine = InTurns(engine(self.bundle, self._seconds))
         self._made: dict[tuple[str, str | None], PolicySet] = {}
         self.of("", None)  # what is wrong with it shows now
 
@@ -102,6 +112,11 @@ class Sets:
             )
         return known
 
+    @property
+    def seconds(self) -> float:
+        """The time that the engine's answers took."""
+        return self._engine.seconds
+
     async def close(self) -> None:
         await self._engine.close()
 
@@ -112,18 +127,17 @@ class _Rejudges:
     def __init__(self, sets: Sets, depth: int) -> None:
         self._sets = sets
         self._depth = depth
+        self._histories = Histories(sets.tools, TEXTS_BYTES)
         self._made: dict[int, Rejudge] = {}
 
     async def exchange(self, x: Stored) -> list[Said]:
         policies = self._sets.of(x.agent, x.team)
         rejudge = self._made.get(id(policies))
         if rejudge is None:
-            rejudge = self._made[id(policies)] = Rejudge(policies, json_depth=self._depth, tools=self._sets.tools)
+            rejudge = self._made[id(policies)] = Rejudge(
+                policies, json_depth=self._depth, tools=self._sets.tools, histories=self._histories
+            )
         return await rejudge.exchange(x)
-
-    @property
-    def seconds(self) -> float:
-        return sum(one.seconds for one in self._made.values())
 
     @property
     def questions(self) -> int:
@@ -142,28 +156,72 @@ async def replay(
     """``against``: what these policies say counts as what was decided then, in place of the record. Where the sets have
     only some policies, only what those stopped then can be newly allowed. ``tell`` is called now and then with the
     number so far. Both sets are closed in the end."""
+    with _seldom_collected():
+        return await _replay(exchanges, sets, against, depth, Tally(examples, sets.only), tell)
+
+
+async def _replay(
+    exchanges: Iterable[Exchange],
+    sets: Sets,
+    against: Sets | None,
+    depth: int,
+    tally: Tally,
+    tell: Callable[[int], None] | None,
+) -> Replay:
     began = time.perf_counter()
     rejudges = _Rejudges(sets, depth)
     before = _Rejudges(against, depth) if against is not None else None
-    tally = Tally(examples, sets.only)
-    for exchange in exchanges:
-        x = stored(exchange)
-        if x is None:
-            continue
+
+    async def asked(x: Stored) -> tuple[list[Said], dict[str, str]] | Exception:
         try:
             said = await rejudges.exchange(x)
-            then = stopped_then(x) if before is None else stopped(await before.exchange(x))
+            return said, stopped_then(x) if before is None else stopped(await before.exchange(x))
         except (ValidationError, TypeError, ValueError, AttributeError) as error:
-            tally.unreadable(x, error)
-            continue
-        tally.add(x, then, said, _excerpts(x, said) if then or any(one.stopped_by for one in said) else {})
-        if tell is not None and tally.exchanges % 256 == 0:
-            tell(tally.exchanges)
+            return error
+
+    for group in _groups(exchanges):
+        answers = await asyncio.gather(*(asked(x) for x in group))
+        for x, answer in zip(group, answers, strict=True):
+            if isinstance(answer, Exception):
+                tally.unreadable(x, answer)
+                continue
+            said, then = answer
+            tally.add(x, then, said, partial(_excerpts, x, said))
+            if tell is not None and tally.exchanges % 256 == 0:
+                tell(tally.exchanges)
     for one in (sets, against):
         if one is not None:
             await one.close()
     seconds = time.perf_counter() - began
-    return Replay(tally, sets.bundle, sets.modes("", None), seconds, rejudges.seconds, rejudges.questions)
+    return Replay(tally, sets.bundle, sets.modes("", None), seconds, sets.seconds, rejudges.questions)
+
+
+def _groups(exchanges: Iterable[Exchange]) -> Iterator[list[Stored]]:
+    """Those that are asked about together."""
+    group: list[Stored] = []
+    size = 0
+    for exchange in exchanges:
+        x = stored(exchange)
+        if x is None:
+            continue
+        group.append(x)
+        size += sum(len(message.text) for message in x.request.messages)
+        if len(group) == TOGETHER or size > TOGETHER_CHARACTERS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Looking for what only circles keep alive takes a tenth of the time: exchanges make none."""
+    usual = gc.get_threshold()
+    gc.set_threshold(*_COLLECTED)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 def _excerpts(x: Stored, said: Iterable[Said]) -> dict[str, str]:

@@ -8,7 +8,7 @@ cannot be asked is neither: it is unanswerable, with the reason. Memory does not
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
@@ -77,8 +77,10 @@ class Tally:
         """Places."""
         return sum(number for (one, *_), number in self.changes.items() if one == kind)
 
-    def add(self, x: Stored, before: Mapping[str, str], said: Iterable[Said], excerpts: Mapping[str, str]) -> None:
-        """One exchange. ``before``: what was stopped then, place → rule; ``excerpts`` by place."""
+    def add(
+        self, x: Stored, before: Mapping[str, str], said: Iterable[Said], excerpts: Callable[[], Mapping[str, str]]
+    ) -> None:
+        """One exchange. ``before``: what was stopped then, place → rule; ``excerpts`` gives them by place."""
         self.exchanges += 1
         self.first_ns = min(self.first_ns or x.opened_ns, x.opened_ns)
         self.last_ns = max(self.last_ns, x.opened_ns)
@@ -111,12 +113,12 @@ class Tally:
         self.unanswerable += 1
         self._note(Lost("*", "*", f"its record cannot be read ({type(error).__name__})"), x.id)
 
-    def _change(self, kind: Kind, rule: str, x: Stored, place: str, excerpts: Mapping[str, str]) -> Kind:
-        change = Change(kind, rule, x.id, x.opened_ns, x.agent, place, excerpts.get(place, ""))
+    def _change(self, kind: Kind, rule: str, x: Stored, place: str, excerpts: Callable[[], Mapping[str, str]]) -> Kind:
+        change = Change(kind, rule, x.id, x.opened_ns, x.agent, place)
         self.changes[kind, rule, x.agent, change.day] += 1
         examples = self.examples.setdefault((kind, rule), [])
         if len(examples) < self.kept:
-            examples.append(change)
+            examples.append(msgspec.structs.replace(change, excerpt=excerpts().get(place, "")))
         return kind
 
     def _lost(self, x: Stored, said: list[Said], now: Collection[str]) -> set[str]:
