@@ -16,10 +16,17 @@ MOST_CHARACTERS = 300
 MOST_BEFORE = 8
 """Phrases that may stand before the verb."""
 MOST_BEGINNINGS = 6
+SHORT = 80
+"""Characters whose words mostly show that a sentence is no order."""
 
 _TOKEN = re.compile(r"[^\W\d_][\w'-]*|[$€£¥#@]?\d[\w.,:/-]*|[^\w\s]")
+_TOKEN_OF_ASCII = re.compile(r"[A-Za-z][\w'-]*|[$#@]?[0-9][\w.,:/-]*|[^\w\s\x1c-\x1f]", re.ASCII)
+"""The same, where no other character is to be asked about: half the time."""
 _PAUSES = frozenset(",:;.!-*#>_)(]['\"`")
 _BEGINS = frozenset(":;!?.")
+_ENDS = frozenset(".!?,:;")
+_ANEW = ",:;!?."
+"""What must stand before a beginning that is not the sentence's first word and is not polite."""
 _POSSESSIVE = re.compile(r"'s?$")
 _MINE = frozenset({"my", "me", "i", "mine", "i'm", "i've", "myself"})
 _IS_ORDER = frozenset({"act", "make", "alter", "asked", "answer_form", "respells", "work", "to_reader"})
@@ -46,26 +53,64 @@ class Heads:
             self._reader.setdefault(tokens[0], []).append(tokens)
         self._verbs = frozenset(verb for name in ("act", "act_or_noun", "make", "alter", "say") for verb in words[name])
         self._words = {name: frozenset(listed) for name, listed in words.items()}
+        politely = [re.escape(word) for word in words["politely"] if " " not in word]
+        self._anew = re.compile("|".join([*map(re.escape, _ANEW), *politely]))
+        hard = ("act", "make", "alter", "say", "respell")
+        self._hard = frozenset(self._reader) | _MAKES | {verb for name in hard for verb in words[name]}
+        self._soft = frozenset(words["act_or_noun"]) | frozenset(words["make_or_noun"])
+        self._opening = self._hard | self._soft | _PAUSES | self._before.keys() | {"don't", "never", "do"}
 
     def of(self, sentence: str) -> set[str]:
         """What the sentence's beginning has, by the names of ``orders.yaml``; empty if it is no order."""
-        tokens = _TOKEN.findall(sentence, 0, MOST_CHARACTERS)
+        lower = sentence.lower()
+        alone = self._anew.search(lower, 0, len(lower) - 1) is None
+        if alone and len(sentence) > 2 * SHORT and self._is_no_order(_tokens(sentence, SHORT)[:-1]):
+            return set()
+        tokens = _tokens(sentence, MOST_CHARACTERS)
         lowered = [token.lower() for token in tokens]
+        if alone:
+            return self._read(tokens, lowered, 0)
         best: set[str] = set()
         for start in self._beginnings(tokens, lowered):
+            token = lowered[start]
+            if token not in self._opening and not token.endswith("ly") and "_" not in token:
+                continue
             found = self._read(tokens, lowered, start)
             if len(found) > len(best):
                 best = found
         return best
 
+    def _is_no_order(self, tokens: list[str]) -> bool:
+        """Whether the first words are enough to know that a sentence with one beginning is none."""
+        lowered = [token.lower() for token in tokens]
+        has: set[str] = set()
+        at = self._verb_place(lowered, 0, has)
+        return not has and at < len(lowered) - 1 and not self._may_be_verb(tokens, lowered, at)
+
+    def _may_be_verb(self, tokens: list[str], lowered: list[str], at: int) -> bool:
+        verb = lowered[at]
+        if verb in self._soft:
+            return verb in self._hard or self._has_object(tokens, lowered, at)
+        return "_" in verb or verb in self._hard
+
+    def _has_object(self, tokens: list[str], lowered: list[str], at: int) -> bool:
+        return lowered[at + 1] in self._words["object"] or _is_object(tokens[at + 1])
+
     def _beginnings(self, tokens: list[str], lowered: list[str]) -> list[int]:
         starts = [0]
-        for place, token in enumerate(lowered[1:], 1):
-            before = lowered[place - 1]
-            anew = before == "," and (token in ("then", "and") or tokens[place][0].isupper())
-            if token in self._words["politely"] or before in _BEGINS or anew:
+        before = ""
+        politely = self._words["politely"]
+        for place, token in enumerate(lowered):
+            if place and (
+                token in politely
+                or before in _BEGINS
+                or (before == "," and (token in ("then", "and") or tokens[place][0].isupper()))
+            ):
                 starts.append(place)
-        return starts[:MOST_BEGINNINGS]
+                if len(starts) == MOST_BEGINNINGS:
+                    break
+            before = token
+        return starts
 
     def _read(self, tokens: list[str], lowered: list[str], at: int) -> set[str]:
         """What an order that begins at ``at`` has."""
@@ -74,9 +119,12 @@ class Heads:
         if at >= len(lowered) - 1:
             return set()
         words = self._words
-        verb, following, rest = lowered[at], lowered[at + 1], lowered[at + 1 :]
+        verb = lowered[at]
+        if not has and not self._may_be_verb(tokens, lowered, at):
+            return has
+        following, rest = lowered[at + 1], lowered[at + 1 :]
         about = frozenset(rest)
-        sure = bool(has - {"vocative"}) or following in words["object"] or _is_object(tokens[at + 1])
+        sure = bool(has - {"vocative"}) or self._has_object(tokens, lowered, at)
         if "_" in verb or verb in words["act"] or (verb in words["act_or_noun"] and sure):
             has.add("act")
         if verb in words["make"] or (verb in words["make_or_noun"] and sure):
@@ -95,10 +143,9 @@ class Heads:
             has.add("answer_form")
         if verb in words["respell"] and about & words["letters"]:
             has.add("respells")
-        if ("make" in has or verb in _MAKES) and frozenset(rest[:9]) & words["work"]:
+        if ("make" in has or verb in _MAKES) and not words["work"].isdisjoint(rest[:9]):
             has.add("work")
-        quotes = following in "\"'" or any(mark in ":" and quote in "\"'`" for mark, quote in pairwise(rest))
-        if "make" in has and quotes:
+        if "make" in has and (following in "\"'" or _quotes(rest)):
             has.add("quoted")
         return has if has & _IS_ORDER else set()
 
@@ -109,16 +156,18 @@ class Heads:
                 at += 1
             if at >= len(lowered):
                 break
-            if lowered[at] in ("don't", "never") or lowered[at : at + 2] == ["do", "not"]:
+            token = lowered[at]
+            if token in ("don't", "never") or (token == "do" and lowered[at + 1 : at + 2] == ["not"]):
                 has.add("prohibits")
-                at += 1 if lowered[at] != "do" else 2
+                at += 1 if token != "do" else 2
                 continue
-            phrase = next((p for p in self._before.get(lowered[at], ()) if _stands(p[0], lowered, at)), None)
+            phrases = self._before.get(token)
+            phrase = next((p for p in phrases if _stands(p[0], lowered, at)), None) if phrases else None
             if phrase is not None:
                 if phrase[1] != "filler":
                     has.add("please" if phrase[1] == "politely" else phrase[1])
                 at += len(phrase[0])
-            elif lowered[at].endswith("ly") and lowered[at] not in self._verbs:
+            elif token.endswith("ly") and token not in self._verbs:
                 at += 1
             else:
                 break
@@ -139,6 +188,22 @@ class Heads:
 
     def _reads(self, lowered: list[str], at: int) -> bool:
         return any(_stands(phrase, lowered, at) for phrase in self._reader.get(lowered[at], ()))
+
+
+def _tokens(sentence: str, most: int) -> list[str]:
+    """Words, numbers and signs of the first ``most`` characters."""
+    sentence = sentence[:most]
+    if not sentence.isascii():
+        return _TOKEN.findall(sentence)
+    words = sentence[:-1] if sentence[-1:] in _ENDS else sentence
+    if words.replace(" ", "").isalpha():
+        return words.split() if words is sentence else [*words.split(), sentence[-1]]
+    return _TOKEN_OF_ASCII.findall(sentence)
+
+
+def _quotes(tokens: list[str]) -> bool:
+    """Whether a quote follows a colon."""
+    return ":" in tokens and any(mark == ":" and quote in "\"'`" for mark, quote in pairwise(tokens))
 
 
 def _is_object(token: str) -> bool:

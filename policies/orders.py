@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -28,9 +29,12 @@ from typing import NamedTuple
 import re2
 import yaml
 
+from policies.order_features import Features
 from policies.order_heads import Heads
-from policies.sentences import FIELD, LINE, STOP, TEXT, Sentence, Sentences
-from serving.plain import decoded_parts, plain
+from policies.order_surroundings import AROUND, places, related
+from policies.sentences import FIELD, Sentence, Sentences
+from serving.block_scan import BlockScan
+from serving.plain import ENCODED, decoded_parts, plain
 
 GIVES_ORDERS = 0.5
 """From this score on a passage counts as one that gives orders."""
@@ -38,9 +42,6 @@ GIVES_ORDERS = 0.5
 MOST_SENTENCES = 2000
 SENTENCE_PER = 150
 """Sentences of a text that are weighed: so many, or one for so many characters where that is more."""
-AROUND = 500
-"""Characters on each side that a sentence is compared with."""
-
 MANY = 8
 """So many ordinary orders within ``AROUND`` characters on each side make a manual."""
 
@@ -52,67 +53,16 @@ AUTOMATON_BYTES = 32 * 1024 * 1024
 """Room for the states of each automaton; they are made as texts need them."""
 _DATA = Path(__file__).with_name("orders.yaml")
 _BLANKS = re.compile(r"(?:\\[nrt]|\s)+")
+_NO_WORDS = frozenset("[<#={|-/\"'\\ \n")
+_FOLDS_TO_ASCII = ("\u017f", "\u212a")
+"""Not ASCII, and yet an s and a k to RE2, without regard to case."""
+_ENCODED, _CALL = 0, 1
 _STRAIGHT = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "\u00a0": " "})
-_WORD = re.compile(r"[^\W\d_]{4,}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _HOLE = re.compile(r"\{([a-z_]+)\}")
 _SIGNS = re.compile(r"[\[<#={|-][\[<#={|/\"'\\ -]*$")
 """What stands before a sentence and may be part of a marker."""
 
-_HEADER = re.compile(
-    r"\s*(?:subject|from|to|date|received|sent|hi|hello|dear|hey|good (?:morning|afternoon|evening))\b", re.I
-)
-_COMMON = frozenset(
-    {
-        "about",
-        "after",
-        "also",
-        "been",
-        "before",
-        "being",
-        "both",
-        "could",
-        "does",
-        "each",
-        "from",
-        "have",
-        "here",
-        "into",
-    }
-    | {
-        "just",
-        "like",
-        "make",
-        "more",
-        "most",
-        "must",
-        "need",
-        "only",
-        "other",
-        "over",
-        "please",
-        "same",
-        "shall",
-        "should",
-    }
-    | {"some", "such", "than", "that", "their", "them", "then", "there", "these", "they", "this", "those", "through"}
-    | {
-        "under",
-        "very",
-        "want",
-        "were",
-        "what",
-        "when",
-        "where",
-        "which",
-        "while",
-        "will",
-        "with",
-        "would",
-        "your",
-        "yours",
-    }
-)
 _STRONG = frozenset({"override", "role", "marker", "concealment", "prompt_leak", "address", "answer", "tool"})
 _DOUBTFUL = (-0.8, 0.8)
 """Log odds at which it is asked whether a sentence has to do with what is around it."""
@@ -127,6 +77,19 @@ class Passage(NamedTuple):
     end: int
     kinds: tuple[str, ...]
     score: float
+
+
+class _Read(NamedTuple):
+    """A sentence that is looked at: as it is ``written``, with the signs before it; what its beginning has."""
+
+    sentence: Sentence
+    written: str
+    head: set[str]
+
+
+class _LookedAt(NamedTuple):
+    sentences: Sentences
+    each: list[_Read]
 
 
 class _Weighed(NamedTuple):
@@ -153,7 +116,7 @@ class Detector:
             parts = {name: part for name, part in parts.items() if name not in ready}
         self._bias = float(document["bias"])
         self._context: dict[str, float] = document["context"]
-        self._features: list[tuple[str, str | None, float]] = [
+        self._of_feature: list[tuple[str, str | None, float]] = [
             (entry["id"], entry.get("kind"), float(entry["weight"])) for entry in document["features"]
         ]
         self._of_head: dict[str, tuple[str | None, float]] = {
@@ -167,31 +130,36 @@ class Detector:
         self._triggers = re2.compile("|".join(_filled(trigger, holes) for trigger in document["triggers"]), options)
         self._direct = re2.compile(document["direct"]["regex"], options)
         self._direct_score = float(document["direct"]["score"])
-        self._sentence = re2.Set.SearchSet(options)
-        for entry in document["features"]:
-            self._sentence.Add(_filled(entry["regex"], holes))
-        self._sentence.Compile()
+        self._features = Features([_filled(entry["regex"], holes) for entry in document["features"]], options)
+        self._may_have = BlockScan([ENCODED, document["direct"]["regex"]])
 
     def passages(self, text: str, least: float = GIVES_ORDERS) -> list[Passage]:
         """The passages with a score of ``least`` or more, by place; none overlaps another."""
         if len(text) < 8:
             return []
-        if not text.isascii():
+        try:
+            data = text.encode()
+        except UnicodeEncodeError:
             text = _SURROGATE.sub("\ufffd", text)
+            data = text.encode()
+        may_have = self._may_have.found(data)
         undisguised = plain(text)
         if undisguised is None:
-            found = self._passages(text, least)
+            found = self._passages(text, data, may_have, least)
         else:
+            seen = undisguised.text
+            data = seen.encode()
             found = [
                 passage._replace(
                     start=undisguised.original(passage.start),
                     end=undisguised.original(passage.end),
                     kinds=tuple(sorted({*passage.kinds, "disguised"})) if undisguised.hidden else passage.kinds,
                 )
-                for passage in self._passages(undisguised.text, least)
+                for passage in self._passages(seen, data, self._may_have.found(data), least)
             ]
-        for start, end, inner in decoded_parts(text):
-            hidden = self._passages(inner, least)
+        for start, end, inner in decoded_parts(text) if _ENCODED in may_have else ():
+            data = inner.encode()
+            hidden = self._passages(inner, data, self._may_have.found(data), least)
             if hidden:
                 kinds = {kind for passage in hidden for kind in passage.kinds} | {"encoded"}
                 found.append(Passage(start, end, tuple(sorted(kinds)), max(passage.score for passage in hidden)))
@@ -199,7 +167,7 @@ class Detector:
 
     def weights(self) -> dict[str, float]:
         """Every weight by its name."""
-        named = {name: weight for name, _, weight in self._features}
+        named = {name: weight for name, _, weight in self._of_feature}
         of_head = {name: weight for name, (_, weight) in self._of_head.items()}
         return {"bias": self._bias, **self._context, **named, **of_head}
 
@@ -207,23 +175,24 @@ class Detector:
         """Every sentence that was looked at, its score and what it has; without what is undisguised or decoded."""
         return [
             (text[w.sentence.start : w.sentence.end], _score(w.odds), w.features)
-            for w in self._weighed(Sentences(text))
+            for w in self._weighed(self._looked_at(text, text.encode()))
         ]
 
-    def _passages(self, text: str, least: float) -> list[Passage]:
-        sentences = Sentences(text)
-        weighed = self._weighed(sentences)
+    def _passages(self, text: str, data: bytes, may_have: list[int], least: float) -> list[Passage]:
+        """``data``: the text in UTF-8."""
+        looked_at = self._looked_at(text, data)
         found: list[Passage] = []
-        for one in weighed:
+        for one in self._weighed(looked_at):
             score = _score(one.odds)
-            if score < least:
-                continue
-            start, end = _extent(sentences, one)
-            found.append(Passage(start, end, tuple(sorted(one.kinds)), score))
-        if self._direct_score >= least:
+            if score >= least:
+                found.append(
+                    Passage(one.sentence.start, _end(looked_at.sentences, one), tuple(sorted(one.kinds)), score)
+                )
+        folds = not text.isascii() and any(letter in text for letter in _FOLDS_TO_ASCII)
+        if self._direct_score >= least and (_CALL in may_have or folds):
             found += self._calls(text)
-        if len(weighed) == most_weighed(text):
-            found.append(Passage(weighed[-1].sentence.end, len(text), ("many",), 1.0))
+        if len(looked_at.each) == most_weighed(text):
+            found.append(Passage(looked_at.each[-1].sentence.end, len(text), ("many",), 1.0))
         return found
 
     def _calls(self, text: str) -> list[Passage]:
@@ -237,39 +206,40 @@ class Detector:
             )
         return found
 
-    def _weighed(self, sentences: Sentences) -> list[_Weighed]:
-        text = sentences.text
-        places = self._places(text)
+    def _looked_at(self, text: str, data: bytes) -> _LookedAt:
+        sentences = Sentences(text)
         most = most_weighed(text)
-        first: list[tuple[Sentence, frozenset[int], set[str]]] = []
+        each: list[_Read] = []
         done = -1
-        for place in places:
+        for place in self._places(text, data):
             if place < done:
                 continue
             sentence = sentences.around(place)
-            done = max(done, sentence.end)
-            if sentence.end - sentence.start < 8:
+            start, end, opens, closes = sentence
+            done = max(done, end)
+            if end - start < 8:
                 continue
-            written = _BLANKS.sub(" ", text[sentence.start : sentence.end]).translate(_STRAIGHT)
-            if sentence.opens == sentence.closes == FIELD and written.count(" ") < 2 and written[0].isalnum():
+            written = _straight(text[start:end])
+            if opens == closes == FIELD and written.count(" ") < 2 and written[0].isalnum():
                 continue  # "return requested"
-            head = self._heads.of(written)
-            signs = _SIGNS.search(text, max(0, sentence.start - 12), sentence.start)
-            has = frozenset(self._sentence.Match(signs[0] + written if signs else written) or ())
-            first.append((sentence, has, head))
-            if len(first) == most:
+            signs = _SIGNS.search(text, max(0, start - 12), start) if start and text[start - 1] in _NO_WORDS else None
+            each.append(_Read(sentence, signs[0] + written if signs else written, self._heads.of(written)))
+            if len(each) == most:
                 break
-        ordinary = [sentence.start for sentence, _, head in first if head]
-        return [self._weigh(sentences, sentence, has, head, ordinary) for sentence, has, head in first]
+        return _LookedAt(sentences, each)
 
-    def _weigh(
-        self, sentences: Sentences, sentence: Sentence, has: frozenset[int], head: set[str], ordinary: list[int]
-    ) -> _Weighed:
+    def _weighed(self, looked_at: _LookedAt) -> Iterator[_Weighed]:
+        ordinary = [read.sentence.start for read in looked_at.each if read.head]
+        for read in looked_at.each:
+            yield self._weigh(looked_at.sentences, read, self._features.of(read.written), ordinary)
+
+    def _weigh(self, sentences: Sentences, read: _Read, has: list[int], ordinary: list[int]) -> _Weighed:
         odds = self._bias
         kinds: set[str] = set()
         names: list[str] = []
-        for index in sorted(has):
-            name, kind, weight = self._features[index]
+        sentence, _, head = read
+        for index in has:
+            name, kind, weight = self._of_feature[index]
             odds += weight
             names.append(name)
             if kind is not None:
@@ -284,63 +254,33 @@ class Detector:
                 kinds.add(kind)
         if not kinds:
             return _Weighed(sentence, odds, frozenset(), tuple(names))
-        for name in self._surroundings(sentences, sentence, kinds, ordinary):
+        for name in places(sentences.text, sentence):
             odds += self._context[name]
             names.append(name)
+        if not kinds & _STRONG:
+            start = sentence.start
+            if bisect_right(ordinary, start + AROUND) - bisect_left(ordinary, start - AROUND) > MANY:
+                odds += self._context["manual"]
+                names.append("manual")
         if _DOUBTFUL[0] < odds < _DOUBTFUL[1]:
-            related = self._related(sentences.text, sentence)
-            if related is not None:
-                odds += self._context[related]
-                names.append(related)
+            relation = related(sentences.text, sentence)
+            if relation is not None:
+                odds += self._context[relation]
+                names.append(relation)
         return _Weighed(sentence, odds, frozenset(kinds), tuple(names))
 
-    def _surroundings(
-        self, sentences: Sentences, sentence: Sentence, kinds: set[str], ordinary: list[int]
-    ) -> list[str]:
-        text, start, end = sentences.text, sentence.start, sentence.end
-        names: list[str] = []
-        if sentence.opens == FIELD:
-            names.append("field_start")
-        alone = sentence.opens != STOP and sentence.closes != STOP
-        if alone:
-            names.append("line_alone")
-            before, behind = text[max(0, start - 80) : start].rstrip(), text[end : end + 80].lstrip()
-            if sentence.opens in (LINE, TEXT) and sentence.closes in (LINE, TEXT):
-                if not before or not behind:
-                    names.append("edge")
-                if not before and _HEADER.match(behind):
-                    names.append("before_header")
-                if before and behind and before[-1].isalnum() | (before[-1] == ",") and behind[0].islower():
-                    names.append("interrupts")
-        near = bisect_right(ordinary, start + AROUND) - bisect_left(ordinary, start - AROUND)
-        if near > MANY and not kinds & _STRONG:
-            names.append("manual")
-        return names
-
-    @staticmethod
-    def _related(text: str, sentence: Sentence) -> str | None:
-        """Whether the sentence has anything to do with what is around it; None where that cannot be told."""
-        start, end = sentence.start, sentence.end
-        words = _content(text[start:end])
-        around = _content(text[max(0, start - AROUND) : start]) | _content(text[end : end + AROUND])
-        if len(words) < 2 or len(around) < 8:
-            return None
-        shared = len(words & around) / len(words)
-        return "unrelated" if shared == 0 else "related" if shared >= 0.5 else None
-
-    def _places(self, text: str) -> list[int]:
+    def _places(self, text: str, data: bytes) -> Iterator[int]:
         """Where in the text, in code points, a sentence may be one to look at, in order."""
-        data = text.encode()
-        ends = [found.end() - 1 for found in self._triggers.finditer(data)]
         if len(data) == len(text):
-            return ends
-        places: list[int] = []
+            for found in self._triggers.finditer(data):
+                yield found.end() - 1
+            return
         at = place = 0
-        for end in ends:
+        for found in self._triggers.finditer(data):
+            end = found.end() - 1
             place += len(data[at:end].decode("utf-8", "ignore"))
             at = end
-            places.append(place)
-        return places
+            yield place
 
 
 def most_weighed(text: str) -> int:
@@ -351,27 +291,22 @@ def _filled(expression: str, holes: dict[str, str]) -> str:
     return _HOLE.sub(lambda hole: f"(?:{holes[hole[1]]})", expression)
 
 
-def _content(text: str) -> set[str]:
-    """The words that say what a text is about, by their first five letters."""
-    return {word[:5] for word in _WORD.findall(text.lower()) if word not in _COMMON}
+def _straight(text: str) -> str:
+    """With blanks made one and quotes made straight."""
+    if not text.isprintable() or "\\" in text or "  " in text:
+        text = _BLANKS.sub(" ", text)
+    return text if text.isascii() else text.translate(_STRAIGHT)
 
 
 def _score(odds: float) -> float:
     return round(1 / (1 + math.exp(-odds)), 3)
 
 
-def _extent(sentences: Sentences, weighed: _Weighed) -> tuple[int, int]:
-    """The sentence, and what belongs to it: the next ones in its field; behind an override or a marker those on the
+def _end(sentences: Sentences, weighed: _Weighed) -> int:
+    """Where what belongs to a sentence ends: the next ones in its field; behind an override or a marker those on the
     next lines too."""
-    start, end = weighed.sentence.start, weighed.sentence.end
-    here: Sentence | None = weighed.sentence
     over_lines = bool(weighed.kinds & _LONG)
-    most = MOST_PASSAGE if over_lines else MOST_OF_FIELD
-    while here is not None and end - start < most:
-        here = sentences.after(here, over_lines)
-        if here is not None:
-            end = min(here.end, start + most)
-    return start, end
+    return sentences.extent(weighed.sentence, MOST_PASSAGE if over_lines else MOST_OF_FIELD, over_lines)
 
 
 def _joined(found: list[Passage]) -> list[Passage]:

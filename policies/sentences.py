@@ -8,11 +8,16 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+NEAREST = 48
 NEAR = 200
 MOST = 1000
 """Characters to each side of a place that are searched for the sentence's end: near first, then as far as this."""
+_AHEAD = 48
+"""Characters behind one where an end may begin that must be known to say that it may."""
 
 FIELD, LINE, STOP, TEXT = "field", "line", "stop", "text"
+_KIND: dict[str | None, str] = {"field": FIELD, "line": LINE, "stop": STOP, "other": STOP}
+"""What an end is, by the group of the expressions below that found it."""
 
 _NO_STOP = "".join(rf"(?<!\b{word})" for word in ("Dr", "Mr", "Ms", "Mrs", "St", "No", "vs", "e\\.g", "i\\.e", "etc"))
 _STOP = _NO_STOP + r"[.!?]+(?:[\"')\]*_]+(?!\s?[a-z}\]])|(?=[\s\\A-Z<}]|$))|[。！？।]"
@@ -29,12 +34,16 @@ _IN_DATA = re.compile(
     rf"(?P<field>{_FIELD}|{_LINE}{_KEY})|(?P<line>{_LINE})|(?P<stop>{_STOP_IN_DATA})|(?P<other>{_OTHER})"
 )
 _MARKS_IN_PROSE = re.compile(r"[\n\r\\.!?。！？।|<•▪‣]")
-_MARKS_IN_DATA = re.compile(r"[\n\r\\.!?。！？।|<•▪‣\[{,:\"']")
+_MARKS_IN_DATA = re.compile(
+    r"[\n\r\\.!?。！？।|<•▪‣\[{,:\"']"
+    r"(?:(?<=[\[{,:])(?=\s{0,40}\\?[\"']|\s{41})|(?<=[\"'])(?=\s{0,40}[}\]):,]|\s{41})|(?<![\[{,:\"']))"
+)
 """Where an end may begin: one look per character, before the expressions above are asked."""
 
-_LINE_OR_BLANK = re.compile(rf"{_LINE}|\s+")
-_STRUCTURED = re.compile(r"[\"']\s*:\s*[\"'{\[\d]|^\s*\[\s*[\"'{]")
-_BEFORE = " \t\r\n\"'*#>_`-({[,:;"
+_LINES_AND_BLANKS = re.compile(rf"(?:{_LINE}|\s++)*+")
+_KEY_IN_DATA = re.compile(r"[\"']\s*:\s*[\"'{\[\d]")
+_LIST = re.compile(r"\s*\[\s*[\"'{]")
+_BEFORE = frozenset(" \t\r\n\"'*#>_`-({[,:;")
 
 
 class Sentence(NamedTuple):
@@ -53,24 +62,40 @@ class Sentences:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.structured = _STRUCTURED.search(text, 0, 4 * MOST) is not None
+        keyed = _KEY_IN_DATA.search(text, 0, 4 * MOST) is not None
+        self.structured = keyed or _LIST.match(text, 0, 4 * MOST) is not None
         self._ends = _IN_DATA if self.structured else _IN_PROSE
         self._marks = _MARKS_IN_DATA if self.structured else _MARKS_IN_PROSE
 
     def around(self, place: int) -> Sentence:
         """The sentence that the character at ``place`` belongs to, ``MOST`` characters of it each way."""
         start, opens = 0, TEXT
-        for reach in (NEAR, MOST):
+        for reach in (NEAREST, NEAR, MOST):
             begin = max(0, place - reach)
             found = self._last_end(begin, place)
             if found is not None:
-                start, opens = found.end(), _kind(found)
+                start, opens = found.end(), _KIND[found.lastgroup]
                 break
             if begin == 0:
                 break
         else:
             start, opens = begin, STOP
-        return self._from(start, place, opens)
+        return Sentence(*self._from(start, place, opens))
+
+    def extent(self, sentence: Sentence, most: int, over_lines: bool) -> int:
+        """Where the sentences that follow in the same field end, at most ``most`` characters behind the beginning of
+        ``sentence``; ``over_lines``: those on later lines as well."""
+        text = self.text
+        _, end, _, closes = sentence
+        last = sentence.start + most
+        while end < last and (closes == STOP or (over_lines and closes == LINE)) and end < len(text):
+            blanks = _LINES_AND_BLANKS.match(text, end)
+            start = end if blanks is None else blanks.end()
+            start, following, _, closes = self._from(start, start, STOP)
+            if following <= start:
+                break
+            end = following
+        return min(end, last) if end > sentence.end else end
 
     def _last_end(self, begin: int, place: int) -> re.Match[str] | None:
         """The last end before ``place``."""
@@ -81,39 +106,31 @@ class Sentences:
                 return found
         return None
 
-    def _first_end(self, place: int, limit: int) -> re.Match[str] | None:
-        for mark in self._marks.finditer(self.text, place, limit):
-            found = self._ends.match(self.text, mark.start())
-            if found is not None:
-                return found
-        return None
-
-    def after(self, sentence: Sentence, over_lines: bool = False) -> Sentence | None:
-        """The sentence that follows in the same field; ``over_lines``: on a later line as well."""
-        if sentence.closes not in ((STOP, LINE) if over_lines else (STOP,)) or sentence.end >= len(self.text):
-            return None
-        start = sentence.end
-        while (blank := _LINE_OR_BLANK.match(self.text, start)) is not None:
-            start = blank.end()
-        following = self._from(start, start, STOP)
-        return following if following.end > following.start else None
-
-    def _from(self, start: int, place: int, opens: str) -> Sentence:
-        text = self.text
+    def _from(self, start: int, place: int, opens: str) -> tuple[int, int, str, str]:
+        """The sentence that begins at ``start`` and goes on behind ``place``, with what :class:`Sentence` has."""
+        text, ends = self.text, self._ends
         limit = min(len(text), place + MOST)
-        mark = self._first_end(max(start, place), limit)
-        if mark is None:
-            end, closes = limit, TEXT if limit == len(text) else STOP
-        else:
-            closes = _kind(mark)
-            end = mark.end() if mark.lastgroup == "stop" else mark.start()
-            if closes == STOP:
-                closes = self._behind(mark.end())
+        end, closes = limit, TEXT if limit == len(text) else STOP
+        for mark in self._marks.finditer(text, start if start > place else place, limit + _AHEAD):
+            at = mark.start()
+            if at >= limit:
+                break
+            found = ends.match(text, at)
+            if found is not None:
+                group = found.lastgroup
+                closes = _KIND[group]
+                end = at
+                if closes == STOP:
+                    behind = found.end()
+                    closes = self._behind(behind)
+                    if group == STOP:
+                        end = behind
+                break
         while start < end and text[start] in _BEFORE:
             start += 1
         while end > start and text[end - 1].isspace():
             end -= 1
-        return Sentence(start, end, opens, closes)
+        return start, end, opens, closes
 
     def _behind(self, place: int) -> str:
         """What stands behind a full stop: its field's or line's end, or another sentence."""
@@ -122,9 +139,7 @@ class Sentences:
             place += 1
         if place >= len(text):
             return TEXT
+        if text[place].isalnum():
+            return STOP
         mark = self._ends.match(text, place)
-        return STOP if mark is None else _kind(mark)
-
-
-def _kind(mark: re.Match[str]) -> str:
-    return mark.lastgroup if mark.lastgroup in (FIELD, LINE) else STOP
+        return STOP if mark is None else _KIND[mark.lastgroup]
