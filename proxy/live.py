@@ -6,14 +6,22 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy.exchange import Exchange
 from proxy.streamed import Killed, Stopping
 
+LEAVING_SECONDS = 2.0
+"""How long the last words of a stream that was ended may take to leave: a client that takes nothing is then cut off."""
+
 KILLED = "Interlock ended this answer here (rule: run_killed): an operator stopped this run. Tell the user."
 
 _log = logging.getLogger(__name__)
+
+
+class _Stream(NamedTuple):
+    end: Callable[[Stopping | Killed], None]
+    leave: Callable[[], None]
 
 
 class _Epoch:
@@ -31,7 +39,7 @@ class Live:
 
     def __init__(self) -> None:
         self._exchanges: dict[str, Exchange] = {}
-        self._streams: dict[str, Callable[[Stopping | Killed], None]] = {}
+        self._streams: dict[str, _Stream] = {}
         self._settling: set[asyncio.Task[None]] = set()
         self._underway = 0
         self._epoch = _Epoch()
@@ -76,10 +84,13 @@ class Live:
         self._exchanges.pop(x.id, None)
 
     @contextmanager
-    def streaming(self, x: Exchange, end: Callable[[Stopping | Killed], None]) -> Iterator[None]:
-        """While an answer flows: ``end`` is told what ends it, and the task is left alone."""
+    def streaming(
+        self, x: Exchange, end: Callable[[Stopping | Killed], None], leave: Callable[[], None]
+    ) -> Iterator[None]:
+        """While an answer flows, to its last byte: ``end`` is told what ends it, and the task is left alone. If it is
+        not over soon, because the client reads nothing, ``leave`` breaks the client's connection off."""
         x.waiting = None
-        self._streams[x.id] = end
+        self._streams[x.id] = _Stream(end, leave)
         try:
             yield
         finally:
@@ -87,8 +98,8 @@ class Live:
 
     def stop_streams(self) -> None:
         """End what still flows as the model server's own SIGTERM would."""
-        for end in list(self._streams.values()):
-            end(Stopping())
+        for name in list(self._streams):
+            self._end(name, Stopping())
 
     def cut(self, agent: str | None, run: str | None) -> None:
         """End what runs now of a killed run, of an agent, or (both None) everything: a stream is cut, and what has
@@ -97,10 +108,19 @@ class Live:
             if agent not in (None, x.agent) or run not in (None, x.sighting.run.id):
                 continue
             x.killed = True
-            if (end := self._streams.get(x.id)) is not None:
-                end(Killed(KILLED))
+            if x.id in self._streams:
+                self._end(x.id, Killed(KILLED))
             elif x.waiting is not None:
                 x.waiting.cancel()
+
+    def _end(self, name: str, problem: Stopping | Killed) -> None:
+        stream = self._streams[name]
+        stream.end(problem)
+        asyncio.get_running_loop().call_later(LEAVING_SECONDS, self._leave, name, stream)
+
+    def _leave(self, name: str, stream: _Stream) -> None:
+        if self._streams.get(name) is stream:
+            stream.leave()
 
     def later(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Do this in a task of its own, which no disconnect cancels."""

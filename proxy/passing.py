@@ -60,6 +60,12 @@ def like(answer: aiohttp.ClientResponse, *, body_at_hand: bool = False) -> web.S
         raise Refuse("upstream_failed", str(problem)) from None
 
 
+def cut_off(request: web.BaseRequest) -> None:
+    """The client's connection ends at once, with what it has not taken."""
+    if request.transport is not None:
+        request.transport.abort()
+
+
 def break_off(request: web.BaseRequest) -> None:
     """The client sees what a dying server looks like: its connection ends without the body's end."""
     if request.transport is not None:

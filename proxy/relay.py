@@ -34,7 +34,7 @@ from proxy.injecting import Injecting, resized
 from proxy.judge import Judge
 from proxy.judges import Judges
 from proxy.live import KILLED, Live
-from proxy.passing import break_off, copy, like, open_upstream
+from proxy.passing import break_off, copy, cut_off, like, open_upstream
 from proxy.random_ids import random_hex
 from proxy.recorder import Recorder
 from proxy.refusals import Refuse, refusal_answer
@@ -223,7 +223,7 @@ class Relay:
                 killed = Refuse("run_killed", KILLED, rule="breakers.killed")
                 await self._settling.refused(x, killed)
                 raise killed from None
-            x.ending = x.ending or "client_gone"
+            x.ending = x.ending or ("cut" if x.killed else "client_gone")
             raise
         finally:
             self._settling.begin(x)
@@ -402,18 +402,18 @@ class Relay:
         response = like(answer)
         response.headers.popall(hdrs.CONTENT_LENGTH, None)  # a refusal may change it; vLLM's streams have none
         try:
-            with self.live.streaming(x, partial(flow.end, answer.content)):
+            with self.live.streaming(x, partial(flow.end, answer.content), partial(cut_off, request)):
                 await response.prepare(request)
                 await flow.run(answer.content, Outlet(request))
+                if gate.over:
+                    x.ending = "cut"
+                    answer.close()
+                x.ending = x.ending or "done"
+                await response.write_eof()
         except UpstreamBroke:
             x.ending = "upstream_failed"
             break_off(request)
             raise ConnectionResetError("upstream broke off") from None
-        if gate.over:
-            x.ending = "cut"
-            answer.close()
-        x.ending = x.ending or "done"
-        await response.write_eof()
         return response
 
     async def _whole(self, request: web.BaseRequest, answer: aiohttp.ClientResponse, x: Exchange) -> web.StreamResponse:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -17,8 +18,11 @@ from proxy.app import Interlock
 from tests.support.chat import Call, Say, read_stream, stream, whole
 from tests.support.interlock import port_of, running
 from tests.support.raw import ScriptedUpstream, scripted, send
+from tests.support.served import until
 from tests.support.serving import HEAD, TOOLS, answering, ask, by_request, post, streaming
 from tests.support.wire import parse
+from tracing.records import Settled
+from tracing.segments import read as read_journal
 
 ASK = {"role": "user", "content": "Wait until the build is green."}
 
@@ -169,6 +173,53 @@ async def test_a_stream_of_a_killed_run_is_cut(tmp_path: Path) -> None:
     assert "run_killed" in read.text
     assert read.finish == "stop"
     assert answer.body.endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_kill_reaches_a_stream_whose_client_reads_nothing(tmp_path: Path) -> None:
+    """What it was given stands in its way: the last words do not get through, and it is cut off."""
+    gone, blocked = asyncio.Event(), asyncio.Event()
+    event = stream(Say(text="word"))[1]
+    many = (b"%x\r\n%s\r\n" % (len(event), event)) * 200
+
+    async def script(_request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD)
+        try:
+            while True:
+                writer.write(many)
+                try:
+                    async with asyncio.timeout(1):
+                        await writer.drain()
+                except TimeoutError:
+                    blocked.set()
+                    await writer.drain()
+        except ConnectionError:
+            gone.set()
+            raise
+
+    listen = {"admin_token": "operators-only"}
+    async with interlock(tmp_path, script, listen=listen) as (it, _):
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, ("127.0.0.1", port_of(it)))
+        await loop.sock_sendall(client, post(ask(stream=True)))
+        async with asyncio.timeout(60):
+            await blocked.wait()
+            async with aiohttp.ClientSession(headers={"Authorization": "Bearer operators-only"}) as admin:
+                order = {"operator": "ann", "reason": "enough"}
+                assert (await admin.post(f"{it.admin_url}/v1/all/kill", json=order)).status == 200
+            await gone.wait()
+            with suppress(ConnectionError):
+                while await loop.sock_recv(client, 65536):
+                    pass
+        client.close()
+        await until(lambda: settled(tmp_path), 20)
+    assert [record.ending for record in settled(tmp_path)] == ["cut"]
+
+
+def settled(state: Path) -> list[Settled]:
+    return [entry.record for entry in read_journal(state / "state") if isinstance(entry.record, Settled)]
 
 
 async def test_a_stream_is_cut_by_length_where_its_budget_ends(tmp_path: Path) -> None:
