@@ -12,6 +12,7 @@ import pytest
 from proxy.cli import main
 from proxy.selftest.canaries import SURFACES
 from proxy.selftest.forms import FORMS
+from tests.contract.test_masked_answers import POLICY as MASKING
 from tests.policies.support import built
 from tests.policies.test_rollout import written
 
@@ -168,6 +169,18 @@ def test_a_policy_that_holds_nothing_leaks_what_left_before_the_match(
     assert outcomes(cells, "leak") == {cell for cell in texts if cell[1]}
     assert "holds no text back" in cells["chat", True, "secret_text"]["why"]
     assert status == 1
+
+
+@pytest.mark.opa
+def test_what_is_masked_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str], opa_binary: Path) -> None:
+    sources = {"team/masks/policy.rego": MASKING.format(name="masks", hold="tail(64)")}
+    built(opa_binary, tmp_path / "sources", sources, with_library=True).write(tmp_path / "bundle")
+    modes = {"team.masks": "enforce", "interlock.secrets": "off"}
+    status, cells = selftest(tmp_path, capsys, policies={"bundle": str(tmp_path / "bundle"), "modes": modes})
+    answers = {"secret_call", "secret_call_text", "secret_text", "secret_reasoning"}
+    assert outcomes(cells, "pass") >= {cell for cell in CELLS if cell[2] in answers} | lawful()
+    assert "team.masks/key" in cells["chat", True, "secret_text"]["why"]
+    assert status == 0
 
 
 def test_each_agent_is_tested_as_the_rollout_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
