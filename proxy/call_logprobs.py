@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from policies.model import ArgumentProbability, CallLogprobs, Probability, UnalignedArgument
-from proxy.exchange import Exchange
+from proxy.exchange import Seen
 from serving.wire.token_alignment import ArgumentSureness, Sureness
 from serving.wire.vocabulary import ToolCall
 
 _DIGITS = 6
 
 
-def call_logprobs(x: Exchange, call: ToolCall) -> CallLogprobs | None:
+def call_logprobs(answer: Seen, call: ToolCall) -> CallLogprobs | None:
     """The logprob facts of ``call``; None if its answer shows no logprobs."""
-    seen = x.seen.choices.get(call.choice)
+    seen = answer.choices.get(call.choice)
     if seen is None or seen.trail is None:
         return None
     found = seen.trail.call(

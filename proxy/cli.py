@@ -68,9 +68,10 @@ def _policy(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     from policies.authoring.cli import add_policy_commands
     from proxy.replay.commands import add_replay_command
     from proxy.replay.evaluating import add_eval_command
+    from proxy.replay.examples import try_examples
     from proxy.replay.promoting import add_promote_command
 
-    commands = add_policy_commands(subparsers)
+    commands = add_policy_commands(subparsers, try_examples)
     add_eval_command(commands)
     add_replay_command(commands)
     add_promote_command(commands)

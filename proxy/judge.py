@@ -390,7 +390,7 @@ class Judge:
     def _call_facts(
         self, x: Exchange, call: ToolCall, arguments: dict[str, Any] | None, known: Facts | None = None
     ) -> CallFacts:
-        logprobs = call_logprobs(x, call) if self._reads_logprobs else None
+        logprobs = call_logprobs(x.seen, call) if self._reads_logprobs else None
         changed = self._reads_changes and call.name in x.changed_tools
         return call_facts(call, arguments, x.request.tools, logprobs, known, changed, compared=self._compares)
 

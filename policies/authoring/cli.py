@@ -7,7 +7,8 @@ could not be looked at (no ``opa``, a folder laid out wrong, Rego that does not 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from policies.authoring.build import build
 from policies.authoring.check import Report, check
+from policies.authoring.examples import Tried
 from policies.authoring.new import new_policy
 from policies.authoring.opa_tool import OpaFailedError, OpaMissingError, OpaTool
 from policies.authoring.signing_cli import add_serial_arguments, add_signing_commands
@@ -32,6 +34,7 @@ from serving.launch.decision_log import LOG_DECISIONS, write_mask
 
 OK, WRONG, UNABLE = 0, 1, 2
 
+TryExamples = Callable[[SourceTree, Bundle], Sequence[Tried]]
 Handler = Callable[[argparse.Namespace], int]
 
 _FOLDER = "folder with <owner>/<name>/policy.rego; without it, the shipped library"
@@ -39,8 +42,10 @@ _FOLDER = "folder with <owner>/<name>/policy.rego; without it, the shipped libra
 
 def add_policy_commands(
     subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    try_examples: TryExamples | None = None,
 ) -> argparse._SubParsersAction[argparse.ArgumentParser]:
-    """Add ``policy`` with its commands; each sets ``run`` to a handler. Gives what takes further commands."""
+    """Add ``policy`` with its commands; each sets ``run`` to a handler. Gives what takes further commands.
+    ``try_examples`` tries the examples beside the policies, as live traffic is judged."""
     policy = subparsers.add_parser(
         "policy",
         help="write, check, test and replay policies",
@@ -79,10 +84,10 @@ def add_policy_commands(
     _tree_arguments(checking)
     checking.set_defaults(run=_guarded(_check))
 
-    testing = commands.add_parser("test", help="run the _test.rego files on both engines")
+    testing = commands.add_parser("test", help="run the _test.rego files on both engines, and try the examples")
     _tree_arguments(testing)
     testing.add_argument("-v", "--verbose", action="store_true", help="every test, not only those that fail")
-    testing.set_defaults(run=_guarded(_test))
+    testing.set_defaults(run=_guarded(partial(_test, try_examples)))
 
     masking = commands.add_parser(
         "log-mask",
@@ -205,9 +210,9 @@ def _held(entry: PolicyEntry, stage: Stage) -> str:
     return entry.holds.get(stage, "none") if stage in TEXT_STAGES else ""
 
 
-def _test(arguments: argparse.Namespace, console: Console) -> int:
-    opa = OpaTool.find()
-    results = run_tests(_tree(arguments), opa)
+def _test(try_examples: TryExamples | None, arguments: argparse.Namespace, console: Console) -> int:
+    opa, tree = OpaTool.find(), _tree(arguments)
+    results = run_tests(tree, opa)
     shown = results if arguments.verbose else [result for result in results if not result.ok]
     if shown:
         console.print(_results_table(shown))
@@ -218,7 +223,24 @@ def _test(arguments: argparse.Namespace, console: Console) -> int:
         console.print(f"[red]{disagreements} tests give another result on the other engine[/]")
     colour = "red" if failed else "green"
     console.print(f"[{colour}]{len(results) - failed} of {len(results)} tests pass[/] on {engines}")
+    if try_examples is not None and any(policy.examples for policy in tree.policies.values()):
+        failed += _print_examples(try_examples(tree, build(tree, opa)), console)
     return WRONG if failed else OK
+
+
+def _print_examples(tried: Sequence[Tried], console: Console) -> int:
+    """Gives how many are not as they say."""
+    for one in tried:
+        if one.problem is not None:
+            console.print(f"{escape(str(one.path))}: [red]{escape(one.problem)}[/]", soft_wrap=True)
+        elif one.unknown is not None:
+            said = f"[yellow]cannot be judged from a file[/]: {escape(one.unknown)}"
+            console.print(f"{escape(str(one.path))}: {said}", soft_wrap=True)
+    failed = sum(one.problem is not None for one in tried)
+    good = sum(one.problem is None and one.unknown is None for one in tried)
+    colour = "red" if failed else "green"
+    console.print(f"[{colour}]{good} of {len(tried)} examples are as they say[/] on the embedded engine")
+    return failed
 
 
 def _results_table(results: list[TestResult]) -> Table:

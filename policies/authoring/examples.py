@@ -11,13 +11,15 @@
 
 ``request`` and ``answer`` are as on the wire (``path`` says of which API; chat completions by default), so that
 `interlock policy eval` shows the same file. ``settings`` are laid over the defaults, with the policy enforced.
-``earlier`` are exchanges of the same run before this one; ``run`` is what is then known of it, for whoever looks at the
-file alone. ``findings`` are the ids that the policy finds, in any order: none, if it lets the exchange by.
+``earlier`` are exchanges of the same run before this one, from which follows what is known of it; ``run`` says what
+does not. ``findings`` are the ids that the policy finds, in any order: none, if it lets the exchange by.
+`interlock policy test` tries them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,17 @@ class Example(_Part):
     @property
     def stops(self) -> bool:
         return bool(self.findings)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What became of an example. ``problem``: what is not as it says; ``unknown``: why it cannot be judged from a file.
+    Neither: it is as it says."""
+
+    policy: str
+    path: Path
+    problem: str | None = None
+    unknown: str | None = None
 
 
 def examples_of(policy: PolicySources) -> Iterator[tuple[Path, Example]]:

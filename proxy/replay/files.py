@@ -6,14 +6,17 @@
      "answer": {"choices": [{"index": 0, "message": {…}, "finish_reason": "stop"}]}}
 
 ``path`` may be that of any API that is judged; the answer is its whole (not streamed) one, and may be missing.
-``owner``, ``team``, ``time`` (RFC 3339), ``run``, ``checks`` and ``budgets`` are what the decision input has under
-these names. The examples that lie beside policies are such files; their ``settings`` are laid over the others'. The
-lines that ``interlock audit show ID --json`` prints are taken as well.
+``earlier`` are exchanges of the same run before this one, each with ``request`` and ``answer``: what is known of the
+run, and which tools are others than before, follows from them, but for what policies found then. ``owner``, ``team``,
+``time`` (RFC 3339), ``run``, ``checks`` and ``budgets`` are what the decision input has under these names; ``run`` is
+laid over what follows. The examples that lie beside policies are such files; their ``settings`` are laid over the
+others'. The lines that ``interlock audit show ID --json`` prints are taken as well.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Set
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,9 +26,12 @@ from pydantic import ValidationError
 
 from policies.model import BudgetFacts, CheckFact, RunFacts, Stage
 from policies.seen import tools_of_results
+from proxy.call_logprobs import call_logprobs
+from proxy.exchange import Seen
+from proxy.replay.followed import NotOneRun, followed
 from proxy.replay.stored import Stored, StoredCall, StoredChoice, stored
 from serving.endpoints import EndpointClass, classify
-from serving.wire.dialect import Coerced, Dialect, UpstreamRefuses
+from serving.wire.dialect import Coerced, Dialect, UpstreamRefuses, WholeAnswer
 from serving.wire.dialects import FETCHES, dialect_of
 from serving.wire.request import ChatRequest
 from tracing.exchange import Exchange
@@ -36,9 +42,12 @@ FROM_FILE = "file"
 """The id of an exchange that no record has."""
 
 _FIELDS = frozenset(
-    ("agent", "owner", "team", "time", "path", "request", "answer", "run", "checks", "budgets", "title", "description")
+    (
+        *("agent", "owner", "team", "time", "path", "earlier", "request", "answer", "run", "checks", "budgets"),
+        *("title", "description"),
+    )
 )
-_BESIDE = frozenset(("settings", "earlier", "findings"))
+_BESIDE = frozenset(("settings", "findings"))
 """What examples of policies say besides (``policies.authoring.examples``); ``settings`` are for :func:`settings_in`."""
 
 
@@ -92,14 +101,19 @@ def exchange_of(plain: Any, where: str) -> Stored:
     if unknown := sorted(set(plain) - _FIELDS - _BESIDE):
         raise FileError(f"{where}: does not know {', '.join(unknown)}; there are: {', '.join(sorted(_FIELDS))}")
     target = str(plain.get("path", CHAT))
+    agent = str(plain.get("agent", "anonymous"))
     dialect = _dialect(target, plain["request"], where)
-    view = dialect.request(plain["request"])
-    if not isinstance(view, ChatRequest):
-        problem = view.message if isinstance(view, Coerced) else view.reason
-        raise FileError(f"{where}: request: {view.field}: {problem}")
-    choices, calls = _answer(dialect, plain["answer"], where) if plain.get("answer") is not None else ([], [])
+    view = _request(dialect, plain["request"], where)
+    answer = _answer(dialect, plain["answer"], where) if plain.get("answer") is not None else None
+    earlier = [_earlier(target, one, f"{where}: earlier") for one in plain.get("earlier") or ()]
     try:
-        run = RunFacts.model_validate({"id": "file", **(plain.get("run") or {})})
+        seen = followed(agent, earlier, view) if earlier else None
+    except NotOneRun as problem:
+        raise FileError(f"{where}: {problem}") from None
+    known = seen.run.facts().model_dump(mode="json") if seen is not None else {}
+    first = seen.new_from if seen is not None else 0
+    try:
+        run = RunFacts.model_validate({"id": "file", **known, **(plain.get("run") or {})})
         moment = {
             name: [kind.model_validate(one).model_dump(mode="json") for one in plain.get(name) or ()]
             for name, kind in (("checks", CheckFact), ("budgets", BudgetFacts))
@@ -107,23 +121,41 @@ def exchange_of(plain: Any, where: str) -> Stored:
         opened = int(datetime.fromisoformat(plain["time"]).timestamp() * 1e9) if "time" in plain else 0
     except (ValidationError, ValueError, TypeError) as error:
         raise FileError(f"{where}: {error}") from error
+    changed = seen.changed_tools if seen is not None else frozenset()
+    choices = answer.choices if answer is not None else ()
     return Stored(
         id=FROM_FILE,
-        agent=str(plain.get("agent", "anonymous")),
+        agent=agent,
         owner=plain.get("owner"),
         team=plain.get("team"),
         api=dialect.api,
         request=view,
-        news=view.messages,
+        news=view.messages[first:],
         message_count=len(view.messages),
         opened_ns=opened,
         run=run,
         unknown={},
-        news_tools=tuple(tools_of_results(view.messages)),
-        choices=choices,
-        calls=calls,
-        decided=_moments(choices, calls, {"run": run.model_dump(mode="json"), **moment}),
+        news_tools=tuple(tools_of_results(view.messages)[first:]),
+        changed_tools=changed,
+        choices=[StoredChoice(one.number, one.text, one.reasoning, one.finish, one.calls) for one in choices],
+        calls=[StoredCall(call, "") for one in choices for call in one.calls],
+        decided=_moments(view, answer, changed, {"run": run.model_dump(mode="json"), **moment}),
     )
+
+
+def _earlier(target: str, plain: Any, where: str) -> tuple[ChatRequest, WholeAnswer]:
+    if not isinstance(plain, dict) or not isinstance(plain.get("request"), dict) or plain.get("answer") is None:
+        raise FileError(f'{where}: expected objects with "request" and "answer"')
+    dialect = _dialect(target, plain["request"], where)
+    return _request(dialect, plain["request"], where), _answer(dialect, plain["answer"], where)
+
+
+def _request(dialect: Dialect, plain: dict[str, Any], where: str) -> ChatRequest:
+    view = dialect.request(plain)
+    if not isinstance(view, ChatRequest):
+        problem = view.message if isinstance(view, Coerced) else view.reason
+        raise FileError(f"{where}: request: {view.field}: {problem}")
+    return view
 
 
 def _dialect(target: str, request: Any, where: str) -> Dialect:
@@ -136,22 +168,36 @@ def _dialect(target: str, request: Any, where: str) -> Dialect:
     return dialect
 
 
-def _answer(dialect: Dialect, plain: Any, where: str) -> tuple[list[StoredChoice], list[StoredCall]]:
+def _answer(dialect: Dialect, plain: Any, where: str) -> WholeAnswer:
     try:
         answer = dialect.answer(json.dumps(plain).encode())
     except (ValueError, UnicodeEncodeError):
         answer = None
     if answer is None:
         raise FileError(f'{where}: "answer" is not a whole answer of the {dialect.api} API')
-    choices = [StoredChoice(one.number, one.text, one.reasoning, one.finish, one.calls) for one in answer.choices]
-    return choices, [StoredCall(call, "") for choice in answer.choices for call in choice.calls]
+    return answer
 
 
-def _moments(choices: list[StoredChoice], calls: list[StoredCall], moment: dict[str, Any]) -> list[Decided]:
+def _moments(
+    request: ChatRequest, answer: WholeAnswer | None, changed: Set[str], moment: dict[str, Any]
+) -> list[Decided]:
     """What the file says of the moment, for every place that may be asked about."""
-    places = [(Stage.REQUEST, "request")]
-    places += [(Stage.TOOL_CALL, f"call {one.call.choice}.{one.call.index}") for one in calls]
-    for choice in choices:
-        places += [(Stage.REASONING, f"reasoning of choice {choice.number}")]
-        places += [(Stage.OUTPUT, f"text of choice {choice.number}"), (Stage.RESPONSE, f"choice {choice.number}")]
-    return [Decided(time_ns=0, stage=stage.value, surface=place, moment=moment) for stage, place in places]
+    seen = Seen()
+    seen.keep_tokens(frozenset(tool.name for tool in request.tools))
+    if answer is not None:
+        seen.whole(answer)
+    places: list[tuple[Stage, str, dict[str, Any]]] = [(Stage.REQUEST, "request", {})]
+    for choice in answer.choices if answer is not None else ():
+        for call in choice.calls:
+            sure = call_logprobs(seen, call)
+            of_call = {
+                "changed": call.name in changed,
+                "logprobs": sure.model_dump(mode="json") if sure is not None else None,
+            }
+            places.append((Stage.TOOL_CALL, f"call {call.choice}.{call.index}", {"call": of_call}))
+        places += [
+            (Stage.REASONING, f"reasoning of choice {choice.number}", {}),
+            (Stage.OUTPUT, f"text of choice {choice.number}", {}),
+            (Stage.RESPONSE, f"choice {choice.number}", {}),
+        ]
+    return [Decided(time_ns=0, stage=stage.value, surface=place, moment=moment | of) for stage, place, of in places]

@@ -13,7 +13,9 @@ import pytest
 
 from policies.authoring.examples import Example, examples_of
 from policies.authoring.sources import LIBRARY, read_tree
+from policies.bundle import Bundle
 from proxy.app import Interlock
+from proxy.replay.examples import try_examples
 from tests.support.interlock import port_of, running
 from tests.support.raw import scripted, send
 from tests.support.serving import answering, post
@@ -43,6 +45,13 @@ def test_every_policy_has_an_example_that_it_stops_and_one_that_it_lets_by() -> 
     for policy in POLICIES:
         stops = {example.stops for name, _, example in EXAMPLES if name == policy}
         assert stops == {True, False}, policy
+
+
+def test_the_command_finds_in_each_what_a_whole_interlock_does(opa_binary: Path) -> None:
+    """The tests below say what that is."""
+    tried = try_examples(read_tree(LIBRARY), Bundle.load())
+    assert [(one.path, one.problem, one.unknown) for one in tried if one.problem or one.unknown] == []
+    assert len(tried) == len(EXAMPLES)
 
 
 @pytest.mark.parametrize("engine", ["embedded", "opa"])

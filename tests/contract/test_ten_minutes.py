@@ -66,7 +66,7 @@ async def test_the_page_leads_from_a_new_policy_to_one_that_watches(
         done.append(" ".join(words[:2]))
         if words[0] == "serve":
             continue
-        if done[-1] == "policy eval":
+        if done[-1] == "policy check":
             example = ROOT / "examples" / "stops.json"
             (old, new), (other, finding) = (
                 ("echo about project-kestrel", "./deploy.sh prod"),
@@ -90,7 +90,7 @@ async def test_the_page_leads_from_a_new_policy_to_one_that_watches(
             (ROOT / "policy_test.rego").write_text(test)
             (ROOT / "data.json").write_text(data)
         elif done[-1] == "policy test":
-            assert "3 of 3 tests pass" in out
+            assert "3 of 3 tests pass" in out and "2 of 2 examples are as they say" in out
         elif done[-1] == "policy eval":
             said = next(block for block in blocks("text") if block.startswith("call 0.0"))
             shown = re.sub(r"\s+", " ", out)
