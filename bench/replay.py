@@ -190,9 +190,11 @@ async def judged(number: int, seed: int, policies: PolicySet, settings: Settings
     return refused
 
 
-async def measure(number: int, seed: int, folder: Path, off: Sequence[str] = ()) -> Seen:
-    """Record, replay, ask the bare engine, enforce. ``off``: policies that are left out."""
+async def measure(number: int, seed: int, folder: Path, off: Sequence[str] = (), unread: Sequence[str] = ()) -> Seen:
+    """Record, replay, ask the bare engine, enforce. ``off``: policies that are left out; ``unread``: those that were
+    not in force when it was recorded."""
     without = dict.fromkeys(off, "off")
+    then = without | dict.fromkeys(unread, "off")
     bundle = Bundle.load()
     settings = Settings.model_validate(
         {
@@ -201,7 +203,7 @@ async def measure(number: int, seed: int, folder: Path, off: Sequence[str] = ())
             "policies": {"data": ALLOWED},
         }
     )
-    usual = Sets(bundle, _without_data(settings), rollout=Rollout.of_modes({}), changed=without).of("", None)
+    usual = Sets(bundle, _without_data(settings), rollout=Rollout.of_modes({}), changed=then).of("", None)
     before = await judged(number, seed, usual, settings)
     documents: list[Documents] = []
 
@@ -258,10 +260,13 @@ def main() -> int:
     parser.add_argument("--exchanges", type=int, default=10_000, metavar="N", help="stored exchanges (10000)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--off", action="append", default=[], metavar="POLICY", help="leave a policy out (repeatable)")
+    parser.add_argument(
+        "--unread", action="append", default=[], metavar="POLICY", help="leave it out when recording (repeatable)"
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="interlock-replay-") as folder:
-        seen = asyncio.run(measure(arguments.exchanges, arguments.seed, Path(folder), arguments.off))
+        seen = asyncio.run(measure(arguments.exchanges, arguments.seed, Path(folder), arguments.off, arguments.unread))
     if arguments.json:
         print(msgspec.json.encode(seen).decode())
     else:

@@ -212,12 +212,17 @@ def object_of(arguments: str, depth: int) -> dict[str, Any] | None:
 
 
 def only_then(
-    question: DecisionInput, shown: Callable[[Stage, str], bool], named: Set[str] = frozenset(), *, recent: bool = True
+    question: DecisionInput,
+    shown: Callable[[Stage, str], bool],
+    named: Set[str] = frozenset(),
+    *,
+    recent: bool = True,
+    note: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What of an input cannot be had again from the exchange's own record, as plain data: part → value. Parts that no
     policy was shown are not there; those that are known to be empty are. ``named``: the fields of a call that a policy
     asks for by name, which are there also where there is nothing to say. ``recent``: a policy reads the run's recent
-    calls."""
+    calls. ``note``: what was found in the history (``policies.recorded_facts``), which can be had again, at a price."""
     kept: dict[str, Any] = {}
     stage = question.stage
     if question.run is not NO_RUN:
@@ -236,6 +241,8 @@ def only_then(
             kept["calls"] = calls
     if question.surface is not None:
         kept["surface"] = {"bytes": question.surface.bytes, "complete": question.surface.complete}
+    if note is not None:
+        kept["history"] = note
     return kept
 
 

@@ -63,8 +63,8 @@ class Told(NamedTuple):
     orders: bool
 
     @classmethod
-    def of(cls, text: str, detect: Detect) -> Told:
-        found = tuple([passage for passage in detect(text) if passage.score >= DOUBTFUL])
+    def of(cls, text: str, passages: Sequence[Passage]) -> Told:
+        found = tuple([passage for passage in passages if passage.score >= DOUBTFUL])
         if not found:
             return NOTHING
         scores = tuple([round(passage.score, 3) for passage in found])
@@ -90,8 +90,13 @@ class KnownText:
     def told(self) -> Told:
         """The passages in it that give orders, doubtful ones too."""
         if self._told is None:
-            self._told = Told.of(self.text, self._detect)
+            self._told = Told.of(self.text, self._detect(self.text))
         return self._told
+
+    def tell(self, passages: Sequence[Passage]) -> None:
+        """They are known from elsewhere."""
+        if self._told is None:
+            self._told = Told.of(self.text, passages)
 
     @cached_property
     def squeezed(self) -> bytes:

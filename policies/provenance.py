@@ -35,7 +35,7 @@ from policies.model import (
     ValueProvenance,
 )
 from policies.naming import ASKS, NAMES, tool_names
-from policies.orders import GIVES_ORDERS
+from policies.orders import GIVES_ORDERS, Passage
 from policies.places import Cut, Needle, Places, Stretch
 from policies.seen import Piece, Source, ToolTable, calls_of_results, pieces_of
 from policies.value_forms import (
@@ -97,6 +97,8 @@ class Facts(NamedTuple):
     unplaced: list[UnplacedValue]
     named: CallNamed
     mismatch: CallMismatch
+    note: dict[str, Any] | None = None
+    """What is put on record of them (``policies.recorded_facts``)."""
 
 
 class Background:
@@ -189,6 +191,14 @@ class Background:
         if any(len(value) >= SHORTEST and value in whole for value in values):
             return True
         return any(text.names(self._names, call.name, ASKS) for text in told)
+
+    def passages_from(self, first: int) -> dict[int, list[Passage]]:
+        """The passages of results from message ``first`` on, by the message's number."""
+        return {
+            piece.message: [*text.told.passages]
+            for piece, text in zip(self._pieces, self._known, strict=True)
+            if piece.source == "tool" and piece.message >= first and text.told.passages
+        }
 
     def words(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """The words of each passage, with its kinds: to be shown to who looks into a decision."""

@@ -8,9 +8,11 @@ it as the user's own words would believe a stranger.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 from policies.model import Sink, Trust
@@ -51,6 +53,12 @@ class ToolTable:
         if exact is not None:
             return exact
         return next((self._exact[name] for name in self._patterns if fnmatchcase(tool, name)), None)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that is said of tools."""
+        said = sorted((name, entry.trust, sorted(entry.sinks.items())) for name, entry in self._exact.items())
+        return hashlib.blake2b(repr(said).encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
 
     def trust(self, tool: str | None) -> Trust:
         entry = self._entry(tool)

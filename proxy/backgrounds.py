@@ -16,6 +16,7 @@ from policies.known import KnownTexts, candidates
 from policies.model import Mode, OrderPassage, Stage
 from policies.orders import GIVES_ORDERS, Passage
 from policies.provenance import Background, Facts, certain_orders
+from policies.recorded_facts import noted
 from policies.seen import ToolTable, pieces_of
 from policies.service import PolicySet
 from policies.text_rules import names_field, reads_field
@@ -135,5 +136,13 @@ class Backgrounds:
         background = await self._histories.background(x)
         said = x.seen.said_before(call.choice, call.index)
         if background.size < _LARGE:
-            return background.facts(call.name, arguments, call.arguments, said)
-        return await asyncio.to_thread(background.facts, call.name, arguments, call.arguments, said)
+            return self._noted(background, x, call, arguments, said)
+        return await asyncio.to_thread(self._noted, background, x, call, arguments, said)
+
+    def _noted(
+        self, background: Background, x: Exchange, call: ToolCall, arguments: Mapping[str, object] | None, said: str
+    ) -> Facts:
+        facts = background.facts(call.name, arguments, call.arguments, said)
+        if x.rewritten or x.fetched:
+            return facts  # what is on record is not what they were found in
+        return facts._replace(note=noted(background, facts, self.table, x.sighting.new_from))

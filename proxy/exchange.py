@@ -268,6 +268,7 @@ class Exchange:
     ahead: bytes = b""
     kept: Kept | None = None
     fetched: bool = False
+    rewritten: bool = False
     again: bool = False
     history: KeptHistory | None = None
     covered: bool = False
@@ -295,6 +296,7 @@ class Exchange:
         if self.news:
             self.news = request.messages[len(request.messages) - len(self.news) :]
         self.request = request
+        self.rewritten = True
 
     def forget(self, *, messages: bool, tools: bool) -> None:
         """The request was judged: what nobody reads any more need not wait for the answer's end. ``messages``: those

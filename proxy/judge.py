@@ -296,8 +296,9 @@ class Judge:
         """Policies that only record, and read where a call's values are from, are asked when the answer is over."""
         for call, place in x.behind:
             arguments = object_of(call.arguments, self._depth)
-            facts = self._call_facts(x, call, arguments, await self._backgrounds.call(x, call, arguments))
-            await self._decide(x, Stage.TOOL_CALL, place, call=facts, without=self._backgrounds.before)
+            known = await self._backgrounds.call(x, call, arguments)
+            facts = self._call_facts(x, call, arguments, known)
+            await self._decide(x, Stage.TOOL_CALL, place, call=facts, known=known, without=self._backgrounds.before)
         x.behind.clear()
 
     async def response(self, x: Exchange) -> None:
@@ -356,7 +357,7 @@ class Judge:
             return self._call_facts(x, one, same, known)
 
         async def decide(facts: CallFacts) -> Decision:
-            return await self._decide(x, Stage.TOOL_CALL, place, call=facts, without=behind)
+            return await self._decide(x, Stage.TOOL_CALL, place, call=facts, known=known, without=behind)
 
         facts, given = facts_of(call), call
         decision = await decide(facts)
@@ -401,6 +402,7 @@ class Judge:
         surface: str,
         *,
         call: CallFacts | None = None,
+        known: Facts | None = None,
         response: ResponseFacts | None = None,
         text: SurfaceFacts | None = None,
         signals: list[Signal] | None = None,
@@ -408,7 +410,8 @@ class Judge:
         masking: TextMasking | None = None,
         without: Set[str] = frozenset(),
     ) -> Decision:
-        """``without``: policies that are asked at another time. ``masking`` is told what was decided."""
+        """``known``: what ``call`` has from the history. ``without``: policies that are asked at another time.
+        ``masking`` is told what was decided."""
         shown = self._policies.shown
         checks: list[CheckFact] = []
         budgets: list[BudgetFacts] = []
@@ -437,7 +440,8 @@ class Judge:
         for found in decision.findings:
             x.sighting.run.add_finding(f"{found.policy}/{found.finding.id}")
         if decision.asked:
-            then = partial(only_then, question, shown, self._named[stage], recent=stage in self._recent)
+            note, recent = known.note if known is not None else None, stage in self._recent
+            then = partial(only_then, question, shown, self._named[stage], recent=recent, note=note)
             parts = masking.of(decision) if masking is not None and decision.action in CHANGES else ()
             x.decided_seq = self._recorder.decided(x, surface, decision, exposed, then, parts)
         return decision

@@ -32,7 +32,8 @@ from policies.model import (
     Stage,
 )
 from policies.orders import GIVES_ORDERS
-from policies.provenance import Background, certain_orders
+from policies.provenance import Background, Facts, certain_orders
+from policies.recorded_facts import Note, facts_of, orders_of, read_note, tell
 from policies.redaction import CannotRedact, changes_of
 from policies.seen import NO_SETTINGS, ToolTable, pieces_of
 from policies.service import PolicySet
@@ -263,15 +264,17 @@ class Rejudge:
             return Said(place, Stage.TOOL_CALL, stopped_by=rule if self._holds else None, about=call)
         if not self.policies.in_force(Stage.TOOL_CALL):
             return Said(place, Stage.TOOL_CALL, about=call)
-        known = None
-        if self._reads_history:
+        noted = asking.noted(place) if self._reads_history and readable else None
+        known = noted
+        if noted is None and self._reads_history:
             known = asking.background.facts(call.name, arguments, call.arguments, asking.x.said(call.choice))
         facts = call_facts(call, arguments, asking.x.request.tools, facts=known, compared=self._compares)
         if "request.tools" in asking.x.unknown and not facts.offered:
             unknown["call.offered"] = asking.x.unknown["request.tools"]
         then = asking.then(Stage.TOOL_CALL, place)
         unknown |= _MOMENT_OF_CALL
-        if asking.x.said_is_known(call.choice) and not any(name in asking.x.unknown for name in HISTORY_FIELDS):
+        lost = not asking.x.said_is_known(call.choice) or any(name in asking.x.unknown for name in HISTORY_FIELDS)
+        if noted is not None or not lost:
             unknown.pop("call.mismatch", None)
         if then is not None and (moment := then.moment.get("call")) is not None:
             facts, unknown = _with_moment(facts, moment), {n: w for n, w in unknown.items() if n[5:] not in moment}
@@ -397,6 +400,23 @@ class Histories:
         self.texts = KnownTexts(most_bytes=most_bytes)
         self._of_runs: OrderedDict[str, Background] = OrderedDict()
 
+    def notes(self, x: Stored) -> dict[str, Note]:
+        """What was found about the calls of ``x`` when it was live: place → that, if it would be found again just so.
+        What it says of new texts is known from now on."""
+        said = [one for one in x.decided if "history" in one.moment and "history" not in one.altered]
+        if not said or any(name in x.unknown for name in HISTORY_FIELDS):
+            return {}
+        notes = {
+            one.surface: note for one in said if (note := read_note(one.moment["history"], self.tools)) is not None
+        }
+        for note in notes.values():
+            tell(note, x.request.messages, self.texts)
+        return notes
+
+    def orders(self, x: Stored, note: Note) -> Sequence[OrderPassage] | None:
+        """The passages that give orders in what the model had seen; None if that takes a closer look."""
+        return orders_of(note, x.request.messages, self.tools, self.texts)
+
     def background(self, x: Stored) -> Background:
         """What the model had seen before its answer."""
         before = self._of_runs.pop(x.run.id, None)
@@ -417,16 +437,31 @@ class _Asking:
         for decided in x.decided:
             self._then.setdefault((decided.stage, decided.surface), []).append(decided)
         self._findings = list(x.run.findings)
+        self._notes = histories.notes(x)
+        self._orders: Sequence[OrderPassage] | None = None
 
     @cached_property
     def background(self) -> Background:
         """What the model had seen."""
         return self._histories.background(self.x)
 
+    def noted(self, place: str) -> Facts | None:
+        """What was found about a call then, if it would be found again just so."""
+        note = self._notes.get(place)
+        return facts_of(note) if note is not None else None
+
+    @property
+    def _all_orders(self) -> Sequence[OrderPassage]:
+        if self._orders is None:
+            note = next(iter(self._notes.values()), None)
+            known = self._histories.orders(self.x, note) if note is not None else None
+            self._orders = known if known is not None else self.background.orders
+        return self._orders
+
     def orders(self, stage: Stage) -> Sequence[OrderPassage]:
         """The passages that a policy at ``stage`` is shown, as the live judge shows them."""
         if stage is not Stage.REQUEST:
-            found = self.background.orders
+            found = self._all_orders
             return found if stage is Stage.TOOL_CALL else [order for order in found if order.score >= GIVES_ORDERS]
         first = self.x.message_count - len(self.x.news)
         pieces = pieces_of(self.x.request.messages, self._histories.tools)

@@ -33,8 +33,8 @@ EXCERPT = 160
 PATIENCE = 5.0
 """Seconds that one decision may take at least: nobody waits for it, and a busy machine must not look like a denial."""
 
-TOGETHER, TOGETHER_CHARACTERS = 16, 4_000_000
-"""Exchanges that are asked about together, and characters of their requests from which on there are no more."""
+TOGETHER, TOGETHER_BYTES = 16, 4_000_000
+"""Exchanges that are asked about together, and bytes of their requests from which on there are no more."""
 TEXTS_BYTES = 64 * 1024 * 1024
 """Of texts, and of what is known of them: a run shows the same ones with every request."""
 
@@ -205,8 +205,8 @@ def _groups(exchanges: Iterable[Exchange]) -> Iterator[list[Stored]]:
         if x is None:
             continue
         group.append(x)
-        size += sum(len(message.text) for message in x.request.messages)
-        if len(group) == TOGETHER or size > TOGETHER_CHARACTERS:
+        size += exchange.opened.request_bytes if exchange.opened is not None else 0
+        if len(group) == TOGETHER or size > TOGETHER_BYTES:
             yield group
             group, size = [], 0
     if group:
