@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,7 +112,8 @@ def holds(log: Path, state: Path, bundle: Bundle) -> None:
     text = log.read_text(encoding="utf-8")
     assert not [word for word in WORDS if word in text]
     calls = [entry for entry in entries if entry["path"].endswith("/tool_call")]
-    assert [entry["input"]["call"].get("name") for entry in calls] == ["look", None] * 2
+    names = Counter(entry["input"]["call"].get("name") for entry in calls)  # asked at once, in whichever order
+    assert names == {"look": 2, None: 2}
     for entry in entries:
         assert bundle.digest in {one.get("revision") for one in entry["bundles"].values()}
         assert {"/input", "/result"} <= set(entry["masked"])
