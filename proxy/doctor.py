@@ -36,6 +36,7 @@ from policies.bundle import configured
 from policies.in_force import rollout_of
 from policies.service import effective_bundle
 from proxy.identity import ANONYMOUS
+from proxy.reloading import serials_of
 from proxy.serve_cli import add_config_flag, overrides_of
 from serving.config_file import ConfigError, load
 from serving.launch.commands import LaunchError, find_command
@@ -238,8 +239,11 @@ async def vllm(settings: Settings) -> Finding:
 
 async def policies(settings: Settings) -> Finding:
     try:
-        bundle = effective_bundle(settings.policies, settings.agents)
-        modes = rollout_of(settings.policies, bundle).modes([entry.name for entry in bundle.policies], ANONYMOUS, None)
+        intake = serials_of(settings).intake()
+        bundle = effective_bundle(settings.policies, settings.agents, intake)
+        modes = rollout_of(settings.policies, bundle, intake).modes(
+            [entry.name for entry in bundle.policies], ANONYMOUS, None
+        )
     except ValueError as error:
         return Finding("policies", "broken", str(error), "`serve` does not start")
     idle = {entry.name for entry in bundle.policies if not configured(entry, bundle.data)}

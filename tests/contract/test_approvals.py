@@ -280,13 +280,11 @@ async def test_of_two_who_answer_at_once_the_first_counts(bundle: Path, tmp_path
 
 async def test_who_comes_after_the_deadline_is_told_so(bundle: Path, tmp_path: Path) -> None:
     api = APIS["chat"]
-    async with asking(bundle, tmp_path, seconds=1) as (stage, interlock), admin(interlock) as session:
+    async with asking(bundle, tmp_path, seconds=0.3) as (stage, interlock), admin(interlock) as session:
         stage.script = script(api, False)
-        given = asyncio.ensure_future(send(stage.port, post(api.ask(stream=False), path=api.path)))
-        await until(lambda: waiting(session), 20)
-        (one,) = await waiting(session)
-        await given
-        async with session.post(f"/v1/approvals/{one['id']}/approve", json=ORDER) as answer:
+        await send(stage.port, post(api.ask(stream=False), path=api.path))
+        name = records(tmp_path, Alerted)[0].evidence["id"]
+        async with session.post(f"/v1/approvals/{name}/approve", json=ORDER) as answer:
             said = await answer.json()
         assert (answer.status, said["operator"], said["action"]) == (409, "interlock", "approval_expired")
 

@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from pydantic import SecretStr
 
+from policies.signing import make_keys, read_private, sign, signature_path
 from proxy import doctor
 from proxy.cli import main
 from proxy.doctor import Finding
@@ -29,6 +30,7 @@ from serving.settings import (
     TracingSettings,
     UpstreamSettings,
 )
+from tests.policies.test_rollout import written
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -111,6 +113,22 @@ async def test_a_port_in_use_is_said(unused_tcp_port_factory: Any, vllm: str) ->
     found = await doctor.ports(Settings(listen=ListenSettings(port=taken, admin_port=free)))
     assert (found.status, found.detail) == ("missing", f"127.0.0.1:{taken} in use")
     assert (await doctor.ports(Settings(listen=ListenSettings(port=free, admin_port=0)))).status == "ok"
+
+
+async def test_policies_that_serve_would_refuse_as_older_are_broken(tmp_path: Path) -> None:
+    key = make_keys(tmp_path / "key.pem")
+    folder = written(tmp_path / "rollout", "modes: {interlock.shell: warn}")
+    path = folder / "platform.yaml"
+    line = sign(read_private(tmp_path / "key.pem"), "rollout platform", path.read_bytes(), serial=1)
+    signature_path(path).write_text(line)
+    settings = Settings(
+        state_dir=tmp_path / "state", policies=PolicySettings(rollout=folder, rollout_keys={"platform": [key]})
+    )
+    assert (await doctor.policies(settings)).status == "ok"
+    (tmp_path / "state" / "policies").mkdir(parents=True)
+    (tmp_path / "state" / "policies" / "serials.json").write_text('{"rollout platform": {"serial": 2, "content": ""}}')
+    found = await doctor.policies(settings)
+    assert found.status == "broken" and "is older (serial 1)" in found.detail
 
 
 async def test_policies_and_prices_that_do_not_load_are_broken(tmp_path: Path) -> None:
