@@ -1,8 +1,8 @@
 """The one path that every exchange walks: accept, identify, admit, judge, forward, watch, gate, settle.
 
 Each step is a method here or an object of its own; the order is what this file is for. ``live`` knows what runs now,
-``passing`` how bytes pass that nobody judges, ``settling`` what happens at the end. A refusal is raised as
-:class:`Refuse` from wherever it is found and becomes an answer in one place.
+``passing`` how bytes pass that nobody judges, ``answering`` what becomes of an answer, ``settling`` what happens at the
+end. A refusal is raised as :class:`Refuse` from wherever it is found and becomes an answer in one place.
 """
 
 from __future__ import annotations
@@ -21,20 +21,18 @@ from multidict import CIMultiDict
 
 from proxy.accept import read_body, read_request
 from proxy.answer_book import AnswerBook, cancel_path, read_fetch, unknown
+from proxy.answering import Answering
 from proxy.beside import Beside
 from proxy.breakers.admission import Admission, Denied
-from proxy.breakers.budgets import FIRST_TOKENS, Estimate, estimate
+from proxy.breakers.budgets import Estimate, estimate
 from proxy.carry import Uncarriable, Upstream, request_headers
 from proxy.exchange import Exchange
-from proxy.flow import Outlet
-from proxy.gate import Gate
-from proxy.gated_choice import Answer, Question, TextQuestion
 from proxy.identity import Agent, Identifier
 from proxy.injecting import Injecting, resized
 from proxy.judge import Judge
 from proxy.judges import Judges
 from proxy.live import KILLED, Live
-from proxy.passing import break_off, copy, cut_off, like, open_upstream
+from proxy.passing import copy, open_upstream
 from proxy.random_ids import random_hex
 from proxy.recorder import Recorder
 from proxy.refusals import Refuse, refusal_answer
@@ -43,25 +41,18 @@ from proxy.runs import Sighting
 from proxy.settling import Settling
 from proxy.share import ShareMeter
 from proxy.state import Runs
-from proxy.streamed import StreamedAnswer, UpstreamBroke
 from proxy.trace_context import join
-from proxy.whole import judge_whole
 from serving.allocator import Holes
 from serving.endpoints import EndpointClass, classify, decide
 from serving.settings import Settings
 from serving.wire.dialect import Dialect
 from serving.wire.dialects import DIALECTS, FETCHES
 from serving.wire.request import ChatRequest
-from serving.wire.splice import Unspliceable
 from tracing.journal import JournalError
 from tracing.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 
-_BUDGET_CUT = (
-    "Interlock ended this answer here (rule: budget_exhausted): the budget of this run or agent has no more "
-    "tokens. Do not send the request again; tell the user."
-)
 _LARGE = 256 * 1024  # bytes of a body that is read beside the event loop
 _RUN_HEADER = "X-Interlock-Run"
 
@@ -111,6 +102,7 @@ class Relay:
         self._passes_unjudged = settings.unjudged == "allow"
         self.holes = Holes()
         self.live = Live()
+        self._answering = Answering(settings, answers=self._answers, runs=runs, live=self.live, clock_ns=clock_ns)
         self._settling = Settling(
             admission=admission,
             runs=runs,
@@ -333,7 +325,7 @@ class Relay:
         self.holes.left_by(x.request_bytes)
         x.status = answer.status
         try:
-            return await self._answer(request, answer, x)
+            return await self._answering.give(request, answer, x)
         except BaseException:
             answer.close()
             raise
@@ -351,155 +343,3 @@ class Relay:
             answer.close()
             self._injecting.refused(x, injected, status)
         return await self._open(sent.method, sent.target, sent.headers, sent.body)
-
-    # -- watch and gate ----------------------------------------------------------------------------
-
-    async def _answer(
-        self, request: web.BaseRequest, answer: aiohttp.ClientResponse, x: Exchange
-    ) -> web.StreamResponse:
-        kind = answer.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
-        plain = answer.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() in ("", "identity")
-        if not 200 <= answer.status < 300:
-            x.ending, x.waiting = "done", None
-            self._answers.forget(x)
-            return await copy(request, answer)
-        if kind == "text/event-stream" and plain:
-            return await self._streamed(request, answer, x)
-        if kind == "application/json" and plain:
-            return await self._whole(request, answer, x)
-        x.coverage["answer"] = "unjudged: neither JSON nor an event stream"
-        if not self._passes_unjudged:
-            raise Refuse("unjudged_answer", "The model server's answer is of a kind that cannot be judged.")
-        x.ending, x.waiting = "done", None
-        return await copy(request, answer)
-
-    async def _streamed(
-        self, request: web.BaseRequest, answer: aiohttp.ClientResponse, x: Exchange
-    ) -> web.StreamResponse:
-        limits = self._settings.limits
-        reader, writer = x.dialect.stream(x.request)
-        gate = Gate(
-            writer,
-            hold=x.judge.holds_calls,
-            watch_tokens=x.request.shows_tokens and (x.request.calls_possible or bool(x.judge.texts)),
-            held_limit=limits.held_bytes,
-            closing=x.judge.closing,
-            texts=x.judge.texts,
-            offered=frozenset(tool.name for tool in x.request.tools) if x.judge.holds_calls else None,
-        )
-        flow = StreamedAnswer(
-            x,
-            reader,
-            gate,
-            judge=self._verdict,
-            extend=self._extend if x.admitted is not None and x.admitted.lease.binding and not x.fetched else None,
-            ended=lambda number: self._left(x, number),
-            begun=(lambda: self._answers.begun(x)) if x.request.stored else None,
-            unjudged_passes=self._passes_unjudged,
-            limit=limits.held_bytes,
-            alive_seconds=self._settings.policies.approval.alive_seconds,
-        )
-        response = like(answer)
-        response.headers.popall(hdrs.CONTENT_LENGTH, None)  # a refusal may change it; vLLM's streams have none
-        try:
-            with self.live.streaming(x, partial(flow.end, answer.content), partial(cut_off, request)):
-                await response.prepare(request)
-                await flow.run(answer.content, Outlet(request))
-                if gate.over:
-                    x.ending = "cut"
-                    answer.close()
-                x.ending = x.ending or "done"
-                await response.write_eof()
-        except UpstreamBroke:
-            x.ending = "upstream_failed"
-            break_off(request)
-            raise ConnectionResetError("upstream broke off") from None
-        return response
-
-    async def _whole(self, request: web.BaseRequest, answer: aiohttp.ClientResponse, x: Exchange) -> web.StreamResponse:
-        parts, size = [], 0
-        try:
-            while data := await answer.content.readany():
-                x.first_byte_ns = x.first_byte_ns or self._clock_ns()
-                size += len(data)
-                parts.append(data)
-                if size > self._settings.limits.answer_bytes:
-                    raise Refuse("unjudged_answer", "The model server's answer is too large to judge.")
-        except aiohttp.ClientError:
-            x.ending = "upstream_failed"
-            break_off(request)
-            raise ConnectionResetError("upstream broke off") from None
-        try:
-            body = await judge_whole(
-                x,
-                b"".join(parts),
-                self._verdict,
-                x.judge.texts,
-                hold=x.judge.holds_calls,
-                closing=x.judge.closing,
-                held_limit=self._settings.limits.held_bytes,
-            )
-            if body is not None and x.undo is not None:
-                body = x.undo.whole(body)
-        except Unspliceable:
-            raise Refuse("unjudged_answer", "The model server's answer cannot be changed.") from None
-        if body is None:
-            x.coverage["answer"] = "unjudged: not understood"
-            if not self._passes_unjudged:
-                raise Refuse("unjudged_answer", "The model server's answer cannot be understood.")
-            body = b"".join(parts)
-        self._answers.begun(x)
-        if not x.seen.pending:
-            for number in x.seen.choices:
-                self._left(x, number)
-        response = like(answer, body_at_hand=True)
-        if hdrs.CONTENT_LENGTH in response.headers:
-            response.content_length = len(body)
-        x.answer_bytes = len(body)
-        x.ending = "done"
-        x.waiting = None
-        await response.prepare(request)
-        await response.write_eof(body)
-        return response
-
-    def _left(self, x: Exchange, number: int) -> None:
-        """A choice is as the client will have it: the next request of this run will begin with it."""
-        if number in x.left:
-            return
-        x.left.add(number)
-        if x.again:
-            return
-        seen = x.seen.choices[number]
-        calls = []
-        for index in sorted(seen.calls):
-            outcome = x.outcomes.get((number, index))
-            if x.cut_text is None and (outcome is None or outcome.given):
-                call_id, name, arguments = seen.call(index)
-                calls.append((call_id, name, arguments if outcome is None else outcome.arguments))
-        text = x.given_text(number)
-        self._runs.left(x.sighting, text, calls)
-        if x.request.stored:
-            self._answers.given(x, text, calls)
-
-    async def _verdict(self, x: Exchange, question: Question | TextQuestion) -> Answer:
-        """What was decided about a call of an answer holds for every copy of it."""
-        if isinstance(question, TextQuestion):
-            return await x.judge.ask(x, question)
-        kept = x.kept
-        known = kept.outcomes.get(question.call.index) if kept is not None else None
-        if known is not None and known.call == question.call and known.outcome != "unrecorded":
-            x.outcomes[(question.call.choice, question.call.index)] = known
-            return x.judge.answer(known)
-        answer = await x.judge.call(x, question)
-        if kept is not None:
-            kept.outcomes[question.call.index] = x.outcomes[(question.call.choice, question.call.index)]
-        return answer
-
-    async def _extend(self, x: Exchange) -> str | None:
-        """Hold more of the budget for an answer that goes on; the text to cut it with where that fails."""
-        assert x.admitted is not None
-        lease = x.admitted.lease
-        while not lease.covers(x.prompt_estimate + x.seen.tokens):
-            if not await lease.extend(FIRST_TOKENS):
-                return _BUDGET_CUT
-        return None
