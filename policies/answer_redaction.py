@@ -2,24 +2,26 @@
 
 A finding with the action ``redact`` names them by its redactions. In a text the path is ``""`` and ``start`` and
 ``end`` are UTF-8 bytes, as its signals have them, or ``/text`` and code points of ``input.surface.text``; without them
-it is all of the text. In a call the path is a JSON pointer into the arguments, as signals have it, to a string, and
-``start`` and ``end`` are its code points. Whatever else it says is no redaction that can be made.
+it is all of the text. In a whole answer (stage ``response``) the path is ``/text`` or ``/reasoning``. In a call it is a
+JSON pointer into the arguments, as signals have it, to a string, and ``start`` and ``end`` are its code points.
+Whatever else it says is no redaction that can be made.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from policies.model import Action, Decision, Mode, PolicyFinding, Redaction
 from policies.redaction import CannotRedact
 from serving.wire import splice
-from serving.wire.masking import Mask, Masks, joined, masked
+from serving.wire.masking import Mask, Masks, Surface, joined, masked
 from serving.wire.splice import Span, Unspliceable
 
 TEXT_PATH = "/text"
 _WHOLE = ""
+_SURFACES: Mapping[str, Surface] = {TEXT_PATH: "text", "/reasoning": "reasoning"}
 
 
 def wanted(decision: Decision) -> list[tuple[str, Redaction]]:
@@ -51,24 +53,42 @@ def masks_of_text(decision: Decision, said: bytes, left: int = 0) -> Masks:
     for rule, redaction in wanted(decision):
         if redaction.path not in (_WHOLE, TEXT_PATH):
             raise CannotRedact(f"{rule} names no text")
-        start, end = _bytes_of(said, redaction)
-        if not 0 <= start < end <= len(said):
-            raise CannotRedact(f"{rule} names a span outside of the text, or nothing")
-        if start < left:
+        mask = _mask(rule, redaction, said, code_points=redaction.path == TEXT_PATH)
+        if mask.start < left:
             raise CannotRedact(f"{rule} names what has left")
-        spans.append(Mask(start, end, redaction.replacement))
+        spans.append(mask)
     return joined(spans)
 
 
-def _bytes_of(said: bytes, redaction: Redaction) -> tuple[int, int]:
+def masks_of_response(decision: Decision, said: Mapping[Surface, bytes]) -> dict[Surface, Masks]:
+    """What is masked of the texts of a whole answer: paths are ``/text`` and ``/reasoning``, places are code points.
+
+    Raises :class:`CannotRedact`."""
+    spans: dict[Surface, list[Mask]] = {}
+    for rule, redaction in wanted(decision):
+        surface: Surface | None = _SURFACES.get(redaction.path)
+        if surface is None:
+            raise CannotRedact(f"{rule} names no text of the answer")
+        spans.setdefault(surface, []).append(_mask(rule, redaction, said[surface], code_points=True))
+    return {surface: joined(masks) for surface, masks in spans.items()}
+
+
+def _mask(rule: str, redaction: Redaction, said: bytes, *, code_points: bool) -> Mask:
+    start, end = _bytes_of(said, redaction, code_points)
+    if not 0 <= start < end <= len(said):
+        raise CannotRedact(f"{rule} names a span outside of the text, or nothing")
+    return Mask(start, end, redaction.replacement)
+
+
+def _bytes_of(said: bytes, redaction: Redaction, code_points: bool) -> tuple[int, int]:
     start, end = redaction.start, redaction.end
-    if redaction.path == TEXT_PATH and (start is not None or end is not None):
+    if code_points and (start is not None or end is not None):
         text = said.decode("utf-8", "surrogatepass")
         last = len(text) if end is None else end
         if not 0 <= (start or 0) <= last <= len(text):
             return -1, -1
-        begin = len(text[: start or 0].encode("utf-8", "surrogatepass"))
-        return begin, begin + len(text[start or 0 : last].encode("utf-8", "surrogatepass"))
+        begin = len(_utf8(text[: start or 0]))
+        return begin, begin + len(_utf8(text[start or 0 : last]))
     first, last = start or 0, len(said) if end is None else end
     while 0 < first < len(said) and said[first] & 0xC0 == 0x80:  # all of a character, or nothing
         first -= 1

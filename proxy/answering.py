@@ -127,6 +127,7 @@ class Answering:
                 hold=x.judge.holds_calls,
                 closing=x.judge.closing,
                 held_limit=self._settings.limits.held_bytes,
+                over=x.judge.whole,
             )
             if body is not None and x.undo is not None:
                 body = x.undo.whole(body)

@@ -50,6 +50,7 @@ class ChoiceSeen:
     written: int = 0  # calls that were found in its texts
     trail: TokenTrail | None = None
     masks: dict[Surface, Masks] = field(default_factory=dict)
+    responded: bool = False  # policies were asked about all of it, before it was given
 
     def mask(self, surface: Surface, masks: Masks) -> None:
         """The client does not get this of its text, or of its reasoning."""

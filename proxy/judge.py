@@ -41,7 +41,7 @@ from proxy.coverage import Coverage
 from proxy.exchange import Exchange, Outcome
 from proxy.gated_choice import Answer, Question, TextQuestion
 from proxy.gated_text import Found, TextRule
-from proxy.masked_answers import TextMasking, masked_call
+from proxy.masked_answers import ResponseMasking, TextMasking, masked_call
 from proxy.recorder import Recorder
 from proxy.refusals import Refuse
 from serving.settings import PolicySettings
@@ -308,17 +308,44 @@ class Judge:
         if not self._policies.in_force(Stage.RESPONSE):
             return
         for number, seen in sorted(x.seen.choices.items()):
-            facts = ResponseFacts(
-                choice=number,
-                text=seen.said,
-                reasoning=seen.thought,
-                finish_reason=seen.finish,
-                calls=[
-                    self._call_facts(x, ToolCall(number, i, *seen.call(i)), object_of(seen.call(i)[2], self._depth))
-                    for i in sorted(seen.calls)
-                ],
-            )
-            await self._decide(x, Stage.RESPONSE, f"choice {number}", response=facts)
+            if not seen.responded:
+                await self._decide(x, Stage.RESPONSE, f"choice {number}", response=self._response_facts(x, number))
+
+    async def whole(self, x: Exchange, number: int) -> Answer:
+        """Stage ``response`` of a choice that is given as a whole: nothing of it has left, so it can be masked, or be
+        withheld. Not asked where no policy is enforced."""
+        if not self._policies.enforced(Stage.RESPONSE):
+            return Answer()
+        seen = x.seen.choice(number)
+        seen.responded, masking = True, ResponseMasking(seen)
+        place, facts = f"choice {number}", self._response_facts(x, number)
+        decision = await self._decide(x, Stage.RESPONSE, place, response=facts, masking=masking)
+        if not decision.refuses and decision.action not in CHANGES:
+            return Answer()
+        try:
+            await self._recorder.commit(x.decided_seq)
+        except JournalError:
+            _log.error("an answer was withheld or masked, and the journal cannot be written")
+        if decision.action in CHANGES and not masking.problem:
+            masking.made()
+            return Answer()
+        if masking.problem:
+            _log.error("an answer was withheld, because it cannot be masked: %s", masking.problem)
+        refusal = decision.refusal or f"Blocked by policy {decision.rule}. The answer was withheld."
+        return Answer(refusal, cut=True, error=self._refusal == "error")
+
+    def _response_facts(self, x: Exchange, number: int) -> ResponseFacts:
+        seen = x.seen.choices[number]
+        return ResponseFacts(
+            choice=number,
+            text=seen.said,
+            reasoning=seen.thought,
+            finish_reason=seen.finish,
+            calls=[
+                self._call_facts(x, ToolCall(number, i, *seen.call(i)), object_of(seen.call(i)[2], self._depth))
+                for i in sorted(seen.calls)
+            ],
+        )
 
     # -- parts -------------------------------------------------------------------------------------
 
@@ -407,7 +434,7 @@ class Judge:
         text: SurfaceFacts | None = None,
         signals: list[Signal] | None = None,
         exposed: int = 0,
-        masking: TextMasking | None = None,
+        masking: TextMasking | ResponseMasking | None = None,
         without: Set[str] = frozenset(),
     ) -> Decision:
         """``known``: what ``call`` has from the history. ``without``: policies that are asked at another time.

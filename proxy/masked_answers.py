@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from policies.answer_redaction import keys_of, mask_arguments, masks_of_text, wanted
+from policies.answer_redaction import keys_of, mask_arguments, masks_of_response, masks_of_text, wanted
 from policies.model import Action, CallFacts, Decision, Signal
 from policies.redaction import CannotRedact
-from proxy.exchange import Exchange
+from proxy.exchange import ChoiceSeen, Exchange
 from proxy.gated_text import Found
-from serving.wire.masking import Masks
+from serving.wire.masking import Masks, Surface
 from serving.wire.vocabulary import ToolCall
 
 _ROUNDS = 8
@@ -59,6 +59,33 @@ class TextMasking:
         if not all(hit.sure for hit in found.hits):
             raise CannotRedact(f"{decision.rule} masks a match whose end is not known")
         return masks_of_text(decision, bytes(self._said[: found.size]), found.left)
+
+
+class ResponseMasking:
+    """What is masked of a choice of a whole answer, at the stage ``response``."""
+
+    def __init__(self, seen: ChoiceSeen) -> None:
+        self._said: dict[Surface, bytes] = {"text": bytes(seen.text), "reasoning": bytes(seen.reasoning)}
+        self._seen = seen
+        self._masks: dict[Surface, Masks] = {}
+        self.problem = ""
+
+    def of(self, decision: Decision) -> tuple[str, ...]:
+        """The words that ``decision`` takes away."""
+        try:
+            self._masks = masks_of_response(decision, self._said)
+        except CannotRedact as problem:
+            self.problem = str(problem)
+        return tuple(
+            self._said[surface][one.start : one.end].decode("utf-8", "surrogatepass")
+            for surface, masks in self._masks.items()
+            for one in masks
+        )
+
+    def made(self) -> None:
+        """The client gets it so."""
+        for surface, masks in self._masks.items():
+            self._seen.mask(surface, masks)
 
 
 async def masked_call(

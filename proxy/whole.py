@@ -15,6 +15,7 @@ from serving.wire.request import SentTool
 from serving.wire.vocabulary import ChoiceDelta
 from serving.wire.writer import ChoiceChange
 
+AskOver = Callable[[Exchange, int], Awaitable[Answer]]
 AskJudge = Callable[[Exchange, Question | TextQuestion], Awaitable[Answer]]
 
 
@@ -27,10 +28,11 @@ async def judge_whole(
     hold: bool,
     closing: str,
     held_limit: int,
+    over: AskOver | None = None,
 ) -> bytes | None:
-    """The body that the client gets: the very same object if nothing was refused. None if the answer is not
-    understood. ``hold``: verdicts on calls count; if False they are asked for and change nothing. Raises ``Refuse``
-    where the settings want an error in an answer's place."""
+    """The body that the client gets: the very same object if nothing was refused or masked. None if the answer is not
+    understood. ``hold``: verdicts on calls count; if False they are asked for and change nothing. ``over`` is asked at
+    last about each choice as a whole. Raises ``Refuse`` where the settings want an error in an answer's place."""
     answer = x.dialect.answer(body)
     if answer is None:
         return None
@@ -40,6 +42,11 @@ async def judge_whole(
         if found := await _masks_of(x, texts, choice, ask, hold=hold):
             masks[choice.position] = found
     refused, arguments = await _calls(x, answer, ask, hold, held_limit) if x.cut_text is None else ({}, {})
+    for choice in answer.choices if over is not None and not answer.pending else ():
+        if x.cut_text is None and over is not None:
+            _stop_if(x, await over(x, choice.number))
+            if found := x.seen.choices[choice.number].masks:
+                masks[choice.position] = dict(found)
     if x.cut_text is not None:
         changes = [ChoiceChange(c.position, {}, len(c.calls), closing, x.cut_text) for c in answer.choices]
     elif places := sorted(masks.keys() | refused.keys() | arguments.keys()):

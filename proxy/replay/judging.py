@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from policies.answer_redaction import mask_arguments, masks_of_text
+from policies.answer_redaction import mask_arguments, masks_of_response, masks_of_text
 from policies.inputs import HISTORY_FIELDS, OF_THE_MOMENT, call_facts, decision_input, object_of, text_facts
 from policies.known import MOST_BYTES, KnownTexts
 from policies.model import (
@@ -82,7 +82,7 @@ class Said(msgspec.Struct, frozen=True):
     @property
     def recorded(self) -> bool:
         """At this stage nothing can be stopped any more."""
-        return self.stage is Stage.RESPONSE
+        return self.stage is Stage.RESPONSE and self.stopped_by is None
 
 
 class Rejudge:
@@ -323,7 +323,19 @@ class Rejudge:
         )
         parts = {"content": "response.text", "reasoning": "response.reasoning", "tool_calls": "response.calls"}
         unknown = {parts[name]: why for name, why in choice.unknown.items() if name in parts}
-        return await self._ask(asking, place, Stage.RESPONSE, response=facts, unknown=unknown, then=then)
+        said = await self._ask(asking, place, Stage.RESPONSE, response=facts, unknown=unknown, then=then)
+        decision = said.decision
+        if asking.x.request.stream or decision is None or not (decision.refuses or decision.action in CHANGES):
+            return said
+        stopped = msgspec.structs.replace(said, stopped_by=decision.rule)
+        if decision.refuses:
+            return stopped
+        try:
+            texts: dict[Surface, bytes] = {"text": _utf8(choice.text), "reasoning": _utf8(choice.reasoning)}
+            masks_of_response(decision, texts)
+        except CannotRedact:
+            return stopped
+        return said
 
     async def _ask(
         self,
@@ -502,6 +514,10 @@ def _recorded(name: str, moment: Mapping[str, Any]) -> bool:
     """Whether a field is in what was recorded of a moment."""
     part, _, below = name.partition(".")
     return part in moment and (not below or (part == "run" and below in moment["run"]))
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _part_of(surface: Surface) -> str:

@@ -167,8 +167,12 @@ def stopped_then(x: Stored) -> dict[str, str]:
             if call.in_text is not None:
                 where = f"{call.call.index} in the {call.in_text} of choice {call.call.choice}"
             found[f"call {where}"] = call.rule or call.outcome
+    masked = {decided.surface for decided in x.decided if decided.masked}
+    stages = ("reasoning", "output") if x.request.stream else ("reasoning", "output", "response")
     for decided in x.decided:
-        if decided.stage in ("reasoning", "output") and decided.action in STOPS:
+        if decided.stage not in stages or (decided.action == "redact" and decided.surface in masked):
+            continue
+        if decided.action in STOPS:
             found.setdefault(decided.surface, decided.rule or decided.action)
     return found
 

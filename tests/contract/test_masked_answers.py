@@ -7,6 +7,7 @@ policies are in force beside it, so calls are held too.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,13 +21,15 @@ from hypothesis import strategies as st
 
 from tests.contract.test_text_policies import TextStage, pieces
 from tests.policies.support import built
+from tests.support import messages, responses
 from tests.support.apis import APIS, STREAMED, documents, heard
 from tests.support.chat import Call, Say
 from tests.support.interlock import port_of, running
-from tests.support.raw import scripted
+from tests.support.raw import scripted, send
 from tests.support.served import until
-from tests.support.serving import answering, streaming
-from tracing.records import Settled
+from tests.support.serving import HEAD, answering, post, streaming
+from tests.support.wire import parse
+from tracing.records import Decided, Settled
 from tracing.segments import read
 
 pytestmark = [pytest.mark.opa, pytest.mark.asyncio(loop_scope="module")]
@@ -265,3 +268,91 @@ async def test_what_was_masked_is_on_record_as_it_was_given(
     assert "choices/0/content" in settled.altered
     assert settled.coverage["text"].startswith("judged")
     assert all(KEY.encode() not in path.read_bytes() for path in stage.state.rglob("*") if path.is_file())
+
+
+BAD = Call("run_shell", '{"command":"rm -rf /"}')
+CALLING = [name for name in APIS if name.startswith(("chat", "messages", "responses"))]
+
+
+@pytest.mark.parametrize("name", CALLING)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("surface", ["text", "reasoning"])
+async def test_a_call_is_refused_beside_a_masked_text(
+    stages: dict[str, TextStage], name: str, stream: bool, surface: str
+) -> None:
+    """The starter policies refuse the command, whose refusal follows the masked text."""
+    api, stage = APIS[name], stages["tail"]
+    say = says(surface, f"The key is {KEY}.", (BAD, LOOK))
+    stage.script = streaming(api.events(say, 2)) if stream else answering(api.body(say))
+    body = await stage.asks(api, stream=stream)
+    assert leaks(body) == {}
+    told = heard(body)
+    assert "rm -rf" not in str(told)
+    assert "Oslo" in str(told)
+    for said in api.said(told, "text", stream=stream):
+        assert said.startswith("So be it." if surface == "reasoning" else f"The key is {MASK}.")
+        assert "interlock.shell" in said
+    if surface == "reasoning":
+        assert api.said(told, "reasoning", stream=stream) == [f"The key is {MASK}."] * api.choices
+    if stream and api.name.startswith("responses"):
+        responses.read_stream(body)
+    if stream and api.name.startswith("messages"):
+        messages.read_stream(body)
+
+
+def masks_on_record(stage: TextStage) -> int:
+    return sum(len(entry.record.masked) for entry in read(stage.state) if isinstance(entry.record, Decided))
+
+
+@pytest.mark.parametrize("name", STREAMED)
+@pytest.mark.parametrize("interval", [1, 5])
+async def test_an_answer_is_cut_behind_a_mask(stages: dict[str, TextStage], name: str, interval: int) -> None:
+    """A call in plain text ends it: what was given of it stays masked in what closes it."""
+    api, stage = APIS[name], stages["tail"]
+    written = f"<tool_call>{json.dumps({'name': 'run_shell', 'arguments': json.loads(BAD.arguments)})}</tool_call>"
+    events = api.events(says("text", f"The key is {KEY}, so. {'word ' * 20}{written}"), interval)
+    opened = next(at for at in range(len(events)) if "<tool" in str(heard(b"".join(events[: at + 1]))))
+    before = masks_on_record(stage)
+
+    async def script(_request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD)
+        for at, event in enumerate(events):
+            if at == opened:
+                await writer.drain()
+                await until(lambda: masks_on_record(stage) == before + api.choices)
+            writer.write(b"%x\r\n%s\r\n" % (len(event), event))
+        writer.write(b"0\r\n\r\n")
+
+    stage.script = script
+    body = await stage.asks(api, stream=True)
+    assert leaks(body) == {}
+    told = heard(body)
+    assert "rm -rf" not in str(told)
+    for said in api.said(told, "text", stream=True):
+        assert said.startswith(f"The key is {MASK}")
+        assert "interlock.shell" in said
+    if api.name.startswith("responses"):
+        responses.read_stream(body)
+    if api.name.startswith("messages"):
+        messages.read_stream(body)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_is_fetched_again_is_masked_again(stages: dict[str, TextStage], stream: bool) -> None:
+    api, stage = APIS["responses"], stages["tail"]
+    say = says("text", f"The key is {KEY}.", (Call("read_file", json.dumps({"path": KEY})),))
+    ask = api.ask(stream=stream) | {"background": True, "store": True}
+    made = responses.stream(say) if stream else [responses.whole(say, background=True)]
+    stage.script = streaming(made) if stream else answering(made[0])
+    first = parse(await send(stage.port, post(ask, path=api.path)))
+    answer_id = next(documents(first.body))["response"]["id"] if stream else json.loads(first.body)["id"]
+    for query in ("", "?stream=true", "?stream=true&starting_after=6"):
+        events = responses.stream(say)
+        stage.script = streaming(events) if query else answering(responses.whole(say, background=True))
+        lines = [f"GET {api.path}/{answer_id}{query} HTTP/1.1", "Host: test", "", ""]
+        again = parse(await send(stage.port, "\r\n".join(lines).encode()))
+        assert again.start == "HTTP/1.1 200 OK", again.body
+        assert leaks(again.body) == {}
+        assert MASK in again.body.decode()
+        if query == "?stream=true":
+            responses.read_stream(again.body)
