@@ -7,13 +7,16 @@ RUN := .venv/bin
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lanes test check format demo demo-vllm bench bench-tools lock clean
+.PHONY: help setup opa lanes test check format demo demo-vllm bench bench-tools lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup:  ## make .venv with the interlock command, from the lock
 	@deploy/setup.sh
+
+opa: setup  ## the opa command alone, for whoever writes policies; `interlock policy` finds it
+	@$(RUN)/python deploy/lane.py opa
 
 lanes: setup  ## make the environments of the real vLLM, OPA, NeMo and MLflow (once per machine, large)
 	@for lane in opa nemo mlflow vllm; do $(RUN)/python deploy/lane.py $$lane || exit 1; done

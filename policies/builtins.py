@@ -29,6 +29,12 @@ DIFFERENT_BETWEEN_ENGINES: Mapping[str, str] = {
 }
 """Builtins that the embedded engine has, and that give another answer there for some arguments, with what to do."""
 
+_INSTEAD: Mapping[str, str] = {
+    "regex.find_n": "take regex.find_all_string_submatch_n, whose matches are lists",
+    "time.now_ns": "take input.time",
+}
+"""What does the same."""
+
 SHARED = "lib/"
 """The helpers that policies use instead: they hand those builtins only what both engines take alike."""
 
@@ -57,7 +63,8 @@ def why(builtin: str) -> str:
     """What is wrong with a builtin that is refused."""
     if builtin in DIFFERENT_BETWEEN_ENGINES:
         return DIFFERENT_BETWEEN_ENGINES[builtin]
-    return _DECIDES_ALONE if builtin.startswith(REFUSED_PREFIXES) else _ONLY_A_SERVER
+    reason = _DECIDES_ALONE if builtin.startswith(REFUSED_PREFIXES) else _ONLY_A_SERVER
+    return f"{reason}; {_INSTEAD[builtin]}" if builtin in _INSTEAD else reason
 
 
 def refused(builtin: str, file: str) -> bool:

@@ -7,17 +7,16 @@ import hashlib
 import json
 import tarfile
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from policies.authoring.metadata import entry_from
 from policies.authoring.opa_tool import OpaTool
 from policies.authoring.references import Module, Reader, module_of
 from policies.authoring.sources import PolicySources, SourceError, SourceTree
 from policies.bundle import ENTRY_PACKAGE, POLICY_PACKAGE, Bundle, Manifest, PolicyEntry, alone, digest_of, together
-from policies.model import TEXT_STAGES, Severity, Stage
+from policies.model import Stage
 
 ENTRY_FILE = "entry.rego"
 
@@ -55,7 +54,8 @@ def require_packages(tree: SourceTree, modules: Mapping[str, Module]) -> None:
         for name in policy.modules:
             if modules[name].package != policy.package:
                 raise SourceError(
-                    f"{policy.modules[name]}: package {modules[name].package}; expected package {policy.package}"
+                    f"{policy.modules[name]}:{modules[name].row}: package {modules[name].package}; expected package "
+                    f"{policy.package}"
                 )
     for name, path in tree.library.items():
         if not modules[name].package.startswith("interlock.lib"):
@@ -76,45 +76,7 @@ def entry_of(policy: PolicySources, modules: Mapping[str, Module], reader: Reade
             f"{policy.folder}: no stage; write `tool_call contains finding if …` (stages: "
             f"{', '.join(stage.value for stage in Stage)})"
         )
-    about = _annotation(policy, opa)
-    custom = about.get("custom") or {}
-    try:
-        severity = Severity(custom["severity"]) if "severity" in custom else None
-    except ValueError as error:
-        raise SourceError(f"{policy.folder}: custom.severity: {error}") from error
-    try:
-        return PolicyEntry(
-            name=policy.name,
-            title=str(about.get("title", "")),
-            description=str(about.get("description", "")),
-            severity=severity,
-            tags=[str(tag) for tag in custom.get("tags") or []],
-            stages=stages,
-            holds=_holds(custom.get("hold"), stages),
-            patterns=[str(name) for name in custom.get("patterns") or []],
-            needs=[str(name) for name in custom.get("needs") or []],
-        )
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(step) for step in first["loc"])
-        raise SourceError(f"{policy.folder}: metadata: {place}: {first['msg']}") from error
-
-
-def _holds(said: Any, stages: Iterable[Stage]) -> dict[Any, Any]:
-    """``custom.hold``: one for every text stage of the policy, or one for each by its name."""
-    if said is None or isinstance(said, Mapping):
-        return dict(said or {})
-    return {stage: said for stage in stages if stage in TEXT_STAGES}
-
-
-def _annotation(policy: PolicySources, opa: OpaTool) -> dict[str, Any]:
-    """The package's metadata: the first that is found, ``policy.rego`` before other files."""
-    files = sorted(policy.modules.values(), key=lambda path: (path.name != "policy.rego", path.name))
-    for entry in opa.annotations(files[:1]):
-        found: dict[str, Any] = entry.get("annotations") or {}
-        if found.get("scope") == "package":
-            return found
-    return {}
+    return entry_from(policy, stages, opa)
 
 
 def entry_source(entries: list[PolicyEntry]) -> str:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -26,14 +27,16 @@ from policies.authoring.build import (
     require_packages,
     stages_of,
 )
+from policies.authoring.metadata import MetadataError, main_file, remarks, row_of
 from policies.authoring.names import meant, unknown_names
 from policies.authoring.opa_tool import OpaFailedError, OpaTool
 from policies.authoring.references import Module, Reader, Tree, references
-from policies.authoring.sources import SourceTree
+from policies.authoring.sources import PolicySources, SourceTree
+from policies.authoring.testing import test_data
 from policies.builtins import refused, why
 from policies.bundle import PolicyEntry
 from policies.engines import embedded as _embedded  # gives opa-py-wasm room for modules with many constants
-from policies.model import TEXT_STAGES
+from policies.model import TEXT_STAGES, Stage
 from policies.schemas import INPUT_SCHEMA
 from policies.text_rules import HoldError, require_hold
 from serving.patterns import shipped_patterns
@@ -81,47 +84,104 @@ def check(tree: SourceTree, opa: OpaTool) -> Report:
     said = {(problem.file, problem.row) for problem in problems}
     problems += (one for one in _compiler_problems(tree, opa) if (one.file, one.row) not in said)
     entries: list[PolicyEntry] = []
+    data = test_data(tree)
     for _, policy in sorted(tree.policies.items()):
         stages = stages_of(policy, modules, reader)
-        first = min(policy.modules)
+        first = main_file(policy)
         if not stages:
-            problems.append(Problem("error", first, 1, "no stage: write `tool_call contains finding if …`"))
+            problems.append(_no_stage(policy, modules))
             continue
-        entry = entry_of(policy, modules, reader, opa)
-        entries.append(entry)
-        problems += _holds(entry, first)
-        problems += _needs(entry, policy.data, first)
+        for file in policy.modules:
+            problems += _no_sets(modules[file])
+            problems += _handed_over(modules[file])
+            problems += _missing_data(modules[file], data)
+        problems += (Problem("warning", first, row, text) for row, text in remarks(policy, opa))
         if not policy.tests:
             problems.append(Problem("warning", first, 1, "no test: write policy_test.rego beside it"))
-        for file in policy.modules:
-            problems += _handed_over(modules[file])
+        try:
+            entry = entry_of(policy, modules, reader, opa)
+        except MetadataError as error:
+            problems.append(Problem("error", error.file, error.row, error.text))
+            continue
+        entries.append(entry)
+        problems += _holds(entry, policy)
+        problems += _needs(entry, policy)
     if not any(problem.level == "error" for problem in problems):
         problems += _host_builtins(tree, entries, modules, opa)
     return Report(problems, entries)
 
 
-def _holds(entry: PolicyEntry, file: str) -> Iterator[Problem]:
+def _no_stage(policy: PolicySources, modules: Mapping[str, Module]) -> Problem:
+    """A policy that nothing would ever be asked of; the rule that was probably meant for a stage is named."""
+    stages = [stage.value for stage in Stage]
+    for file in policy.modules:
+        for name, bodies in modules[file].rules.items():
+            if near := difflib.get_close_matches(name, stages, n=1):
+                text = f"there is no stage {name}; did you mean {near[0]}"
+                return Problem("error", file, _row_of_rule(bodies[0]), text)
+    rules = sorted({name for file in policy.modules for name in modules[file].rules})
+    text = f"no stage: write `tool_call contains finding if …`; stages are {', '.join(stages)}"
+    return Problem("error", main_file(policy), 1, f"{text}; its rules are {', '.join(rules)}" if rules else text)
+
+
+def _no_sets(module: Module) -> Iterator[Problem]:
+    """A stage is a set of findings: whatever else it is denies all that it is asked about."""
+    for stage in Stage:
+        for rule in module.rules.get(stage.value, ()):
+            if rule["head"].get("key") is None or rule["head"].get("value") is not None:
+                text = f"{stage.value} must be a set of findings: write `{stage.value} contains finding if …`"
+                yield Problem("error", module.file, _row_of_rule(rule), text)
+
+
+def _row_of_rule(rule: Tree) -> int:
+    return int((rule["head"].get("location") or rule.get("location") or {}).get("row", 1))
+
+
+def _missing_data(module: Module, data: Mapping[str, Any]) -> Iterator[Problem]:
+    """A key that no data.json has is undefined, and the rule that reads it silently off."""
+    rows: dict[str, int] = {}
+    for bodies in module.rules.values():
+        for reference in references(bodies, module.file):
+            path = [*module.imports.get(reference.head, reference.head).split("."), *reference.path]
+            if path[0] != "data" or len(path) < 4 or path[1:3] in (["interlock", "lib"], ["interlock", "policies"]):
+                continue
+            owner, name, key = path[1:4]
+            theirs = data.get(owner, {}).get(name)
+            whole = f"data.{owner}.{name}"
+            if theirs is None:
+                rows.setdefault(f"{whole}: no policy here has such data", reference.row)
+            elif key not in theirs:
+                rows.setdefault(f"{whole} has no key {key}{meant(key, theirs)}", reference.row)
+    for text, row in rows.items():
+        yield Problem("warning", module.file, row, f"{text}; without it the rule is silently off")
+
+
+def _holds(entry: PolicyEntry, policy: PolicySources) -> Iterator[Problem]:
     """What would be refused when the bundle is loaded."""
+    row = row_of(policy, "hold")
+    if row == 1:
+        row = row_of(policy, "patterns")
     for stage in TEXT_STAGES:
         if stage in entry.stages:
             try:
                 require_hold(entry, stage, shipped_patterns(entry.patterns))
             except HoldError as error:
-                yield Problem("error", file, 1, str(error))
+                yield Problem("error", main_file(policy), row, str(error))
 
 
-def _needs(entry: PolicyEntry, data: Mapping[str, Any] | None, file: str) -> Iterator[Problem]:
+def _needs(entry: PolicyEntry, policy: PolicySources) -> Iterator[Problem]:
     """A policy that needs data that nobody can find would never be asked."""
     for key in entry.needs:
-        if key not in (data or {}):
-            yield Problem("error", file, 1, f"needs {key}, but its data.json has none; write it there, empty or not")
+        if key not in (policy.data or {}):
+            text = f"needs {key}, but its data.json has none; write it there, empty or not"
+            yield Problem("error", main_file(policy), row_of(policy, "needs"), text)
 
 
 def _compiler_problems(tree: SourceTree, opa: OpaTool) -> Iterator[Problem]:
     """OPA's strict compiler with the input's schema."""
     with tempfile.TemporaryDirectory(prefix="interlock-check-") as name:
         folder = Path(name)
-        for file, path in tree.modules().items():
+        for file, path in (tree.modules() | tree.tests()).items():
             target = folder / "src" / file
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(path.read_text("utf-8"), "utf-8")

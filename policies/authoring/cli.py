@@ -7,6 +7,7 @@ could not be looked at (no ``opa``, a folder laid out wrong, Rego that does not 
 from __future__ import annotations
 
 import argparse
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,10 +25,11 @@ from policies.authoring.signing_cli import add_serial_arguments, add_signing_com
 from policies.authoring.sources import SourceError, SourceTree, tree_to_build
 from policies.authoring.testing import TestResult, run_tests
 from policies.bundle import Bundle, BundleError, PolicyEntry
+from policies.engines.embedded import EmbeddedEngine
 from policies.model import TEXT_STAGES, Mode, Stage
 from policies.modes import modes_in_force
 from policies.rollout import RolloutError
-from policies.service import with_settings
+from policies.service import PolicySet, with_settings
 from policies.signing import SignatureError, read_private
 from serving.config_file import ConfigError, load
 from serving.launch.decision_log import LOG_DECISIONS, write_mask
@@ -76,12 +78,14 @@ def add_policy_commands(
     )
     making.add_argument("--sign", type=Path, metavar="KEY", help="sign it with this private key (`policy keygen`)")
     add_serial_arguments(making)
+    _verbose_argument(making)
     making.set_defaults(run=_guarded(_build))
 
     checking = commands.add_parser(
         "check", help="compile, compare with the input's schema, and say what each policy reads"
     )
     _tree_arguments(checking)
+    _verbose_argument(checking)
     checking.set_defaults(run=_guarded(_check))
 
     testing = commands.add_parser("test", help="run the _test.rego files on both engines, and try the examples")
@@ -105,6 +109,10 @@ def add_policy_commands(
 def _tree_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help=_FOLDER)
     parser.add_argument("--no-library", action="store_true", help="leave out the shipped policies")
+
+
+def _verbose_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-v", "--verbose", action="store_true", help="list the shipped policies too")
 
 
 def _guarded(handler: Callable[[argparse.Namespace, Console], int]) -> Handler:
@@ -155,34 +163,59 @@ def _build(arguments: argparse.Namespace, console: Console) -> int:
         bundle = with_settings(bundle, settings.policies, settings.agents)
     if arguments.sign is not None:
         bundle = bundle.signed(read_private(arguments.sign), arguments.serial, arguments.not_before)
+    _require_loadable(bundle)
     bundle.write(arguments.output)
-    console.print(_policies_table(bundle.policies))
+    _print_policies(bundle.policies, arguments, console)
     size = sum(map(len, bundle.files().values())) // 1024
     console.print(f"[green]built[/] {escape(str(arguments.output))} ({size} KB, OPA {bundle.manifest.opa})")
     console.print(f"digest {bundle.digest}")
-    Bundle.load(arguments.output)
     return OK
+
+
+def _require_loadable(bundle: Bundle) -> None:
+    """Raises what whoever loads it would: nothing is written over that could be used by what cannot."""
+    engine = EmbeddedEngine(bundle, 1.0)
+    try:
+        PolicySet(bundle, engine, {entry.name: Mode.SHADOW for entry in bundle.policies})
+    finally:
+        asyncio.run(engine.close())
+
+
+def _many(number: int, one: str, more: str = "") -> str:
+    return f"{number} {one if number == 1 else more or one + 's'}"
 
 
 def _check(arguments: argparse.Namespace, console: Console) -> int:
     tree = _tree(arguments)
     report = check(tree, OpaTool.find())
     _print_problems(report, tree, console)
-    console.print(_policies_table(report.entries))
+    _print_policies(report.entries, arguments, console)
     errors = sum(problem.level == "error" for problem in report.problems)
-    warnings = len(report.problems) - errors
-    colour = "green" if report.ok else "red"
-    console.print(f"[{colour}]{len(tree.policies)} policies, {errors} errors, {warnings} warnings[/]")
+    counts = (
+        _many(len(tree.policies), "policy", "policies"),
+        _many(errors, "error"),
+        _many(len(report.problems) - errors, "warning"),
+    )
+    console.print(f"[{'green' if report.ok else 'red'}]{', '.join(counts)}[/]")
     return OK if report.ok else WRONG
 
 
 def _print_problems(report: Report, tree: SourceTree, console: Console) -> None:
-    files = tree.modules()
+    files = tree.modules() | tree.tests()
     for problem in report.problems:
         colour = "red" if problem.level == "error" else "yellow"
         where = str(files.get(problem.file, problem.file))
         place = f"{where}:{problem.row}: " if problem.row else f"{where}: " if where else ""
         console.print(f"{escape(place)}[{colour}]{problem.level}[/]: {escape(problem.text)}", soft_wrap=True)
+
+
+def _print_policies(entries: list[PolicyEntry], arguments: argparse.Namespace, console: Console) -> None:
+    """The table; the shipped policies are counted only, where somebody has his own."""
+    own = [entry for entry in entries if not entry.name.startswith("interlock.")]
+    shown = own if own and not arguments.verbose else entries
+    console.print(_policies_table(shown))
+    if left_out := len(entries) - len(shown):
+        console.print(f"[dim]and {_many(left_out, 'shipped policy', 'shipped policies')} (-v lists them)[/]")
 
 
 def _policies_table(entries: list[PolicyEntry]) -> Table:
@@ -216,11 +249,17 @@ def _test(try_examples: TryExamples | None, arguments: argparse.Namespace, conso
     shown = results if arguments.verbose else [result for result in results if not result.ok]
     if shown:
         console.print(_results_table(shown))
+    files = tree.tests()
+    for result in results:
+        if not result.ok:
+            place = f"{files.get(result.file, result.file)}:{result.row}: {result.name}"
+            console.print(f"\n{escape(place)}", style="bold", soft_wrap=True, highlight=False)
+            console.print(escape(result.why), soft_wrap=True, highlight=False)
     disagreements = sum(result.disagree for result in results)
     failed = sum(not result.ok for result in results)
     engines = f"OPA {opa.version()} and the embedded engine"
     if disagreements:
-        console.print(f"[red]{disagreements} tests give another result on the other engine[/]")
+        console.print(f"[red]{_many(disagreements, 'test')} with another result on the other engine[/]")
     colour = "red" if failed else "green"
     console.print(f"[{colour}]{len(results) - failed} of {len(results)} tests pass[/] on {engines}")
     if try_examples is not None and any(policy.examples for policy in tree.policies.values()):

@@ -97,7 +97,7 @@ def _findings(tree: Tree) -> Iterator[Said]:
 
 def _finding(term: Tree) -> Iterator[Said]:
     pairs = {str(key.get("value")): (key, value) for key, value in term.get("value") or () if key["type"] == "string"}
-    if "id" not in pairs or len(set(pairs) & set(_NEEDED)) < 3 or len(pairs) != len(term["value"]):
+    if len(set(pairs) & set(_NEEDED)) < 3 or len(pairs) != len(term["value"]):
         return
     whole = _row(term)
     for name, (key, value) in pairs.items():

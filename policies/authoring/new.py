@@ -176,9 +176,9 @@ def _said(stage: Stage, text: str) -> str:
 
 def _example(stage: Stage, title: str, said: str, findings: list[str]) -> dict[str, Any]:
     """One exchange, as it stands on the wire."""
-    asked = said if stage is Stage.REQUEST else "Please help."
+    asked = f"Tell me {said}." if stage is Stage.REQUEST else "Please help."
     message: dict[str, Any] = {"role": "assistant", "content": "Here you are."}
-    request: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": f"Tell me {asked}"}]}
+    request: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": asked}]}
     finish = "stop"
     if stage is Stage.TOOL_CALL:
         parameters = {"type": "object", "properties": {"command": {"type": "string"}}}

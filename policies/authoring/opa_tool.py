@@ -31,19 +31,21 @@ class OpaTool:
 
     @classmethod
     def find(cls) -> OpaTool:
-        """The binary that ``INTERLOCK_OPA`` names, else the one on the PATH."""
+        """The binary that ``INTERLOCK_OPA`` names, else the one on the PATH, else the one of `make opa`."""
         named = os.environ.get(VARIABLE)
-        found = named or shutil.which("opa")
-        if not found or not Path(found).is_file():
+        if named and not Path(named).is_file():
+            raise OpaMissingError(f"{VARIABLE}: {named} is not a file; set it to an opa command, or to nothing")
+        found = named or shutil.which("opa") or _made_here()
+        if found is None:
             raise OpaMissingError(
-                f"no opa command: install OPA 1.22 or newer (openpolicyagent.org) and put it on the PATH, "
-                f"or set {VARIABLE} to it" + (f"; {named} is not a file" if named else "")
+                "no opa command: run `make opa` in a checkout, or install OPA 1.22 or newer (openpolicyagent.org) and "
+                f"put it on the PATH, or set {VARIABLE} to it"
             )
         return cls(Path(found))
 
     def run(self, *arguments: str | Path, cwd: Path | None = None, check: bool = True) -> str:
         """Run ``opa arguments…`` and give its standard output. Raises :class:`OpaFailedError` if it fails,
-        unless ``check`` is off."""
+        unless ``check`` is off; then what it printed elsewhere is given where it said nothing there."""
         try:
             done = subprocess.run(
                 [str(self.path), *map(str, arguments)],
@@ -57,7 +59,7 @@ class OpaTool:
             raise OpaFailedError(f"{self.path}: {error}") from error
         if check and done.returncode != 0:
             raise OpaFailedError((done.stderr or done.stdout).strip())
-        return done.stdout
+        return done.stdout or (done.stderr if done.returncode != 0 else "")
 
     def version(self) -> str:
         found = re.search(r"^Version:\s*(\S+)", self.run("version"), re.MULTILINE)
@@ -79,6 +81,14 @@ class OpaTool:
             document = json.loads(self.run("inspect", "--annotations", "--format", "json", path))
             found += document.get("annotations") or []
         return found
+
+
+def _made_here() -> str | None:
+    """The newest of those that `make opa` and `make lanes` leave in Interlock's cache (``deploy/lane.py``)."""
+    above = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = Path(os.environ.get("INTERLOCK_CACHE") or above / "interlock")
+    made = sorted(cache.glob("lanes/opa-*/made"), key=lambda path: path.stat().st_mtime)
+    return next((str(path) for one in reversed(made) if (path := one.parent / "bin" / "opa").is_file()), None)
 
 
 def _in_lines(text: str) -> str:

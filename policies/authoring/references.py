@@ -32,18 +32,20 @@ class Reference:
 
 @dataclass
 class Module:
-    """One parsed file: its package, its imports (alias → dotted path) and its rules (name → bodies)."""
+    """One parsed file: its package and the line that says it, its imports (alias → dotted path) and its rules (name →
+    bodies)."""
 
     file: str
     package: str
     imports: dict[str, str] = field(default_factory=dict)
     rules: dict[str, list[Tree]] = field(default_factory=dict)
+    row: int = 1
 
 
 def module_of(file: str, tree: Tree) -> Module:
     """Read the tree that ``opa parse --format json --json-include locations`` gives."""
     package = ".".join(str(step["value"]) for step in tree["package"]["path"][1:])
-    module = Module(file, package)
+    module = Module(file, package, row=int((tree["package"].get("location") or {}).get("row", 1)))
     for entry in tree.get("imports") or []:
         steps = [str(step["value"]) for step in entry["path"]["value"]]
         module.imports[entry.get("alias") or steps[-1]] = ".".join(steps)

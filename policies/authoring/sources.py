@@ -14,6 +14,7 @@ a policy of the same name replaces the shipped one.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,10 @@ LIBRARY = Path(__file__).parent.parent / "library"
 EXAMPLES = "examples"
 
 _NAME = re.compile(r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")
+_KEYWORDS = frozenset(
+    {"as", "contains", "data", "default", "else", "every", "false", "if", "import", "in", "input", "not", "null"}
+    | {"package", "some", "true", "with"}
+)
 _RESERVED = frozenset({"lib", "entry", "policies"})
 
 
@@ -63,6 +68,10 @@ class SourceTree:
             files |= policy.modules
         return files
 
+    def tests(self) -> dict[str, Path]:
+        """Every test file, in the same way."""
+        return {name: path for policy in self.policies.values() for name, path in policy.tests.items()}
+
     def data(self) -> dict[str, Any]:
         """The data document: ``owner`` → ``name`` → the policy's ``data.json``."""
         document: dict[str, Any] = {}
@@ -79,7 +88,11 @@ class SourceTree:
 def read_tree(root: Path) -> SourceTree:
     """Read one source tree. Raises :class:`SourceError`."""
     if not root.is_dir():
+        if root.is_file():
+            raise SourceError(f"{root}: is a file{_trunk(root.parent) or '; name the folder above <owner>/<name>'}")
         raise SourceError(f"{root}: no such folder")
+    if above := _trunk(root):
+        raise SourceError(f"{root}: is not the folder above <owner>/<name>{above}")
     policies: dict[str, PolicySources] = {}
     library: dict[str, Path] = {}
     folders: dict[str, list[Path]] = {}
@@ -110,11 +123,24 @@ def read_tree(root: Path) -> SourceTree:
     return SourceTree(policies, library)
 
 
+def _trunk(folder: Path) -> str:
+    """What to name instead of a folder that is a policy, or an owner with policies; empty if it is neither."""
+    if (folder / "policy.rego").is_file():
+        above = folder.resolve().parent.parent
+    elif any(folder.glob("*/policy.rego")):
+        above = folder.resolve().parent
+    else:
+        return ""
+    return f"; name {os.path.relpath(above)}"
+
+
 def policy_name(owner: str, short: str, where: str) -> str:
     """``owner.short``. Raises :class:`SourceError`, which begins with ``where``, if that cannot be a policy's name."""
     for step in (owner, short):
         if not _NAME.match(step):
             raise SourceError(f"{where}: {step!r} is no name: a-z first, then a-z, 0-9 and single _")
+        if step in _KEYWORDS:
+            raise SourceError(f"{where}: {step!r} is a word of Rego; take another name")
     if owner == "interlock" and short in _RESERVED:
         raise SourceError(f"{where}: interlock.{short} is reserved")
     return f"{owner}.{short}"
@@ -148,6 +174,8 @@ def tree_to_build(root: Path | None, with_library: bool = True) -> SourceTree:
     if root is None or root.resolve() == LIBRARY.resolve():
         return library
     own = read_tree(root)
+    if not own.policies:
+        raise SourceError(f"{root}: no policies; expected {root}/<owner>/<name>/policy.rego (`interlock policy new`)")
     if not with_library:
         library = SourceTree({}, library.library)
     return own.laid_over(library)

@@ -7,6 +7,7 @@ by the embedded engine: what a policy was tested with is then what it is run wit
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,12 +23,19 @@ from policies.bundle import merged
 from policies.engines import embedded as _embedded
 
 Outcome = Literal["pass", "fail", "error", "missing"]
+Rule = tuple[str, str]
+"""A test's package and name."""
+
 SECONDS = 60.0
+_MOST = 40
+_WIDE = 300
+"""Lines that are told of one failure, and characters of each."""
 
 
 @dataclass(frozen=True)
 class TestResult:
-    """One test rule: its package and name, and what each engine says."""
+    """One test rule: its package and name, and what each engine says. ``file`` is the path in the tree, ``row`` its
+    line; ``why`` says of one that does not pass what was not true, with values, or what the engine said."""
 
     __test__ = False
 
@@ -35,6 +43,9 @@ class TestResult:
     name: str
     opa: Outcome
     embedded: Outcome
+    file: str = ""
+    row: int = 0
+    why: str = ""
 
     @property
     def ok(self) -> bool:
@@ -47,22 +58,28 @@ class TestResult:
 
 def run_tests(tree: SourceTree, opa: OpaTool) -> list[TestResult]:
     """Every test of the tree on both engines, in order of package and name."""
-    tests = {name: path for policy in tree.policies.values() for name, path in policy.tests.items()}
+    tests = tree.tests()
     if not tests:
         raise SourceError("there are no tests: write policy_test.rego beside a policy")
     files = tree.modules() | tests
     sources = {name: path.read_text("utf-8") for name, path in files.items()}
     data = test_data(tree)
     modules = parse_modules(tests, opa)
-    rules = sorted(
-        {(module.package, rule) for module in modules.values() for rule in module.rules if rule.startswith("test_")}
-    )
-    by_server = _opa_outcomes(sources, data, opa)
+    places = {
+        (module.package, rule): (file, int((bodies[0]["head"].get("location") or {}).get("row", 0)))
+        for file, module in modules.items()
+        for rule, bodies in module.rules.items()
+        if rule.startswith("test_")
+    }
+    rules = sorted(places)
+    by_server, why = _opa_outcomes(sources, data, files, opa)
     by_wasm = _embedded_outcomes(sources, data, rules, opa)
-    return [
-        TestResult(package, name, by_server.get((package, name), "missing"), by_wasm[(package, name)])
-        for package, name in rules
-    ]
+    results = []
+    for rule in rules:
+        embedded, said = by_wasm[rule]
+        reason = why.get(rule) or said or "  it is true on OPA, and not on the embedded engine"
+        results.append(TestResult(*rule, by_server.get(rule, "missing"), embedded, *places[rule], reason))
+    return results
 
 
 def test_data(tree: SourceTree) -> dict[str, Any]:
@@ -79,26 +96,67 @@ def test_data(tree: SourceTree) -> dict[str, Any]:
 test_data.__test__ = False  # type: ignore[attr-defined]
 
 
-def _opa_outcomes(sources: Mapping[str, str], data: Mapping[str, Any], opa: OpaTool) -> dict[tuple[str, str], Outcome]:
+def _opa_outcomes(
+    sources: Mapping[str, str], data: Mapping[str, Any], files: Mapping[str, Path], opa: OpaTool
+) -> tuple[dict[Rule, Outcome], dict[Rule, str]]:
+    """What OPA's runner says of each test, and why those are not well that are not."""
+    timeout = ("--timeout", f"{SECONDS:.0f}s")
     with tempfile.TemporaryDirectory(prefix="interlock-test-") as name:
-        stage_files(Path(name), sources, data)
-        text = opa.run("test", "--format", "json", "--timeout", f"{SECONDS:.0f}s", name, check=False)
-    try:
-        results = json.loads(text) or []
-    except ValueError as error:
-        raise SourceError(f"opa test: {text.strip()[:2000]}") from error
-    if isinstance(results, dict):
-        raise SourceError(f"opa test: {json.dumps(results)[:2000]}")
-    outcomes: dict[tuple[str, str], Outcome] = {}
-    for result in results:
-        outcome: Outcome = "error" if result.get("error") else "fail" if result.get("fail") else "pass"
-        outcomes[(str(result["package"]).removeprefix("data."), str(result["name"]))] = outcome
-    return outcomes
+        folder = Path(name)
+        stage_files(folder, sources, data)
+        text = opa.run("test", "--format", "json", *timeout, ".", cwd=folder, check=False)
+        try:
+            results = json.loads(text) or []
+        except ValueError:
+            raise SourceError(_named(text.strip()[:2000], files)) from None
+        if isinstance(results, dict):
+            raise SourceError(f"opa test: {json.dumps(results)[:2000]}")
+        outcomes: dict[Rule, Outcome] = {}
+        why: dict[Rule, str] = {}
+        for result in results:
+            rule = (str(result["package"]).removeprefix("data."), str(result["name"]))
+            error = result.get("error")
+            outcomes[rule] = "error" if error else "fail" if result.get("fail") else "pass"
+            if error:
+                why[rule] = "  " + str(error.get("message", error) if isinstance(error, dict) else error)
+        failed = [rule for rule, outcome in outcomes.items() if outcome == "fail"]
+        if failed:
+            pattern = "|".join(re.escape(f"data.{package}.{name}") for package, name in failed)
+            shown = opa.run("test", "--var-values", *timeout, "--run", f"^({pattern})$", ".", cwd=folder, check=False)
+            why |= _failures(_named(shown, files))
+    return outcomes, why
+
+
+def _failures(text: str) -> dict[Rule, str]:
+    """Below its ruler OPA says of each test that failed which expression was not true, with its values."""
+    found: dict[Rule, list[str]] = {}
+    lines: list[str] = []
+    margin: int | None = None
+    for line in text.partition("\nFAILURES\n")[2].splitlines():
+        if begins := re.fullmatch(r"data\.(\S+)\.(\S+): (?:FAIL|ERROR).*", line):
+            lines = found.setdefault((begins[1], begins[2]), [])
+        elif line.startswith("---"):
+            lines = []
+        elif place := re.fullmatch(r"\s+\S+:(\d+):", line):
+            lines.append(f"  line {place[1]}:")
+            margin = None
+        elif line.strip():
+            wide = line.expandtabs(4)
+            margin = margin if margin is not None else len(wide) - len(wide.lstrip())
+            lines.append("    " + (wide[margin:] if not wide[:margin].strip() else wide.lstrip())[:_WIDE])
+    return {rule: "\n".join(said[:_MOST]) for rule, said in found.items()}
+
+
+def _named(text: str, files: Mapping[str, Path]) -> str:
+    """OPA's text with the author's files in place of those that it was shown."""
+    for name, path in files.items():
+        text = re.sub(rf"(?m)(^|(?<=\s)|(?<=: )){re.escape(name)}(?=:\d)", str(path).replace("\\", r"\\"), text)
+    return text
 
 
 def _embedded_outcomes(
-    sources: Mapping[str, str], data: Mapping[str, Any], rules: list[tuple[str, str]], opa: OpaTool
-) -> dict[tuple[str, str], Outcome]:
+    sources: Mapping[str, str], data: Mapping[str, Any], rules: list[Rule], opa: OpaTool
+) -> dict[Rule, tuple[Outcome, str]]:
     entrypoints = {rule: f"{rule[0]}.{rule[1]}".replace(".", "/") for rule in rules}
     wasm = compile_wasm(sources, data, list(entrypoints.values()), opa)
     config = PolicyConfig(pool_size=1, max_memory_pages=_embedded.MEMORY_PAGES * 4, eval_timeout_seconds=SECONDS)
@@ -110,9 +168,9 @@ def _embedded_outcomes(
         module.close()
 
 
-def _outcome(module: OpaWasmPolicy, entrypoint: str) -> Outcome:
+def _outcome(module: OpaWasmPolicy, entrypoint: str) -> tuple[Outcome, str]:
     try:
         answer = module.evaluate({}, entrypoint)
-    except OpaWasmError:
-        return "error"
-    return "fail" if answer is UNDEFINED or answer is False else "pass"
+    except OpaWasmError as error:
+        return "error", f"  the embedded engine: {str(error).partition(';')[0][:_WIDE]}"
+    return ("fail", "") if answer is UNDEFINED or answer is False else ("pass", "")

@@ -57,14 +57,14 @@ def test_the_manifest_says_what_is_held_and_asked_for(opa_binary: Path, tmp_path
 @pytest.mark.parametrize(
     ("custom", "said"),
     [
-        ("hold: tail", "holds.reasoning|holds.output"),
+        ("hold: tail", "hold.reasoning|hold.output"),
         ("hold: {tool_call: all}", "no text to hold"),
-        ("hold: {answer: all}", "holds.answer"),
+        ("hold: {answer: all}", "hold.answer"),
         ("patterns: ['a secret']", "patterns.0"),
     ],
 )
 def test_metadata_that_say_what_cannot_be_are_refused(opa_binary: Path, tmp_path: Path, custom: str, said: str) -> None:
-    with pytest.raises(SourceError, match=f"keys: metadata: .*(?:{said})"):
+    with pytest.raises(SourceError, match=f"policy\.rego:\d+: metadata: .*(?:{said})"):
         keys(opa_binary, tmp_path, custom)
 
 
