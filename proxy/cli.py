@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
 
 from proxy import __version__
 
@@ -119,6 +120,9 @@ COMMANDS: dict[str, tuple[str, Callable[[Subparsers[argparse.ArgumentParser]], N
     "demo": ("agents being stopped, on recorded vLLM traffic", _demo),
 }
 
+GROUPS = ("config", "policy", "audit", "bench")
+"""Commands with commands of their own."""
+
 
 def build_parser(command: str | None) -> argparse.ArgumentParser:
     """The parser, with the arguments of ``command`` alone; the others are there by name."""
@@ -142,6 +146,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and run; gives the exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     command = next((word for word in given if not word.startswith("-")), None)
+    if not given or given in ([group] for group in GROUPS):
+        with redirect_stdout(sys.stderr), suppress(SystemExit):
+            build_parser(command).parse_args([*given, "--help"])
+        return 2
     parsed = build_parser(command).parse_args(given)
     run: Callable[[argparse.Namespace], int] = parsed.run
     try:

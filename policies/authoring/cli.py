@@ -263,7 +263,11 @@ def _test(try_examples: TryExamples | None, arguments: argparse.Namespace, conso
     colour = "red" if failed else "green"
     console.print(f"[{colour}]{len(results) - failed} of {len(results)} tests pass[/] on {engines}")
     if try_examples is not None and any(policy.examples for policy in tree.policies.values()):
-        failed += _print_examples(try_examples(tree, build(tree, opa)), console)
+        try:
+            failed += _print_examples(try_examples(tree, build(tree, opa)), console)
+        except BundleError as error:
+            console.print(f"the examples cannot be tried: [red]{escape(str(error))}[/]", soft_wrap=True)
+            failed += 1
     return WRONG if failed else OK
 
 

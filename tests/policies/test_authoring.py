@@ -311,7 +311,7 @@ def test_the_commands_say_by_their_status_what_they_found(
     assert interlock("check", tmp_path / "nowhere") == 2
     monkeypatch.setenv(VARIABLE, str(tmp_path / "no-opa"))
     assert interlock("test", root) == 2
-    assert "no opa command" in capsys.readouterr().err
+    assert "is not a file" in capsys.readouterr().err
 
 
 def test_a_test_that_the_engines_see_differently_is_said(opa: OpaTool, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_the_manifest_says_what_is_held_and_asked_for(opa_binary: Path, tmp_path
     ],
 )
 def test_metadata_that_say_what_cannot_be_are_refused(opa_binary: Path, tmp_path: Path, custom: str, said: str) -> None:
-    with pytest.raises(SourceError, match=f"policy\.rego:\d+: metadata: .*(?:{said})"):
+    with pytest.raises(SourceError, match=rf"policy\.rego:\d+: metadata: .*(?:{said})"):
         keys(opa_binary, tmp_path, custom)
 
 
