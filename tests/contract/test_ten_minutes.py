@@ -114,6 +114,13 @@ async def test_the_page_leads_from_a_new_policy_to_one_that_watches(
     settings["policies"]["modes"]["acme.deploys"] = "enforce"
     assert not await served(state, **settings)
 
+    test = (ROOT / "policy_test.rego").read_text()
+    (ROOT / "policy_test.rego").write_text(test.replace("3}) == set()", '3}) == {"not_a_release_agent"}'))
+    status, out, _ = await run("policy", "test", "mine", "--no-library")
+    fails = next(block for block in blocks("text") if "line 19:" in block)
+    assert status == 1 and fails in out, out
+    (ROOT / "policy_test.rego").write_text(test)
+
     broken = (ROOT / "policy.rego").read_text().replace("identity.agent", "identity.agnet").replace('"deny"', '"denny"')
     (ROOT / "policy.rego").write_text(broken)
     status, out, _ = await run("policy", "check", "mine", "--no-library")
