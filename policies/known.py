@@ -16,6 +16,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
+from hashlib import blake2b
 from typing import NamedTuple, TypeVar
 
 from pydantic import TypeAdapter
@@ -97,6 +98,11 @@ class KnownText:
         """They are known from elsewhere."""
         if self._told is None:
             self._told = Told.of(self.text, passages)
+
+    @cached_property
+    def mark(self) -> bytes:
+        """By which it is known again without its words."""
+        return blake2b(self.text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
 
     @cached_property
     def squeezed(self) -> bytes:

@@ -12,7 +12,8 @@ listed in ``unplaced``, as are values that are too short to say anything. Sinks 
 
 What cannot be seen: a value that was put into other words, or made out of several; and whose words a summary repeats.
 In a history that a client has shortened, where a tool's result is gone and its text stands in a message of the user or
-the model, a value has the origin that it has there.
+the model, a value has the origin that it has there, and those that it had (``policies.replaced``), as far as the run
+remembers them.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from policies.model import (
 from policies.naming import ASKS, NAMES, tool_names
 from policies.orders import GIVES_ORDERS, Passage
 from policies.places import Cut, Needle, Places, Stretch
+from policies.replaced import Gone, Shown
 from policies.seen import Piece, Source, ToolTable, calls_of_results, pieces_of
 from policies.value_forms import (
     SHORTEST,
@@ -87,6 +89,11 @@ _CLOSEST: tuple[Relation, ...] = ("whole", "part", "host", "normalised", "decode
 _Key = tuple[int, str, int | None]
 
 
+_TOLD: tuple[Source, ...] = ("user", "system")
+_OWN: tuple[Source, ...] = ("assistant", "reasoning")
+_GIVEN: tuple[Source, ...] = ("tool", "call")
+
+
 class _At(NamedTuple):
     stretch: Stretch
     relation: Relation
@@ -103,7 +110,9 @@ class Facts(NamedTuple):
 
 class Background:
     """What the model had seen before its answer; ``size`` characters of it. ``texts``: what is known of texts that came
-    before; ``before``: what it had seen a turn ago, if this may be that and more. Neither changes what is found."""
+    before; ``before``: what it had seen a turn ago, if this may be that and more. Neither changes what is found.
+    ``shown``: what the run had shown; ``gone`` is what of that is not there any more, and ``inherited`` its passages,
+    the last ones of ``orders``."""
 
     def __init__(
         self,
@@ -112,12 +121,13 @@ class Background:
         table: ToolTable,
         texts: KnownTexts | None = None,
         before: Background | None = None,
+        shown: Shown | None = None,
     ) -> None:
         self._table = table
         self._texts = texts if texts is not None else KnownTexts()
         self._names = tool_names(tools)
         self._messages = tuple(messages)
-        self._told_by: dict[Source, list[KnownText]] = {}
+        self._told_by: dict[tuple[Source, bool], list[KnownText]] = {}
         self._user_squeezed: bytes | None = None
         if before is None or not self._goes_on(before):
             self._calls: dict[str, SentCall] = {}
@@ -129,24 +139,54 @@ class Background:
             self._first_order: int | None = None
             self._add(0, None)
         self.size = self._places.size
+        self.gone = shown.gone(self._seen) if shown is not None else None
+        self.inherited = self._of_gone(self.gone) if self.gone is not None else []
+        self.orders += self.inherited
+
+    @property
+    def _seen(self) -> list[tuple[Piece, KnownText]]:
+        return [*zip(self._pieces, self._known, strict=True)]
+
+    def show(self, shown: Shown) -> None:
+        """Let ``shown`` have what it had seen."""
+        asked = {order.message for order in self.orders[: len(self._sure)] if order.asked}
+        shown.show(self._seen, asked, self.gone.stands_in if self.gone is not None else ())
+
+    def _of_gone(self, gone: Gone) -> list[OrderPassage]:
+        """The passages that are gone, each at the first message that came in their place."""
+        return [
+            OrderPassage(
+                message=min(gone.stands_in),
+                tool=tool,
+                trust=self._table.trust(tool),
+                start=0,
+                end=0,
+                kinds=list(passage.kinds),
+                score=passage.score,
+                asked=passage.asked,
+            )
+            for passage, tool in gone.passages
+        ]
 
     @property
     def _planned_before(self) -> int:
         """The message before which what the model wrote was its own plan."""
-        return len(self._messages) if self._first_order is None else self._first_order
+        before = len(self._messages) if self._first_order is None else self._first_order
+        return before if not self.inherited else min(before, self.inherited[0].message)
 
     def _goes_on(self, before: Background) -> bool:
         """Whether the history is ``before`` with more behind it that changes nothing of what was found there: then only
         that is looked at."""
         first = len(before._messages)
         same = self._table is before._table and self._texts is before._texts and self._names is before._names
-        if not same or self._messages[:first] != before._messages or len(before.orders) >= MOST_PASSAGES:
+        if not same or self._messages[:first] != before._messages or len(before._sure) >= MOST_PASSAGES:
             return False
         if any(message.role == "user" for message in self._messages[first:]):
             return False
         self._calls = {**before._calls}
         self._pieces, self._known = [*before._pieces], [*before._known]
-        self.orders, self._words, self._sure = [*before.orders], [*before._words], [*before._sure]
+        self.orders = before.orders[: len(before._sure)]
+        self._words, self._sure = [*before._words], [*before._sure]
         self._first_order = before._first_order
         return self._add(first, before._places)
 
@@ -202,7 +242,8 @@ class Background:
 
     def words(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """The words of each passage, with its kinds: to be shown to who looks into a decision."""
-        return tuple([(words, tuple(order.kinds)) for words, order in zip(self._words, self.orders, strict=True)])
+        words = [*self._words, *[""] * len(self.inherited)]  # of what is gone they are not known any more
+        return tuple([(said, tuple(order.kinds)) for said, order in zip(words, self.orders, strict=True)])
 
     def facts(self, tool: str, arguments: Mapping[str, Any] | None, raw: str = "", said: str = "") -> Facts:
         """What is known of a call to ``tool``. ``raw`` is the text of arguments that are no object (a call that was cut
@@ -214,6 +255,8 @@ class Background:
             search.unplaced[""] = "many_values"
         known = [(leaf, sink_of(leaf, sinks)) for leaf in found[:MOST_VALUES]]
         search.values_of(sorted(known, key=lambda pair: pair[1] is None))
+        if self.gone is not None:
+            self._inherit(search, self.gone)
         named = self._named(tool, search)
         mismatch = CallMismatch(
             refuses=refuses(said, lambda text: self._names.named(text, tool)),
@@ -223,12 +266,50 @@ class Background:
         unplaced = [UnplacedValue(path=path, reason=reason) for path, reason in search.unplaced.items()]
         return Facts(search.values, unplaced, named, mismatch)
 
+    def _inherit(self, search: _Search, gone: Gone) -> None:
+        """Values that stand in what came in the place of earlier messages have the origins that they had there; and who
+        had not said them there does not say them now."""
+        first = len(self.orders) - len(self.inherited)
+        for at, (value, text) in enumerate(zip(search.values, search.texts, strict=True)):
+            standing = [one for one in value.origins if one.message in gone.stands_in and one.source not in _GIVEN]
+            if not standing:
+                continue
+            had = gone.inherited(text)
+            if not had.tools:
+                continue
+            orders = [first + nth for nth in had.passages]
+            of_orders = [(self.orders[order].tool, order) for order in orders]
+            of_data = [(tool, None) for tool in sorted(had.tools - {tool for tool, _ in of_orders}, key=str)]
+            origins = [
+                standing[0].model_copy(
+                    update={
+                        "source": "tool",
+                        "tool": tool,
+                        "trust": self._table.trust(tool),
+                        "orders": order is not None,
+                        "order": order,
+                    }
+                )
+                for tool, order in (*of_orders, *of_data)
+            ]
+            own = [one for one in value.origins if one.message not in gone.stands_in]
+            search.values[at] = value.model_copy(
+                update={
+                    "origins": [*value.origins, *origins],
+                    "by_user": had.told or any(one.source in _TOLD for one in own),
+                    "by_plan": any(one.source in _OWN and one.message < self._planned_before for one in own),
+                }
+            )
+            search.tainted = search.tainted or bool(orders)
+
     def _named(self, tool: str, search: _Search) -> CallNamed:
+        """Where a value comes from an order that is gone, what stands in its place is nobody's own words."""
+        own = search.tainted
         return CallNamed(
-            by_user=self._says("user", tool, ASKS),
-            delegated=any(text.delegates for text in self._told("user")),
-            by_system=self._says("system", tool),
-            by_plan=self._says("assistant", tool) or self._says("reasoning", tool),
+            by_user=self._says("user", tool, ASKS, own=own),
+            delegated=any(text.delegates for text in self._told("user", own)),
+            by_system=self._says("system", tool, own=own),
+            by_plan=self._says("assistant", tool, own=own) or self._says("reasoning", tool, own=own),
             by_orders=self._by_orders(tool, search),
         )
 
@@ -245,21 +326,24 @@ class Background:
                 found.append(OrderedBy(order=at, sure=sure[at]))
         return found
 
-    def _says(self, source: Source, tool: str, least: float = NAMES) -> bool:
-        return any(text.names(self._names, tool, least) for text in self._told(source))
+    def _says(self, source: Source, tool: str, least: float = NAMES, *, own: bool = False) -> bool:
+        return any(text.names(self._names, tool, least) for text in self._told(source, own))
 
-    def _told(self, source: Source) -> list[KnownText]:
-        """What somebody said, as far as it is read for what it asks for: the first message and the latest ones."""
-        known = self._told_by.get(source)
+    def _told(self, source: Source, own: bool = False) -> list[KnownText]:
+        """What somebody said, as far as it is read for what it asks for: the first message and the latest ones.
+        ``own``: without what stands in for what is gone."""
+        known = self._told_by.get((source, own))
         if known is None:
-            own = source in ("assistant", "reasoning")
+            planned = source in _OWN
+            gone = self.gone.stands_in if own and self.gone is not None else ()
             texts = [
                 text if len(piece.text) <= 2 * MOST_ENDS else self._texts.of(_ends(piece.text))
                 for piece, text in zip(self._pieces, self._known, strict=True)
-                if piece.source == source and (not own or piece.message < self._planned_before)
+                if piece.source == source and (not planned or piece.message < self._planned_before)
+                if piece.message not in gone
             ]
             left = MOST_READ
-            known = self._told_by[source] = texts[:1]
+            known = self._told_by[source, own] = texts[:1]
             for text in reversed(texts[1:]):
                 left -= len(text.text)
                 if left < 0:
@@ -284,7 +368,8 @@ class _Wanted(NamedTuple):
 class _Search:
     """Looks for the values of one call: first for all of them as a whole, then for spans of those that stand nowhere.
     ``passages_of``: passage → how much of the call stands there and was named by nobody else; ``only_in``: passages
-    that hold a value which stands in nothing but passages."""
+    that hold a value which stands in nothing but passages; ``texts``: of each of ``values`` what it says; ``tainted``:
+    one of them comes from an order that is gone."""
 
     def __init__(self, places: Places, planned_before: int) -> None:
         self._places = places
@@ -293,6 +378,8 @@ class _Search:
         self.passages_of: dict[int, float] = {}
         self.only_in: set[int] = set()
         self.values: list[ValueProvenance] = []
+        self.texts: list[str] = []
+        self.tainted = False
         self.unplaced: dict[str, Literal["short", "many_values", "many_parts", "many_places"]] = {}
 
     def values_of(self, leaves: Iterable[tuple[Leaf, Sink | None]]) -> None:
@@ -366,6 +453,7 @@ class _Search:
                 self.passages_of[passage] = self.passages_of.get(passage, 0.0) + weight
                 if all(at.stretch.passage is not None for at in found.values()):
                     self.only_in.add(passage)
+        self.texts.append(item.text)
         self.values.append(
             ValueProvenance(
                 path=item.leaf.path,

@@ -43,12 +43,15 @@ class _Call(BaseModel):
 
 class Note(msgspec.Struct, frozen=True, omit_defaults=True):
     """``call``: as plain data; ``asked``: the messages whose source the user named; ``passages``: of each new message
-    that gives orders, by its number, as one JSON text (numbers and names of kinds, nothing of the traffic)."""
+    that gives orders, by its number, as one JSON text (numbers and names of kinds, nothing of the traffic).
+    ``replaced``: something was gone from the history that the run had shown; ``inherited``: the passages of it."""
 
     version: str
     call: dict[str, Any]
     asked: list[int] = []
     passages: str = ""
+    replaced: bool = False
+    inherited: list[dict[str, Any]] = []
 
 
 @cache
@@ -80,6 +83,8 @@ def noted(background: Background, facts: Facts, table: ToolTable, first: int) ->
         call.model_dump(mode="json", exclude_defaults=True),
         sorted({order.message for order in background.orders if order.asked}),
         msgspec.json.encode(new).decode() if new else "",
+        background.gone is not None,
+        [order.model_dump(mode="json") for order in background.inherited],
     )
     plain: dict[str, Any] = msgspec.to_builtins(note)
     return plain
@@ -92,6 +97,11 @@ def read_note(plain: object, table: ToolTable) -> Note | None:
     except msgspec.ValidationError:
         return None
     return note if note.version == version(table) else None
+
+
+def was_replaced(plain: object) -> bool:
+    """Whether a note says that something was gone, which cannot be looked at again."""
+    return isinstance(plain, dict) and bool(plain.get("replaced"))
 
 
 def facts_of(note: Note) -> Facts | None:
@@ -127,4 +137,9 @@ def orders_of(
     for piece in pieces_of(messages, table):
         if piece.source == "tool":
             found += texts.of(piece.text).orders(piece, piece.message in asked)
-    return found if len(found) <= MOST_PASSAGES else None
+    if len(found) > MOST_PASSAGES:
+        return None
+    try:
+        return [*found, *map(OrderPassage.model_validate, note.inherited)]
+    except ValidationError:
+        return None

@@ -12,6 +12,7 @@ import binascii
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
@@ -64,6 +65,14 @@ _SPAN = re.compile(
 )
 
 
+_VALUE = re2.compile(
+    rb"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>\\]+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+|(?:[\w-]+\.)+[A-Za-z]+"
+    rb"|(?:~|\.\.?)?/[\w.@-]+(?:/[\w.@-]+)+|[\w-]*\d[\w-]*"
+)
+MOST_VALUES_OF_TEXT, MOST_READ = 128, 16 * 1024
+"""Values of a text that are given at once, and characters of it that are read for them."""
+
+
 class Leaf(NamedTuple):
     """A string or number of the arguments: where it stands (JSON pointer), the names of the objects' keys on the way,
     and its text."""
@@ -108,6 +117,13 @@ def _digits(value: float) -> str:
         return str(int(value))
     text = repr(value)
     return text if len(text) <= 400 else ""
+
+
+def values_in(text: str) -> frozenset[bytes]:
+    """The links, addresses, hosts, paths and words with digits at the beginning of a text, squeezed."""
+    found = islice(_VALUE.finditer(text[:MOST_READ].encode("utf-8", "surrogatepass")), MOST_VALUES_OF_TEXT)
+    tight = [squeezed(value[0].decode("utf-8", "replace")) for value in found]
+    return frozenset(value for value in tight if len(value) >= SHORTEST_SQUEEZED)
 
 
 def significant(text: str) -> int:

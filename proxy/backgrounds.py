@@ -17,6 +17,7 @@ from policies.model import Mode, OrderPassage, Stage
 from policies.orders import GIVES_ORDERS, Passage
 from policies.provenance import Background, Facts, certain_orders
 from policies.recorded_facts import noted
+from policies.replaced import ShownRuns
 from policies.seen import ToolTable, pieces_of
 from policies.service import PolicySet
 from policies.text_rules import names_field, reads_field
@@ -45,6 +46,7 @@ class Histories:
         self._open: OrderedDict[str, Background] = OrderedDict()
         self._known: OrderedDict[bytes, tuple[Passage, ...]] = OrderedDict()
         self.texts = KnownTexts(self._passages)
+        self._shown = ShownRuns()
 
     def close(self) -> None:
         self.spool.close()
@@ -66,10 +68,18 @@ class Histories:
             x.history = None
 
     def _made(self, x: Exchange) -> Background:
+        shown = self._shown.of(x.sighting.run.id)
         if x.history is None:
-            return Background(x.request.messages, x.request.tools, self.table, self.texts)
+            return Background(x.request.messages, x.request.tools, self.table, self.texts, shown=shown)
         history = x.history.read()
-        return Background(history.messages, history.tools, self.table, self.texts)
+        return Background(history.messages, history.tools, self.table, self.texts, shown=shown)
+
+    def show(self, x: Exchange, background: Background) -> None:
+        """What the model had seen is part of what its run has shown."""
+        run = x.sighting.run.id
+        shown = self._shown.of(run)
+        background.show(shown)
+        self._shown.keep(run, shown)
 
     def _passages(self, text: str) -> Sequence[Passage]:
         """What orders a text gives is remembered longer than the text is."""
@@ -143,6 +153,7 @@ class Backgrounds:
         self, background: Background, x: Exchange, call: ToolCall, arguments: Mapping[str, object] | None, said: str
     ) -> Facts:
         facts = background.facts(call.name, arguments, call.arguments, said)
+        self._histories.show(x, background)
         if x.rewritten or x.fetched:
             return facts  # what is on record is not what they were found in
         return facts._replace(note=noted(background, facts, self.table, x.sighting.new_from))

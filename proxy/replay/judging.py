@@ -33,7 +33,7 @@ from policies.model import (
 )
 from policies.orders import GIVES_ORDERS
 from policies.provenance import Background, Facts, certain_orders
-from policies.recorded_facts import Note, facts_of, orders_of, read_note, tell
+from policies.recorded_facts import Note, facts_of, orders_of, read_note, tell, was_replaced
 from policies.redaction import CannotRedact, changes_of
 from policies.seen import NO_SETTINGS, ToolTable, pieces_of
 from policies.service import PolicySet
@@ -41,7 +41,7 @@ from policies.signals import signals_of_hits
 from policies.text_rules import names_field, reads_field
 from proxy.gated_text import Found, TextRule
 from proxy.judge import CHANGES, TEXT_STAGE_OF
-from proxy.replay.stored import UNFINISHED, UNREAD, Stored, StoredCall, StoredChoice, Unknown
+from proxy.replay.stored import REPLACED, UNFINISHED, UNREAD, Stored, StoredCall, StoredChoice, Unknown
 from proxy.whole import texts_of
 from serving.wire.dialect import AnswerChoice
 from serving.wire.masking import Surface
@@ -415,14 +415,17 @@ class Histories:
     def notes(self, x: Stored) -> dict[str, Note]:
         """What was found about the calls of ``x`` when it was live: place → that, if it would be found again just so.
         What it says of new texts is known from now on."""
-        said = [one for one in x.decided if "history" in one.moment and "history" not in one.altered]
-        if not said or any(name in x.unknown for name in HISTORY_FIELDS):
-            return {}
-        notes = {
-            one.surface: note for one in said if (note := read_note(one.moment["history"], self.tools)) is not None
-        }
-        for note in notes.values():
-            tell(note, x.request.messages, self.texts)
+        notes: dict[str, Note] = {}
+        if any(name in x.unknown for name in HISTORY_FIELDS):
+            return notes
+        for one in x.decided:
+            plain = one.moment.get("history")
+            note = read_note(plain, self.tools) if plain is not None and "history" not in one.altered else None
+            if note is not None:
+                notes[one.surface] = note
+                tell(note, x.request.messages, self.texts)
+            elif was_replaced(plain):
+                x.unknown |= dict.fromkeys(HISTORY_FIELDS, REPLACED)
         return notes
 
     def orders(self, x: Stored, note: Note) -> Sequence[OrderPassage] | None:

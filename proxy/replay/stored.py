@@ -26,6 +26,7 @@ ERASED_WHY = "erased since"
 MASKED = "masked or cut off when it was recorded"
 DENIED = "denied then, so only an excerpt of it was kept"
 LEFT_OUT = "longer than what is kept of a request"
+REPLACED = "a summary stood in for what the run had shown, and other code or settings looked at it"
 UNREAD = "not recorded, because no policy in force read it"
 UNFINISHED = "the answer's end is not on record"
 
