@@ -8,6 +8,7 @@ everybody from the first minute.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -32,9 +33,9 @@ def unknown_policies(policies: Iterable[str], named: Iterable[str], where: str) 
     names = sorted(policies)
     unknown = sorted(set(named) - set(names))
     if unknown:
-        raise UnknownPolicyError(
-            f"{where} names {', '.join(unknown)}, which the bundle does not have; it has: {', '.join(names)}"
-        )
+        near = [found[0] for name in unknown if (found := difflib.get_close_matches(name, names, n=1, cutoff=0.75))]
+        hint = f"did you mean {', '.join(near)}" if near else f"it has: {', '.join(names)}"
+        raise UnknownPolicyError(f"{where} names {', '.join(unknown)}, which the bundle does not have; {hint}")
 
 
 def modes_in_force(policies: Iterable[str], settings: Mapping[str, str]) -> dict[str, Mode]:

@@ -197,6 +197,20 @@ class PolicySet:
             self._remembered.move_to_end(key)
         return self._signed(known, began)
 
+    def completed(
+        self, decision: Decision, known: Mapping[str, list[Finding]], question: DecisionInput, now_ns: int
+    ) -> Decision:
+        """``decision`` with what further policies are known to find in the same question, composed anew."""
+        found: dict[str, list[Finding]] = {name: [] for name in decision.asked}
+        for entry in decision.findings:
+            found[entry.policy].append(entry.finding)
+        failed = {error.policy: EngineError(error.cause, error.message) for error in decision.errors}
+        answers: Answers = {**found, **failed, **known}
+        excepting = self._excepting(question, now_ns) if self._exceptions else ()
+        composed = self._composed(decision.stage, answers, question.identity.agent, excepting)
+        parts = ("findings", "errors", "asked", "action", "rule", "refusal", "code")
+        return decision.model_copy(update={name: getattr(composed, name) for name in parts})
+
     def _for_the_log(self, stage: Stage) -> frozenset[str]:
         """What the log's mask wants to know beside what policies read: whether a tool's name is one."""
         return frozenset({"call.offered"} if self._logged and stage is Stage.TOOL_CALL and self._asked[stage] else ())

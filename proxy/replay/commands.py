@@ -132,6 +132,12 @@ def _replay(arguments: argparse.Namespace) -> int:
     depth, examples = settings.limits.json_depth, arguments.examples
     with _progress() as tell:
         found = asyncio.run(replay(exchanges, sets, against=against, depth=depth, examples=examples, tell=tell))
+    if not found.tally.exchanges:
+        whose = f" of agent {arguments.agent}" if arguments.agent else ""
+        raise UsageError(
+            f"no stored exchange{whose} since {arguments.since} in {state_of(arguments, settings)}; `interlock audit "
+            "list` shows what there is"
+        )
     _print(found, what, arguments)
     changes = found.tally.changed
     return CHANGES if changes["newly_denied"] or changes["newly_allowed"] else SAME

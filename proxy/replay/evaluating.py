@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from policies.authoring.opa_tool import OpaFailedError, OpaMissingError, OpaTool
-from policies.bundle import Bundle, merged
+from policies.bundle import Bundle, PolicyEntry, merged
 from policies.in_force import rollout_of
-from policies.model import Mode
+from policies.model import Mode, Stage
+from policies.modes import UnknownPolicyError
 from policies.service import PolicySet
 from policies.text_rules import wakes
 from proxy.replay.commands import UsageError, add_state_argument, guarded, state_of
@@ -74,7 +76,12 @@ def add_eval_command(commands: argparse._SubParsersAction[argparse.ArgumentParse
 def _eval(arguments: argparse.Namespace) -> int:
     settings = _with_settings(load(arguments.config), settings_in(Path(arguments.exchange)))
     bundle = Bundle.load(arguments.bundle or settings.policies.bundle)
-    sets = Sets(bundle, settings, rollout=rollout_of(settings.policies, bundle), only=arguments.policy)
+    try:
+        sets = Sets(bundle, settings, rollout=rollout_of(settings.policies, bundle), only=arguments.policy)
+    except UnknownPolicyError as error:
+        if arguments.bundle is None and settings.policies.bundle is None:
+            raise UsageError(f"{error}; this is the bundle that comes with Interlock, --bundle names yours") from None
+        raise
     x = _exchange(arguments, settings)
     policies = sets.of(x.agent, x.team)
     as_then = arguments.bundle is None and any(one.decision.get("bundle") == policies.digest for one in x.decided)
@@ -173,9 +180,31 @@ def report(
     if not said:
         why = "no policy in force is asked about it" if x.judged else "it was refused before any policy was asked"
         parts.append(Text(f"\n{why}"))
+        parts += _waiting(policies) if x.judged else ()
     for at, one in enumerate(said):
         parts += _place(x, policies, one, rules.get(at, []), every=every)
     return [*parts, _outcome(x, said)]
+
+
+def _waiting(policies: PolicySet) -> Iterator[Text]:
+    """What one's own policies would be asked about; of the shipped ones only where there are no others."""
+    names = sorted(policies.modes)
+    own = [name for name in names if not name.startswith("interlock.")]
+    for name in own or names:
+        entry = policies.entry(name)
+        stages = " and ".join(sorted(stage.value for stage in entry.stages))
+        signals = f" where a signal of {', '.join(entry.patterns) or 'its sets'} is" if _only_signals(entry) else ""
+        data = f"; its data has none of {', '.join(entry.needs)}" if name not in _awake(policies) else ""
+        yield Text(f"  {name} ({policies.modes[name].value}) is asked about: {stages}{signals}{data}", style="dim")
+
+
+def _only_signals(entry: PolicyEntry) -> bool:
+    return all(set(reads) == {"signals"} for reads in entry.stages.values())
+
+
+def _awake(policies: PolicySet) -> set[str]:
+    """The policies whose data give them something to say."""
+    return {name for stage in Stage for name in policies.asked(stage)}
 
 
 def _outcome(x: Stored, said: list[Said]) -> Text:
@@ -229,6 +258,8 @@ def _place(x: Stored, policies: PolicySet, one: Said, rules: list[RuleSeen], *, 
             rows.add("failed", f"{error.policy} ({error.cause}): {printable(error.message, 200)}", "red")
         if one.decision.refusal:
             rows.add("told", printable(one.decision.refusal, 400))
+    if one.as_then:
+        rows.add("as then", f"{', '.join(one.as_then)}: what it reads is not on record, its answer is")
     for gap in one.missing:
         rows.add("unknown", f"{gap.policy} reads {gap.field}: {gap.why}", "yellow")
     if one.missing:

@@ -80,11 +80,20 @@ def settings_in(path: Path) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
+def _json_problem(text: str) -> str:
+    try:
+        json.loads(text)
+    except ValueError as error:
+        return str(error)
+    return "no exchange"
+
+
 def _from_lines(path: Path, text: str) -> Stored:
     try:
         records = [msgspec.convert(json.loads(line)["record"], AnyRecord) for line in text.splitlines() if line.strip()]
     except (ValueError, KeyError, TypeError, msgspec.ValidationError) as error:
-        raise FileError(f"{path}: neither an exchange in JSON nor records of `interlock audit show --json`") from error
+        what = f"{path}: neither an exchange in JSON nor records of `interlock audit show --json`"
+        raise FileError(f"{what}; as JSON: {_json_problem(text)}") from error
     exchange = Exchange(records[0].exchange if records else "")
     for record in records:
         exchange.add(record)

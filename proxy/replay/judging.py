@@ -9,21 +9,25 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
 import msgspec
+from pydantic import ValidationError
 
 from policies.answer_redaction import mask_arguments, masks_of_response, masks_of_text
 from policies.inputs import HISTORY_FIELDS, OF_THE_MOMENT, call_facts, decision_input, object_of, text_facts
 from policies.known import MOST_BYTES, KnownTexts
 from policies.model import (
+    TEXT_STAGES,
     Action,
     BudgetFacts,
     CallFacts,
     CheckFact,
     Decision,
     DecisionInput,
+    Finding,
     Mode,
     OrderPassage,
     ResponseFacts,
@@ -69,7 +73,7 @@ class Missing(msgspec.Struct, frozen=True):
 
 class Said(msgspec.Struct, frozen=True):
     """What policies say at one place of an exchange (``request``, ``call 0.1``, ``text of choice 0``). ``stopped_by``:
-    the rule that stops it."""
+    the rule that stops it; ``as_then``: policies that could not be asked, and whose answer is the one on record."""
 
     place: str
     stage: Stage
@@ -78,6 +82,7 @@ class Said(msgspec.Struct, frozen=True):
     stopped_by: str | None = None
     missing: tuple[Missing, ...] = ()
     about: ToolCall | None = None
+    as_then: tuple[str, ...] = ()
 
     @property
     def recorded(self) -> bool:
@@ -371,11 +376,15 @@ class Rejudge:
         without = frozenset(one.policy for one in missing)
         decision = await self.policies.decide(question, asking.x.opened_ns, without)
         self.questions += 1
+        known = asking.answers(stage, place, then, self.policies.digest, without) if missing else {}
+        if known:
+            decision = self.policies.completed(decision, known, question, asking.x.opened_ns)
+            missing = tuple([one for one in missing if one.policy not in known])
         asking.found(decision)
         stopped = stage is not Stage.RESPONSE and (decision.refuses or decision.action in CHANGES)
         if approved and decision.action is Action.APPROVE:
             stopped = False  # somebody said yes then
-        return Said(place, stage, question, decision, decision.rule if stopped else None, missing, about)
+        return Said(place, stage, question, decision, decision.rule if stopped else None, missing, about, tuple(known))
 
     def _needed(self, stage: Stage, lost: Unknown) -> tuple[Missing, ...]:
         """The policies that read something that is lost."""
@@ -491,6 +500,27 @@ class _Asking:
         if not then.altered:
             return then
         return msgspec.structs.replace(then, moment={k: v for k, v in then.moment.items() if k not in then.altered})
+
+    def answers(
+        self, stage: Stage, place: str, then: Decided | None, digest: str, wanted: frozenset[str]
+    ) -> dict[str, list[Finding]]:
+        """What those of ``wanted`` said of this place that were asked then, as they are now: the same bundle with the
+        same data. Of a text, which is asked about as it comes, what they said ``then``."""
+        every = [one for one in self.x.decided if (one.stage, one.surface) == (stage.value, place)]
+        found: dict[str, list[Finding]] = {}
+        for decided in every if stage not in TEXT_STAGES else [then] if then is not None else []:
+            said = decided.decision
+            if said.get("bundle") != digest:
+                continue
+            failed = {error.get("policy") for error in said.get("errors") or ()}
+            for policy in wanted.intersection(said.get("asked") or ()) - failed:
+                with suppress(ValidationError):
+                    found[policy] = [
+                        Finding.model_validate(entry["finding"])
+                        for entry in said.get("findings") or ()
+                        if entry["policy"] == policy
+                    ]
+        return found
 
     def run(self, moment: Mapping[str, Any]) -> RunFacts:
         if "run" in moment:

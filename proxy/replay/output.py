@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from proxy.replay.running import Replay
@@ -21,6 +20,7 @@ _TITLES: dict[Kind, tuple[str, str, str]] = {
     "other_rule": ("by another rule", "stopped then and now", "cyan"),
 }
 _NAMES = 4
+_NAMED = 8
 
 
 def report(found: Replay, against: str) -> RenderableType:
@@ -35,7 +35,7 @@ def report(found: Replay, against: str) -> RenderableType:
             parts.append(line.append(f"  ({meaning})", style="dim"))
             parts += _changes(tally, kind)
     if tally.findings:
-        parts += [Text("\nfindings that stop nothing", style="bold"), _findings(tally)]
+        parts += [Text("\nfindings that stop nothing", style="bold"), *_findings(tally)]
     parts += _answerable(tally)
     parts.append(_cost(found))
     return Group(*parts)
@@ -55,9 +55,18 @@ def _head(found: Replay, against: str) -> Text:
     text.append(f"bundle {found.bundle.digest.removeprefix('sha256:')[:12]}, compared with {against}\n")
     for word in ("enforce", "warn", "shadow"):
         if word in modes:
-            text.append(f"{word}: ", style="dim").append(f"{', '.join(modes[word])}\n")
+            text.append(f"{word}: ", style="dim").append(f"{_policies(modes[word])}\n")
     text.rstrip()
     return text
+
+
+def _policies(names: list[str]) -> str:
+    """One's own by name; the shipped ones too, unless there are many."""
+    shipped = [name for name in names if name.startswith("interlock.")]
+    if len(shipped) <= _NAMED:
+        return ", ".join(names)
+    own = [name for name in names if name not in shipped]
+    return " and ".join([", ".join(own)] * bool(own) + [f"{len(shipped)} shipped policies"])
 
 
 def _changes(tally: Tally, kind: Kind) -> Iterator[RenderableType]:
@@ -92,11 +101,23 @@ def _top(counts: Counter[str], *, by_name: bool = False) -> str:
     return ", ".join(words)
 
 
-def _findings(tally: Tally) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+def _findings(tally: Tally) -> Iterator[RenderableType]:
+    agents: dict[str, Counter[str]] = {}
+    days: dict[str, Counter[str]] = {}
+    for (rule, agent, day), number in tally.found.items():
+        agents.setdefault(rule, Counter())[agent] += number
+        days.setdefault(rule, Counter())[day] += number
+    told: set[str] = set()
     for (rule, mode, action), number in tally.findings.most_common():
-        table.add_row("", printable(rule, 120), str(number), f"{action} ({mode})")
-    return table
+        line = Text.assemble("  ", (printable(rule, 120), "bold"), f"  {number}  {action} ({mode})")
+        if rule in told:
+            yield line
+            continue
+        told.add(rule)
+        line.append(f"   agents: {_top(agents[rule])}   days: {_top(days[rule], by_name=True)}", style="dim")
+        yield line
+        for change in tally.found_examples.get(rule, ()):
+            yield Text(f"      {_example(change)}")
 
 
 def _answerable(tally: Tally) -> Iterator[RenderableType]:

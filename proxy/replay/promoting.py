@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import os
 import re
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -75,13 +76,18 @@ def _promote(arguments: argparse.Namespace) -> int:
     present = Rollout.load(folder, keys)
     text = path.read_text(encoding="utf-8") if path.exists() else "modes: {}\n"
     wanted = with_mode(text, arguments.policy, arguments.to, agent=arguments.agent, team=arguments.team)
+    whom = arguments.agent or arguments.team or "everybody"
     try:
         document = Document.model_validate(read(wanted)[0])
     except ValidationError:
         raise UsageError(f"{arguments.policy}: a policy is named OWNER.NAME") from None
     then = present.with_document(arguments.layer, document)
     then.check([entry.name for entry in bundle.policies])
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    if wanted == text and path.exists():
+        already = f"{arguments.policy} is {arguments.to} for {whom} already: {path}; nothing was written"
+        console.print(escape(already), soft_wrap=True)
+        return PROMOTED
     found = _replayed(arguments, settings, bundle, present, then)
     console.print(report(found, "the roll-out as it is"))
     if not arguments.force and (not found.tally.judged or found.tally.answerable < ANSWERABLE):
@@ -90,10 +96,9 @@ def _promote(arguments: argparse.Namespace) -> int:
             if not found.tally.judged
             else (f"only {found.tally.answerable:.1%} of the exchanges can be judged again ({ANSWERABLE:.0%} wanted)")
         )
-        console.print(f"\n[bold red]not promoted[/]: {why} (--force)")
+        console.print(f"\n[bold red]not promoted[/]: {why}; --force promotes it all the same", soft_wrap=True)
         return NOT_PROMOTED
     _write(path, wanted, arguments.layer, arguments.key)
-    whom = arguments.agent or arguments.team or "everybody"
     console.print(
         f"\n[bold green]promoted[/] {escape(arguments.policy)} to {arguments.to} for {escape(whom)}: {path}",
         soft_wrap=True,
@@ -142,6 +147,8 @@ def with_mode(text: str, policy: str, mode: Wanted, *, agent: str | None = None,
             entry[place] = {**(entry.get(place) or {}), name: mode}
         modes[policy] = entry
     wanted = {**document, "modes": modes}
+    if wanted == document:
+        return text
     for changed in _by_line(text, policy, mode):
         with suppress(YamlProblem):
             if read(changed)[0] == wanted:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
+import msgspec
 from pydantic import ValidationError
 
 from policies.bundle import Bundle
@@ -17,10 +18,10 @@ from policies.engines.base import Engine
 from policies.engines.embedded import EmbeddedEngine
 from policies.model import Mode
 from policies.modes import unknown_policies
-from policies.rollout import Rollout
+from policies.rollout import Exempt, Rollout
 from policies.seen import ToolTable
 from policies.service import PolicySet, with_settings
-from proxy.replay.judging import Histories, Rejudge, Said
+from proxy.replay.judging import Histories, Missing, Rejudge, Said
 from proxy.replay.stored import Stored, stored
 from proxy.replay.tally import Tally, stopped, stopped_then
 from proxy.replay.turns import InTurns
@@ -97,6 +98,17 @@ class Sets:
                 wanted[name] = Mode(mode)
         return wanted
 
+    def differing(self, other: Sets, agent: str, team: str | None) -> frozenset[str]:
+        """The policies that count otherwise for this agent than in ``other``; all, if exceptions do."""
+        mine, theirs = self.modes(agent, team), other.modes(agent, team)
+        if self._exceptions(agent, team) != other._exceptions(agent, team):
+            return frozenset({*mine, *theirs})
+        return frozenset({name for name in {*mine, *theirs} if mine.get(name) is not theirs.get(name)})
+
+    def _exceptions(self, agent: str, team: str | None) -> list[tuple[str, Exempt]]:
+        found = self._rollout.exceptions(agent, team) if self._rollout is not None else ()
+        return [(one.name, one.written) for one in found]
+
     def of(self, agent: str, team: str | None) -> PolicySet:
         if self._rollout is None:
             agent, team = "", None
@@ -172,10 +184,16 @@ async def _replay(
     rejudges = _Rejudges(sets, depth)
     before = _Rejudges(against, depth) if against is not None else None
 
+    same = against is not None and against.bundle.digest == sets.bundle.digest
+
     async def asked(x: Stored) -> tuple[list[Said], dict[str, str]] | Exception:
         try:
             said = await rejudges.exchange(x)
-            return said, stopped_then(x) if before is None else stopped(await before.exchange(x))
+            if before is None or against is None:
+                return said, stopped_then(x)
+            other = await before.exchange(x)
+            wanted = sets.differing(against, x.agent, x.team) if same else None
+            return _with_gaps(said, other, wanted), stopped(other)
         except (ValidationError, TypeError, ValueError, AttributeError) as error:
             return error
 
@@ -194,6 +212,20 @@ async def _replay(
             await one.close()
     seconds = time.perf_counter() - began
     return Replay(tally, sets.bundle, sets.modes("", None), seconds, sets.seconds, rejudges.questions)
+
+
+def _with_gaps(said: list[Said], other: list[Said], wanted: Set[str] | None) -> list[Said]:
+    """``said`` with what is not known on the other side either: it may be no change, or one. ``wanted``: the policies
+    that count otherwise there; what the rest say, known or not, is the same on both sides and changes nothing."""
+    theirs: dict[str, list[Missing]] = {}
+    for one in other:
+        theirs.setdefault(one.place, []).extend(gap for gap in one.missing if gap.enforced)
+    found = []
+    for one in said:
+        gaps = {gap.policy: gap for gap in (*one.missing, *theirs.pop(one.place, ()))}
+        missing = tuple([gap for gap in gaps.values() if wanted is None or gap.policy in wanted])
+        found.append(one if missing == one.missing else msgspec.structs.replace(one, missing=missing))
+    return found
 
 
 def _groups(exchanges: Iterable[Exchange]) -> Iterator[list[Stored]]:

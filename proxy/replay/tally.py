@@ -24,10 +24,10 @@ STOPS = frozenset({"approve", "deny", "terminate", "redact", "quarantine"})
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One place whose outcome changes. ``rule`` is the one that stops it now, of what is newly allowed the one that
-    stopped it then; ``excerpt`` is masked."""
+    """One place whose outcome changes, or where something is found that stops nothing (``recorded``). ``rule`` is the
+    one that stops it now, of what is newly allowed the one that stopped it then; ``excerpt`` is masked."""
 
-    kind: Kind
+    kind: Kind | Literal["recorded"]
     rule: str
     exchange: str
     opened_ns: int
@@ -52,6 +52,7 @@ class Lost(msgspec.Struct, frozen=True):
 class Tally:
     """``exchanges`` were looked at, ``judged`` of them came as far as the policies; ``changed`` and ``unanswerable``
     count exchanges, ``changes`` and ``lost`` places. ``examples``: the first few changes of each kind and rule.
+    ``findings`` counts those that stop nothing (rule, mode, action), ``found`` the same by rule, agent and day.
     ``only``: the policies that were asked, if others had a say then; what those stopped is not newly allowed."""
 
     kept: int = 3
@@ -66,6 +67,8 @@ class Tally:
     lost: Counter[Lost] = field(default_factory=Counter)
     lost_examples: dict[Lost, list[str]] = field(default_factory=dict)
     findings: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    found: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    found_examples: dict[str, list[Change]] = field(default_factory=dict)
     examples: dict[tuple[Kind, str], list[Change]] = field(default_factory=dict)
 
     @property
@@ -104,7 +107,7 @@ class Tally:
             if place not in now and place not in open_places and "answer" not in open_places and not moot:
                 kinds.add(self._change("newly_allowed", rule, x, place, excerpts))
         self.changed.update(kinds)
-        self._findings(said)
+        self._findings(x, said, excerpts)
 
     def unreadable(self, x: Stored, error: Exception) -> None:
         """An exchange whose record does not say what such a record says."""
@@ -139,12 +142,17 @@ class Tally:
         if len(examples) < self.kept and exchange not in examples:
             examples.append(exchange)
 
-    def _findings(self, said: list[Said]) -> None:
+    def _findings(self, x: Stored, said: list[Said], excerpts: Callable[[], Mapping[str, str]]) -> None:
         for one in said:
             for found in one.decision.findings if one.decision is not None else ():
                 if found.mode is not Mode.ENFORCE or one.stopped_by is None:
                     rule = f"{found.policy}/{found.finding.id}"
                     self.findings[rule, found.mode.value, found.finding.action.value] += 1
+                    change = Change("recorded", rule, x.id, x.opened_ns, x.agent, one.place)
+                    self.found[rule, x.agent, change.day] += 1
+                    examples = self.found_examples.setdefault(rule, [])
+                    if len(examples) < self.kept:
+                        examples.append(msgspec.structs.replace(change, excerpt=excerpts().get(one.place, "")))
 
 
 def stopped(said: Iterable[Said]) -> dict[str, str]:
