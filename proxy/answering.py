@@ -20,7 +20,7 @@ from proxy.live import Live
 from proxy.passing import break_off, copy, cut_off, like
 from proxy.refusals import Refuse
 from proxy.state import Runs
-from proxy.streamed import StreamedAnswer, UpstreamBroke
+from proxy.streamed import Killed, Stopping, StreamedAnswer, UpstreamBroke
 from proxy.whole import judge_whole
 from serving.settings import Settings
 from serving.wire.splice import Unspliceable
@@ -59,8 +59,15 @@ class Answering:
         x.coverage["answer"] = "unjudged: neither JSON nor an event stream"
         if not self._passes_unjudged:
             raise Refuse("unjudged_answer", "The model server's answer is of a kind that cannot be judged.")
-        x.ending, x.waiting = "done", None
-        return await copy(request, answer)
+        x.ending = "done"
+
+        def end(problem: Stopping | Killed) -> None:
+            if isinstance(problem, Killed):  # no words of ours would fit in there
+                x.ending = "cut"
+                cut_off(request)
+
+        with self._live.streaming(x, end, partial(cut_off, request)):
+            return await copy(request, answer)
 
     async def _streamed(
         self, request: web.BaseRequest, answer: aiohttp.ClientResponse, x: Exchange

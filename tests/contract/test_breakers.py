@@ -218,6 +218,40 @@ async def test_a_kill_reaches_a_stream_whose_client_reads_nothing(tmp_path: Path
     assert [record.ending for record in settled(tmp_path)] == ["cut"]
 
 
+async def test_a_kill_breaks_off_an_answer_that_nobody_judges(tmp_path: Path) -> None:
+    gone, started = asyncio.Event(), asyncio.Event()
+
+    async def script(_request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD.replace(b"text/event-stream", b"text/plain"))
+        try:
+            while True:
+                writer.write(b"5\r\nword \r\n")
+                await writer.drain()
+                started.set()
+                await asyncio.sleep(0.005)
+        except ConnectionError:
+            gone.set()
+            raise
+
+    listen = {"admin_token": "operators-only"}
+    async with interlock(tmp_path, script, listen=listen, unjudged="allow") as (it, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(it))
+        writer.write(post(ask(stream=True)))
+        async with asyncio.timeout(30):
+            await started.wait()
+            await reader.readuntil(b"word")
+            async with aiohttp.ClientSession(headers={"Authorization": "Bearer operators-only"}) as admin:
+                order = {"operator": "ann", "reason": "enough"}
+                assert (await admin.post(f"{it.admin_url}/v1/all/kill", json=order)).status == 200
+            await gone.wait()
+            with suppress(ConnectionError):
+                while await reader.read(65536):
+                    pass
+        writer.close()
+        await until(lambda: settled(tmp_path), 20)
+    assert [record.ending for record in settled(tmp_path)] == ["cut"]
+
+
 def settled(state: Path) -> list[Settled]:
     return [entry.record for entry in read_journal(state / "state") if isinstance(entry.record, Settled)]
 
