@@ -56,6 +56,9 @@ _DISGUISE = re.compile(f"%([2-7][0-9a-fA-F])|[{_WITHOUT_WIDTH}]")
 MOST_WEIGHED = 4000
 """Matches of one pattern that are weighed where only some hits are wanted. Weighing one takes 10 to 30 µs."""
 
+NEXT = 1024
+"""Characters of a match that begins within what stood behind another one."""
+
 SeverityName = Literal["info", "low", "medium", "high", "critical"]
 
 
@@ -283,11 +286,8 @@ def shipped_redactor(names: Sequence[str] = DEFAULT_SETS) -> Callable[[str], str
 
 def _hits(pattern: Pattern, expression: Any, group: int, text: str, weighed: int | None) -> Iterator[Hit]:
     refused: set[str] = set()  # a placeholder that is repeated is weighed once
-    for nth, match in enumerate(expression.finditer(text), 1):
-        found = match.group(group)
-        if not found:
-            continue
-        start, end = match.span(group)
+    for nth, (start, end) in enumerate(_spans(expression, group, text), 1):
+        found = text[start:end]
         if nth == weighed:
             yield Hit(pattern.id, start, end, pattern.severity)
             return
@@ -297,6 +297,23 @@ def _hits(pattern: Pattern, expression: Any, group: int, text: str, weighed: int
             yield Hit(pattern.id, start, end, pattern.severity)
         else:
             refused.add(found)
+
+
+def _spans(expression: Any, group: int, text: str) -> Iterator[tuple[int, int]]:
+    """Where an expression matches, or its ``group`` in it. What must stand behind the group may be what the next match
+    begins with, as the line's end between two numbers of a list: so it is looked at again."""
+    done = 0
+    for match in expression.finditer(text):
+        (start, end), behind = match.span(group), match.end()
+        if start < done:
+            continue
+        while start < end:
+            yield start, end
+            done = end
+            again = expression.match(text[end : end + NEXT]) if end < behind else None
+            if again is None or again.end() == NEXT:
+                break
+            start, end, behind = end + again.start(group), end + again.end(group), end + again.end()
 
 
 def _may_be_disguised(text: str) -> bool:

@@ -253,3 +253,21 @@ def test_a_command_line_without_a_password_is_left_alone(text: str) -> None:
 def test_a_disguised_secret_is_redacted_where_it_stands() -> None:
     token = FOUND_SECRETS["github_token"].replace("g", "%67", 1).replace("C", "C\u200b", 1)
     assert SECRETS.redact(f"a%20b {token} c") == "a%20b [redacted:github_token] c"
+
+
+NUMBERS = ["555-123-4567", "(212) 555-1234", "+49 170 1234567", "555-234-4568", "+1 415 555 0132"]
+
+
+@pytest.mark.parametrize("between", [" ", "\n", ",", ", ", "; ", '"\n"'])
+@given(numbers=st.lists(st.sampled_from(NUMBERS), min_size=1, max_size=12))
+def test_every_number_of_a_list_is_found(between: str, numbers: list[str]) -> None:
+    """What stands behind one is what must stand before the next."""
+    text = between.join(numbers)
+    assert [text[hit.start : hit.end] for hit in PII.scan(text) if hit.id == "phone"] == numbers
+
+
+def test_what_follows_a_match_is_looked_at_once_more_and_only_there() -> None:
+    own = PatternSet("own", [Pattern(id="it", regex="(?:^|[ ,])(?P<secret>[0-9]{2})(?:[ ,]|$)")])
+    text = "11 22,33  44 555 66"
+    assert [text[hit.start : hit.end] for hit in own.scan(text)] == ["11", "22", "33", "44", "66"]
+    assert len(own.scan("77 " * 5000)) == 5000
