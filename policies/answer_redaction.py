@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from policies.model import Action, Decision, Mode, PolicyFinding, Redaction
 from policies.redaction import CannotRedact
@@ -45,10 +45,26 @@ def _redacting(decision: Decision) -> Iterator[PolicyFinding]:
             yield one
 
 
-def masks_of_text(decision: Decision, said: bytes, left: int = 0) -> Masks:
-    """What is masked of a text of which ``said`` has come and ``left`` bytes have left.
+class Match(Protocol):
+    """A match in a text, ``start`` to ``end`` in bytes of UTF-8. ``sure``: it ends there whatever comes."""
+
+    @property
+    def start(self) -> int: ...
+
+    @property
+    def end(self) -> int: ...
+
+    @property
+    def sure(self) -> bool: ...
+
+
+def masks_of_text(decision: Decision, said: bytes, left: int = 0, hits: Sequence[Match] = ()) -> Masks:
+    """What is masked of a text of which ``said`` has come and ``left`` bytes have left; ``hits`` are what was found in
+    it. Those that no redaction names, because only another policy reads them, may end anywhere.
 
     Raises :class:`CannotRedact`."""
+    known = {(hit.start, hit.end) for hit in hits if hit.sure}
+    unsure = [hit for hit in hits if not hit.sure]
     spans: list[Mask] = []
     for rule, redaction in wanted(decision):
         if redaction.path not in (_WHOLE, TEXT_PATH):
@@ -56,6 +72,8 @@ def masks_of_text(decision: Decision, said: bytes, left: int = 0) -> Masks:
         mask = _mask(rule, redaction, said, code_points=redaction.path == TEXT_PATH)
         if mask.start < left:
             raise CannotRedact(f"{rule} names what has left")
+        if (mask.start, mask.end) not in known and any(h.start < mask.end and mask.start < h.end for h in unsure):
+            raise CannotRedact(f"{rule} masks a match whose end is not known")
         spans.append(mask)
     return joined(spans)
 

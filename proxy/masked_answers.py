@@ -8,6 +8,7 @@ not every hit of a pattern is told at once. What cannot be masked is refused, as
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from policies.answer_redaction import keys_of, mask_arguments, masks_of_response, masks_of_text, wanted
 from policies.model import Action, CallFacts, Decision, Signal
@@ -51,14 +52,11 @@ class TextMasking:
         found = self._found
         if not found.maskable:
             raise CannotRedact(f"{decision.rule} masks text that does not wait")
-        if any(hit.start < found.left for hit in found.hits):
+        if any((redaction.start or 0) < found.left for _, redaction in wanted(decision)):
             raise CannotRedact(f"{decision.rule} masks what has left")
-        wanted(decision)
         if not found.settled:
             return None
-        if not all(hit.sure for hit in found.hits):
-            raise CannotRedact(f"{decision.rule} masks a match whose end is not known")
-        return masks_of_text(decision, bytes(self._said[: found.size]), found.left)
+        return masks_of_text(decision, bytes(self._said[: found.size]), found.left, found.hits)
 
 
 class ResponseMasking:
@@ -103,8 +101,7 @@ async def masked_call(
     for _ in range(_ROUNDS):
         made = mask_arguments(decision, call.arguments)
         for place in made.places:
-            key = keys_of(place)[-1]
-            if not key.isdecimal() and signals(CallFacts(name=call.name, raw=key)):
+            if (key := _name_of(facts.arguments, place)) and signals(CallFacts(name=call.name, raw=key)):
                 raise CannotRedact(f"{decision.rule} masks a value whose name gives it away")
         if made.text == call.arguments:
             return call, decision
@@ -119,3 +116,11 @@ async def masked_call(
             return call, decision if after.action in (Action.ALLOW, Action.FLAG) else after
         decision = after
     raise CannotRedact(f"{decision.rule} finds more than can be masked")
+
+
+def _name_of(arguments: Any, place: str) -> str | None:
+    """The name of the value at a JSON pointer; None for one in a list."""
+    *above, last = keys_of(place)
+    for step in above:
+        arguments = arguments[int(step) if isinstance(arguments, list) else step]
+    return last if isinstance(arguments, dict) else None

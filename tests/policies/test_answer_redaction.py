@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from policies.answer_redaction import mask_arguments, masks_of_response, masks_of_text, splices
 from policies.model import Action, Decision, Finding, Mode, PolicyFinding, Redaction, Severity, Stage
 from policies.redaction import CannotRedact
+from serving.whole_matches import WholeHit
 from serving.wire.masking import masked
 
 SAID = "Ask ☂ kim@corp.dk now".encode()
@@ -63,6 +64,16 @@ def test_what_has_left_cannot_be_masked() -> None:
     with pytest.raises(CannotRedact, match="has left"):
         masks_of_text(decision({"path": "", "start": 8, "end": 19}), SAID, 9)
     assert masks_of_text(decision({"path": "", "start": 8, "end": 19}), SAID, 8)
+
+
+def test_a_match_whose_end_is_not_known_cannot_be_masked_and_stops_no_other() -> None:
+    """What no redaction names, another policy reads: one in shadow must not end the answer."""
+    mail, wide = WholeHit("pii", "email", "low", 8, 19), WholeHit("secrets", "jwt", "high", 4, 12, False)
+    assert masks_of_text(decision({"path": "", "start": 8, "end": 19}), SAID, 0, [wide, mail])
+    for start, end in ((4, 12), (9, 19), (0, 5)):
+        with pytest.raises(CannotRedact, match="end is not known"):
+            masks_of_text(decision({"path": "", "start": start, "end": end}), SAID, 0, [wide, mail])
+    assert masks_of_text(decision({"path": "", "start": 0, "end": 3}), SAID, 0, [wide, mail])
 
 
 def test_only_enforced_findings_count_and_none_without_a_place() -> None:
