@@ -6,7 +6,7 @@ sets. A few automata of a few expressions each learn little, and what they know 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import re2
@@ -17,11 +17,11 @@ AUTOMATA = 5
 class Features:
     """Some RE2 expressions. Use from any thread."""
 
-    def __init__(self, expressions: Sequence[str], options: Any) -> None:
-        """``options`` are RE2's."""
+    def __init__(self, expressions: Mapping[int, str], options: Any) -> None:
+        """``expressions`` by their number; ``options`` are RE2's."""
         self._parts: list[tuple[Any, list[int]]] = []
         for nth in range(min(AUTOMATA, len(expressions))):
-            numbers = list(range(nth, len(expressions), AUTOMATA))
+            numbers = list(expressions)[nth::AUTOMATA]
             part = re2.Set.SearchSet(options)
             for number in numbers:
                 part.Add(expressions[number])
@@ -29,6 +29,6 @@ class Features:
             self._parts.append((part, numbers))
 
     def of(self, sentence: str) -> list[int]:
-        """The numbers of those that match, in order."""
+        """The numbers of those that match."""
         data = sentence.encode()
-        return sorted([numbers[nth] for part, numbers in self._parts for nth in part.Match(data) or ()])
+        return [numbers[nth] for part, numbers in self._parts for nth in part.Match(data) or ()]

@@ -72,7 +72,7 @@ _FEWEST, _FEWEST_AROUND = 2, 8
 """Words of content that a sentence and what is around it must have to be compared."""
 
 
-def places(text: str, sentence: Sentence) -> list[str]:
+def standing(text: str, sentence: Sentence) -> list[str]:
     """How a sentence stands in its text, by the names of ``orders.yaml``."""
     names = ["field_start"] if sentence.opens == FIELD else []
     if sentence.opens != STOP and sentence.closes != STOP:

@@ -22,16 +22,17 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from functools import cache
+from heapq import merge
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import re2
 import yaml
 
 from policies.order_features import Features
 from policies.order_heads import Heads
-from policies.order_surroundings import AROUND, places, related
+from policies.order_surroundings import AROUND, related, standing
 from policies.sentences import FIELD, Sentence, Sentences
 from serving.block_scan import BlockScan
 from serving.plain import ENCODED, decoded_parts, plain
@@ -42,6 +43,8 @@ GIVES_ORDERS = 0.5
 MOST_SENTENCES = 2000
 SENTENCE_PER = 150
 """Sentences of a text that are weighed: so many, or one for so many characters where that is more."""
+SHORTEST, SHORTEST_UNSPACED = 8, 4
+"""Characters of the shortest sentence, and of one in a script that puts no blanks between words."""
 MANY = 8
 """So many ordinary orders within ``AROUND`` characters on each side make a manual."""
 
@@ -56,9 +59,10 @@ _BLANKS = re.compile(r"(?:\\[nrt]|\s)+")
 _NO_WORDS = frozenset("[<#={|-/\"'\\ \n")
 _FOLDS_TO_ASCII = ("\u017f", "\u212a")
 """Not ASCII, and yet an s and a k to RE2, without regard to case."""
-_ENCODED, _CALL = 0, 1
+_ENCODED, _CALL, _ABROAD = 0, 1, 2
 _STRAIGHT = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "\u00a0": " "})
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_UNSPACED = re.compile("[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
 _HOLE = re.compile(r"\{([a-z_]+)\}")
 _SIGNS = re.compile(r"[\[<#={|-][\[<#={|/\"'\\ -]*$")
 """What stands before a sentence and may be part of a marker."""
@@ -88,8 +92,11 @@ class _Read(NamedTuple):
 
 
 class _LookedAt(NamedTuple):
+    """``abroad``: whether any sentence may be one in another language than English."""
+
     sentences: Sentences
     each: list[_Read]
+    abroad: bool
 
 
 class _Weighed(NamedTuple):
@@ -130,12 +137,18 @@ class Detector:
         self._triggers = re2.compile("|".join(_filled(trigger, holes) for trigger in document["triggers"]), options)
         self._direct = re2.compile(document["direct"]["regex"], options)
         self._direct_score = float(document["direct"]["score"])
-        self._features = Features([_filled(entry["regex"], holes) for entry in document["features"]], options)
-        self._may_have = BlockScan([ENCODED, document["direct"]["regex"]])
+        of_abroad = [_filled(trigger, holes) for trigger in document["triggers_abroad"]]
+        self._triggers_abroad = re2.compile("|".join(of_abroad), options)
+        here: dict[int, str] = {}
+        abroad: dict[int, str] = {}
+        for number, entry in enumerate(document["features"]):
+            (abroad if entry.get("abroad") else here)[number] = _filled(entry["regex"], holes)
+        self._features, self._features_abroad = Features(here, options), Features(abroad, options)
+        self._may_have = BlockScan([ENCODED, document["direct"]["regex"], *of_abroad])
 
     def passages(self, text: str, least: float = GIVES_ORDERS) -> list[Passage]:
         """The passages with a score of ``least`` or more, by place; none overlaps another."""
-        if len(text) < 8:
+        if len(text) < SHORTEST_UNSPACED:
             return []
         try:
             data = text.encode()
@@ -173,14 +186,16 @@ class Detector:
 
     def explain(self, text: str) -> list[tuple[str, float, tuple[str, ...]]]:
         """Every sentence that was looked at, its score and what it has; without what is undisguised or decoded."""
+        data = text.encode()
+        looked_at = self._looked_at(text, data, self._may_have.found(data))
         return [
-            (text[w.sentence.start : w.sentence.end], _score(w.odds), w.features)
-            for w in self._weighed(self._looked_at(text, text.encode()))
+            (text[one.sentence.start : one.sentence.end], _score(one.odds), one.features)
+            for one in self._weighed(looked_at)
         ]
 
     def _passages(self, text: str, data: bytes, may_have: list[int], least: float) -> list[Passage]:
         """``data``: the text in UTF-8."""
-        looked_at = self._looked_at(text, data)
+        looked_at = self._looked_at(text, data, may_have)
         found: list[Passage] = []
         for one in self._weighed(looked_at):
             score = _score(one.odds)
@@ -206,32 +221,41 @@ class Detector:
             )
         return found
 
-    def _looked_at(self, text: str, data: bytes) -> _LookedAt:
+    def _looked_at(self, text: str, data: bytes, may_have: list[int]) -> _LookedAt:
+        places = _places(text, data, self._triggers)
+        abroad: list[int] = []
+        if not text.isascii() or any(found >= _ABROAD for found in may_have):
+            abroad = list(_places(text, data, self._triggers_abroad))
+            places = merge(places, abroad)
         sentences = Sentences(text)
         most = most_weighed(text)
         each: list[_Read] = []
         done = -1
-        for place in self._places(text, data):
+        for place in places:
             if place < done:
                 continue
             sentence = sentences.around(place)
             start, end, opens, closes = sentence
             done = max(done, end)
-            if end - start < 8:
+            if end - start < SHORTEST and (end - start < SHORTEST_UNSPACED or not _UNSPACED.search(text, start, end)):
                 continue
             written = _straight(text[start:end])
-            if opens == closes == FIELD and written.count(" ") < 2 and written[0].isalnum():
+            brief = opens == closes == FIELD and written.count(" ") < 2 and written[0].isalnum()
+            if brief and (written.isascii() or not _UNSPACED.search(written)):
                 continue  # "return requested"
             signs = _SIGNS.search(text, max(0, start - 12), start) if start and text[start - 1] in _NO_WORDS else None
             each.append(_Read(sentence, signs[0] + written if signs else written, self._heads.of(written)))
             if len(each) == most:
                 break
-        return _LookedAt(sentences, each)
+        return _LookedAt(sentences, each, bool(abroad))
 
     def _weighed(self, looked_at: _LookedAt) -> Iterator[_Weighed]:
         ordinary = [read.sentence.start for read in looked_at.each if read.head]
         for read in looked_at.each:
-            yield self._weigh(looked_at.sentences, read, self._features.of(read.written), ordinary)
+            has = self._features.of(read.written)
+            if looked_at.abroad:
+                has += self._features_abroad.of(read.written)
+            yield self._weigh(looked_at.sentences, read, sorted(has), ordinary)
 
     def _weigh(self, sentences: Sentences, read: _Read, has: list[int], ordinary: list[int]) -> _Weighed:
         odds = self._bias
@@ -254,7 +278,7 @@ class Detector:
                 kinds.add(kind)
         if not kinds:
             return _Weighed(sentence, odds, frozenset(), tuple(names))
-        for name in places(sentences.text, sentence):
+        for name in standing(sentences.text, sentence):
             odds += self._context[name]
             names.append(name)
         if not kinds & _STRONG:
@@ -269,22 +293,23 @@ class Detector:
                 names.append(relation)
         return _Weighed(sentence, odds, frozenset(kinds), tuple(names))
 
-    def _places(self, text: str, data: bytes) -> Iterator[int]:
-        """Where in the text, in code points, a sentence may be one to look at, in order."""
-        if len(data) == len(text):
-            for found in self._triggers.finditer(data):
-                yield found.end() - 1
-            return
-        at = place = 0
-        for found in self._triggers.finditer(data):
-            end = found.end() - 1
-            place += len(data[at:end].decode("utf-8", "ignore"))
-            at = end
-            yield place
-
 
 def most_weighed(text: str) -> int:
     return max(MOST_SENTENCES, len(text) // SENTENCE_PER)
+
+
+def _places(text: str, data: bytes, triggers: Any) -> Iterator[int]:
+    """Where in the text, in code points, a sentence may be one to look at, in order."""
+    if len(data) == len(text):
+        for found in triggers.finditer(data):
+            yield found.end() - 1
+        return
+    at = place = 0
+    for found in triggers.finditer(data):
+        end = found.end() - 1
+        place += len(data[at:end].decode("utf-8", "ignore"))
+        at = end
+        yield place
 
 
 def _filled(expression: str, holes: dict[str, str]) -> str:

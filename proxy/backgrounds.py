@@ -14,7 +14,7 @@ from pathlib import Path
 
 from policies.known import KnownTexts, candidates
 from policies.model import Mode, OrderPassage, Stage
-from policies.orders import GIVES_ORDERS, Passage
+from policies.orders import GIVES_ORDERS, Passage, shipped_detector
 from policies.provenance import Background, Facts, certain_orders
 from policies.recorded_facts import noted
 from policies.replaced import ShownRuns
@@ -111,6 +111,8 @@ class Backgrounds:
         self.before = frozenset(asked) - self.behind
         self._stages = frozenset(stage for stage in Stage if policies.reads_field(stage, ORDERS))
         self._wanted = self._for_calls or any(stage in self._stages for stage in _LATER)
+        if self._wanted or self._stages:
+            shipped_detector()  # made before the first request, not while one waits
 
     @property
     def table(self) -> ToolTable:
