@@ -130,6 +130,17 @@ def widths(entry: PolicyEntry, sets: Sequence[PatternSet]) -> dict[str, int | No
     return found
 
 
+def too_wide_to_mask(entry: PolicyEntry, sets: Sequence[PatternSet], hold: int) -> list[str]:
+    """The patterns that ``entry`` is asked for whose whole matches may be wider than ``hold`` bytes."""
+    asked = widths(entry, sets)
+    return sorted(
+        name
+        for patterns in sets
+        for pattern in patterns.patterns
+        if (name := f"{patterns.name}/{pattern.id}") in asked and _wider(pattern, hold)
+    )
+
+
 def reads_field(reads: Iterable[str], field: str) -> bool:
     """Whether ``field``, a part of it or a whole that it is part of is among ``reads``."""
     return any(name in ("*", field) or name.startswith(f"{field}.") or field.startswith(f"{name}.") for name in reads)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -38,8 +39,10 @@ from policies.bundle import PolicyEntry
 from policies.engines import embedded as _embedded  # gives opa-py-wasm room for modules with many constants
 from policies.model import TEXT_STAGES, Stage
 from policies.schemas import INPUT_SCHEMA
-from policies.text_rules import HoldError, require_hold
+from policies.text_rules import HoldError, hold_of, require_hold, too_wide_to_mask
 from serving.patterns import shipped_patterns
+
+_REDACTS = re.compile(r'"redact"')
 
 _TAKES_ANY_TYPE = frozenset(
     {
@@ -104,7 +107,10 @@ def check(tree: SourceTree, opa: OpaTool) -> Report:
             problems.append(Problem("error", error.file, error.row, error.text))
             continue
         entries.append(entry)
-        problems += _holds(entry, policy)
+        unheld = [*_holds(entry, policy)]
+        problems += unheld
+        if not unheld and any(_REDACTS.search(files[file].read_text("utf-8")) for file in policy.modules):
+            problems += _masks(entry, policy)
         problems += _needs(entry, policy)
     if not any(problem.level == "error" for problem in problems):
         problems += _host_builtins(tree, entries, modules, opa)
@@ -167,6 +173,21 @@ def _holds(entry: PolicyEntry, policy: PolicySources) -> Iterator[Problem]:
                 require_hold(entry, stage, shipped_patterns(entry.patterns))
             except HoldError as error:
                 yield Problem("error", main_file(policy), row, str(error))
+
+
+def _masks(entry: PolicyEntry, policy: PolicySources) -> Iterator[Problem]:
+    """What a policy that redacts cannot mask in a stream, where it redacts nothing but texts."""
+    place = main_file(policy), row_of(policy, "hold")
+    for stage in TEXT_STAGES if set(entry.stages) <= set(TEXT_STAGES) else ():
+        hold = hold_of(entry, stage)
+        if stage not in entry.stages or hold is None:
+            continue
+        wide = too_wide_to_mask(entry, shipped_patterns(entry.patterns), hold) if hold else []
+        if not hold:
+            yield Problem("warning", *place, f"redacts {stage.value} and holds none: a stream is ended, not masked")
+        elif wide:
+            listed = ", ".join(wide)
+            yield Problem("warning", *place, f"hold tail({hold}) is too short to mask {listed}: that ends a stream")
 
 
 def _needs(entry: PolicyEntry, policy: PolicySources) -> Iterator[Problem]:

@@ -1,5 +1,5 @@
-"""Policies at the stage `response`: they see the whole answer. One that is given as a whole can still be masked or
-withheld; of a stream all has left, so what they say is recorded."""
+"""Policies that read the text itself, and policies at the stage `response`, which see the whole answer. One that is
+given as a whole can still be masked or withheld; of a stream all has left, so what they say is recorded."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ POLICY = """\
 # title: Nobody is named in an answer
 # custom:
 #   severity: high
+#   hold: {output: all}
 package interlock.policies.team.names
 
 finding(id, action, redactions) := {
@@ -42,6 +43,11 @@ finding(id, action, redactions) := {
 places contains {"path": concat("", ["/", name]), "start": at, "end": at + 7} if {
 	some name in ["text", "reasoning"]
 	at := indexof(input.response[name], "Mallory")
+	at >= 0
+}
+
+output contains finding("eve", "redact", [{"path": "/text", "start": at, "end": at + 3, "replacement": "E."}]) if {
+	at := indexof(input.surface.text, "Eve")
 	at >= 0
 }
 
@@ -116,3 +122,17 @@ async def test_of_a_stream_it_is_only_recorded(stage: TextStage, name: str) -> N
     made = [one for one in await decided(stage, before + 1) if one.stage == "response"]
     assert [one.action for one in made] == ["deny"] * api.choices
     assert not any(one.masked for one in made)
+
+
+@pytest.mark.parametrize(("name", "stream"), [*((name, False) for name in APIS), *((name, True) for name in STREAMED)])
+async def test_a_policy_that_reads_the_text_masks_by_its_code_points(stage: TextStage, name: str, stream: bool) -> None:
+    """It holds the text and is asked when that is over."""
+    api = APIS[name]
+    say = Say("Eve thinks.", "é☂ Eve says so.")
+    stage.script = streaming(api.events(say, 2)) if stream else answering(api.body(say))
+    body = await stage.asks(api, stream=stream)
+    told = heard(body)
+    assert api.said(told, "text", stream=stream) == ["é☂ E. says so."] * api.choices
+    if "reasoning" in api.says:
+        assert api.said(told, "reasoning", stream=stream) == ["Eve thinks."] * api.choices
+    assert "Eve says" not in str(told)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import urllib.request
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from serving.tiny.harness import Harness, message_of
 from serving.tiny.scripts import KEY, LEAK_PROMPT, LEAK_TEXT
 from tests.contract.test_masked_answers import HOLDS, MASK, POLICY, tokens_fit
 from tests.policies.support import built
+from tests.support import completions
 from tests.support.apis import heard
 from tests.support.channels import Decode, detokenizer, reads, told
 from tests.support.interlock import port_of, running
@@ -26,7 +28,7 @@ from tests.support.messages import MessagesHarness
 from tests.support.raw import send
 from tests.support.servers import VllmServer
 from tests.support.tap import Tap, tapped
-from tests.support.vllm_requests import chat
+from tests.support.vllm_requests import chat, http
 from tests.support.wire import parse
 
 pytestmark = [pytest.mark.vllm, pytest.mark.opa, pytest.mark.asyncio(loop_scope="module")]
@@ -95,6 +97,39 @@ async def test_the_key_is_masked_in_every_channel(stage: Stage, form: str, where
     before, after = reads(stage.tap.last.response, lambda ids: ""), reads(answer, lambda ids: "")
     assert {number: read.finish for number, read in after.items()} == {n: read.finish for n, read in before.items()}
     tokens_fit(answer.body)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"stream": True}, {"stream": True, "stream_interval": 5}, {"stream": True, "stop": ["never said"]}],
+    ids=["whole", "streamed", "five tokens an event", "text behind its tokens"],
+)
+async def test_a_completion_is_masked_with_its_tokens(stage: Stage, fields: dict[str, Any]) -> None:
+    prompt = await asyncio.to_thread(rendered, stage, saying_it())
+    streamed = "stream" in fields
+    asked = {"model": "tiny", "prompt": prompt, "max_tokens": 200, "temperature": 0, **fields}
+    body = json.dumps({**asked, "logprobs": 2, "return_token_ids": True}).encode()
+    answer = parse(await send(stage.port, http("POST", "/v1/completions", body), seconds=120))
+    assert answer.start == "HTTP/1.1 200 OK", answer.body
+    read_by = completions.read_stream if streamed else completions.read_whole
+    before, after = read_by(stage.tap.last.response.body)[0], read_by(answer.body)[0]
+    assert KEY in before.text
+    assert KEY in before.logprob_text
+    assert (after.text, after.finish) == (before.text.replace(KEY, MASK), before.finish)
+    shown = await asyncio.to_thread(stage.decode, after.ids)
+    pieces = [KEY[at : at + 4] for at in range(len(KEY) - 3)]
+    assert not any(piece in said for piece in pieces for said in (after.logprob_text, shown))
+    if "stop" not in fields:  # of text that lags nobody can say which tokens it is
+        assert "eu-1" in after.logprob_text, "other tokens stay"
+        tokens_fit(answer.body)
+
+
+def rendered(stage: Stage, body: dict[str, Any]) -> str:
+    """The prompt that vLLM makes of a chat."""
+    asked = json.dumps({name: body[name] for name in ("model", "messages", "tools")}).encode()
+    url = f"http://127.0.0.1:{stage.port}/tokenize"
+    with urllib.request.urlopen(urllib.request.Request(url, asked, {"content-type": "application/json"})) as answer:
+        return stage.decode(json.load(answer)["tokens"])
 
 
 @pytest.mark.parametrize("streamed", [True, False])

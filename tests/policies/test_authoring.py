@@ -334,3 +334,47 @@ def test_null_is_taken_out_of_a_schema_where_one_alternative_is_left() -> None:
     assert without_null({"properties": {"a": optional}}) == {"properties": {"a": {"type": "string", "title": "T"}}}
     both = {"anyOf": [{"type": "string"}, {"type": "integer"}]}
     assert without_null(both) == both
+
+
+@pytest.mark.parametrize(
+    ("hold", "patterns", "said"),
+    [
+        ("none", "pii/email", "redacts output and holds none: a stream is ended, not masked"),
+        (
+            "tail(8192)",
+            "secrets/private_key",
+            "hold tail(8192) is too short to mask secrets/private_key: that ends a stream",
+        ),
+        ("tail(345)", "pii/email", None),
+        ("all", "secrets/private_key", None),
+    ],
+)
+def test_it_says_what_a_policy_that_redacts_cannot_mask(
+    tmp_path: Path, opa: OpaTool, hold: str, patterns: str, said: str | None
+) -> None:
+    policy = f"""\
+# METADATA
+# title: Masks
+# custom:
+#   hold: {hold}
+#   patterns: [{patterns}]
+package interlock.policies.acme.seen
+
+output contains finding if {{
+	some hit in input.signals
+	finding := {{
+		"id": "x",
+		"severity": "low",
+		"action": "redact",
+		"message": "x",
+		"tags": [],
+		"redactions": [{{"path": hit.path, "start": hit.start, "end": hit.end}}],
+	}}
+}}
+"""
+    tested = "package interlock.policies.acme.seen_test\n\ntest_it if true\n"
+    files = {"acme/seen/policy.rego": policy, "acme/seen/policy_test.rego": tested}
+    root = write_policies(tmp_path, files)
+    report = check(tree_to_build(root, with_library=False), opa)
+    assert [problem.text for problem in report.problems] == ([said] if said else [])
+    assert report.ok
