@@ -154,6 +154,9 @@ class Bundle:
         """
         where = path or LIBRARY_BUNDLE
         called = name or str(where)
+        if not where.exists():
+            beside = "" if where.is_absolute() else f", seen from {Path.cwd()}"
+            raise BundleError(f"{called}: there is none{beside}; make a bundle with `interlock policy build`")
         files: dict[str, bytes] = {}
         try:
             for file, content in read_archive(where) if where.is_file() else read_folder(where):

@@ -57,6 +57,11 @@ def make_keys(private: Path) -> str:
         raise SignatureError(f"{private}: is there already; a key is never overwritten") from None
     with os.fdopen(handle, "wb") as file:
         file.write(text)
+    return public_line(key)
+
+
+def public_line(key: Ed25519PrivateKey) -> str:
+    """The line ``ed25519:…`` that settings name."""
     return _line(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
 
 
@@ -64,8 +69,10 @@ def read_private(path: Path) -> Ed25519PrivateKey:
     """Raises :class:`SignatureError` if there is no such key."""
     try:
         key = load_pem_private_key(path.read_bytes(), None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise SignatureError(f"{path}: is no private key in PEM without a password: {error}") from None
+    except OSError as error:
+        raise SignatureError(f"{path}: {error.strerror or error}; `interlock policy keygen` makes a key") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise SignatureError(f"{path}: is no private key in PEM without a password") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise SignatureError(f"{path}: is no Ed25519 key; make one with `interlock policy keygen`")
     return key
@@ -113,7 +120,9 @@ def verify(keys: Iterable[str], label: str, content: bytes, line: str | None, wh
         except InvalidSignature:
             continue
         return Signed(int(parts[3]), not_before)
-    raise SignatureError(f"{where}: its signature is by none of the keys in the settings, or the file was changed")
+    raise SignatureError(
+        f"{where}: its signature is by none of the keys in the settings, or the file was changed; sign it again"
+    )
 
 
 def signature_path(path: Path) -> Path:

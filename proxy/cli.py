@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or given in ([group] for group in GROUPS):
         with redirect_stdout(sys.stderr), suppress(SystemExit):
             build_parser(command).parse_args([*given, "--help"])
-        return 2
+        raise SystemExit(2)
     parsed = build_parser(command).parse_args(given)
     run: Callable[[argparse.Namespace], int] = parsed.run
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
@@ -48,27 +49,34 @@ def add_config_commands(subparsers: argparse._SubParsersAction[argparse.Argument
 
 def _check(arguments: argparse.Namespace) -> int:
     where = str(arguments.file or "settings")
+    warnings: list[str] = []
     try:
         settings = load(arguments.file)
-        problems = list(_named_things(settings, where))
+        problems = list(_named_things(settings, where, warnings))
     except ConfigError as error:
         problems = error.problems
     for problem in problems:
         _say(str(problem), error=True)
     if problems:
         return 1
-    for warning in readable_secrets(arguments.file) if arguments.file else ():
+    for warning in (*(readable_secrets(arguments.file) if arguments.file else ()), *warnings):
         _say(f"warning: {warning}", error=True)
     _say(f"{where}: all is well")
     return 0
 
 
-def _named_things(settings: Settings, where: str) -> list[ConfigProblem]:
-    """What can be told only by reading the files that the settings name."""
+def _named_things(settings: Settings, where: str, warnings: list[str]) -> list[ConfigProblem]:
+    """What can be told only by reading the files that the settings name; what is worth a look goes to ``warnings``."""
     problems = []
     try:
         bundle = effective_bundle(settings.policies, settings.agents)
-        rollout_of(settings.policies, bundle)
+        now = datetime.now(UTC)
+        for exempted in rollout_of(settings.policies, bundle).exceptions():
+            if exempted.written.expires <= now:
+                when = f"{exempted.written.expires:%Y-%m-%d %H:%M} UTC"
+                warnings.append(
+                    f"{settings.policies.rollout}: exception {exempted.name} ended {when} and covers nothing"
+                )
     except ValueError as error:
         problems.append(ConfigProblem(where, "policies", str(error), "correct `policies`"))
     try:

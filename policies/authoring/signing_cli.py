@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from policies.bundle import Bundle
 from policies.rollout import LABEL, PLATFORM, Rollout
-from policies.signing import make_keys, read_private, sign, signature_path
+from policies.signing import SignatureError, make_keys, public_line, read_private, sign, signature_path
 
 OK = 0
 
@@ -74,6 +74,9 @@ def _keygen(arguments: argparse.Namespace, console: Console) -> int:
 
 def _sign(arguments: argparse.Namespace, console: Console) -> int:
     path, key = arguments.path, read_private(arguments.key)
+    if path.is_dir() and (path / "platform.yaml").is_file():
+        documents = ", ".join(map(str, [path / "platform.yaml", *sorted(path.glob("teams/*.yaml"))]))
+        raise SignatureError(f"{path}: is a roll-out, whose documents are signed one by one: {documents}")
     if path.suffix in (".yaml", ".yml"):
         layer = path.stem if path.parent.name == "teams" else PLATFORM
         Rollout.load(path.parent.parent if path.parent.name == "teams" else path.parent)
@@ -86,5 +89,5 @@ def _sign(arguments: argparse.Namespace, console: Console) -> int:
         bundle = Bundle.load(path).signed(key, arguments.serial, arguments.not_before)
         bundle.write(path)
         said = f"{path} ({bundle.digest})"
-    console.print(f"[green]signed[/] {escape(said)}", soft_wrap=True)
+    console.print(f"[green]signed[/] {escape(said)} by {public_line(key)}", soft_wrap=True)
     return OK

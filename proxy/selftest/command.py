@@ -151,6 +151,11 @@ def _tell(results: Results, modes: Modes, arguments: argparse.Namespace) -> None
         console.print(f"[bold]{agent or 'anonymous'}[/]  enforced: {', '.join(enforced) or 'nothing'}")
         console.print()
         show(console, verdicts)
+        concerned = {policy for verdict in verdicts for policy in verdict.policies}
+        if untried := [name for name in enforced if name not in concerned]:
+            console.print(
+                f"Enforced, and no canary is theirs: {', '.join(untried)} (`interlock policy test` tries them)"
+            )
         if not any(v.outcome == "pass" for v in verdicts if v.cell.surface.name == "lawful"):
             console.print("[bold red]No lawful answer arrives, so a pass above may mean nothing.[/]")
 

@@ -110,6 +110,14 @@ def test_what_the_user_expects_and_no_policy_enforces_leaks(tmp_path: Path, caps
     assert status == 1
 
 
+def test_an_enforced_policy_without_a_canary_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "interlock.yaml"
+    config.write_text("policies: {modes: {interlock.models: enforce}, data: {interlock.models: {models: [canary]}}}")
+    assert main(["selftest", "--config", str(config)]) == 0
+    said = capsys.readouterr().out
+    assert "Enforced, and no canary is theirs: interlock.models (" in said.replace("\n", " ")
+
+
 @pytest.mark.opa
 @pytest.mark.parametrize("engine", ["embedded", "opa"])
 def test_policies_for_every_surface_pass_in_every_cell(

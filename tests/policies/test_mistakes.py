@@ -143,7 +143,9 @@ def test_the_opa_of_make_opa_is_found(opa_binary: Path, tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("words", [[], ["policy"], ["config"], ["audit"]])
 def test_a_command_that_is_missing_shows_which_there_are(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(words) == 2
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
     out = capsys.readouterr()
     assert out.out == ""
     assert "commands:" in out.err

@@ -40,6 +40,21 @@ def test_what_the_commands_sign_is_taken(tmp_path: Path, capsys: pytest.CaptureF
         Bundle.load(bundle, [line])
 
 
+def test_signing_says_by_which_key_and_a_folder_which_documents_it_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = tmp_path / "key.pem"
+    policy("keygen", key)
+    line = public_key(capsys.readouterr().out)
+    folder = written(tmp_path / "rollout", payments="modes: {payments.refunds: enforce}")
+    assert policy("sign", folder / "platform.yaml", "--key", key) == 0
+    assert capsys.readouterr().out.endswith(f"by {line}\n")
+    assert policy("sign", folder, "--key", key) == 2
+    assert f"one by one: {folder}/platform.yaml, {folder}/teams/payments.yaml" in capsys.readouterr().err
+    assert policy("sign", folder / "platform.yaml", "--key", tmp_path / "none.pem") == 2
+    assert "none.pem: No such file or directory; `interlock policy keygen` makes a key" in capsys.readouterr().err
+
+
 def test_what_cannot_be_signed_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     key = tmp_path / "key.pem"
     policy("keygen", key)

@@ -122,6 +122,23 @@ def test_config_check_says_what_is_wrong_or_that_all_is_well(
     assert "/nowhere.yaml" in capsys.readouterr().err
 
 
+def test_config_check_names_what_has_ended_and_from_where_a_path_is_seen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rollout").mkdir()
+    ended = "owner: a@x, approver: b@x, reason: why, expires: 2026-01-31"
+    document = f"exceptions: [{{id: old, policy: interlock.shell, {ended}}}]\n"
+    Path("rollout/platform.yaml").write_text(document, encoding="utf-8")
+    Path("interlock.yaml").write_text("policies: {rollout: rollout}\n", encoding="utf-8")
+    assert main(["config", "check", "interlock.yaml"]) == 0
+    said = "warning: rollout: exception platform/old ended 2026-02-01 00:00 UTC and covers nothing"
+    assert said in capsys.readouterr().err
+    Path("interlock.yaml").write_text("policies: {bundle: bundle}\n", encoding="utf-8")
+    assert main(["config", "check", "interlock.yaml"]) == 1
+    assert f"bundle: there is none, seen from {tmp_path}" in capsys.readouterr().err
+
+
 def test_config_check_warns_of_a_secret_that_others_can_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
