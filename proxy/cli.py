@@ -143,7 +143,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse and run; gives the exit status."""
+    """Parse and run; gives the exit status. Raises :class:`SystemExit` for words that are no command."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     command = next((word for word in given if not word.startswith("-")), None)
     if not given or given in ([group] for group in GROUPS):
