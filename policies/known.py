@@ -85,6 +85,7 @@ class KnownText:
         self._told: Told | None = None
         self._cuts: tuple[Sequence[int] | None, Cut] | None = None
         self._orders: dict[tuple[int, str | None, Trust | None, bool], tuple[OrderPassage, ...]] = {}
+        self._written: dict[tuple[int, str | None, Trust | None, bool], bytes] = {}
         self._named: dict[tuple[ToolNames, str, float], bool] = {}
 
     @property
@@ -145,6 +146,15 @@ class KnownText:
             ]
             known = tuple(_ORDERS.validate_python(made))
             _keep(self._orders, key, known, _MOST_ORDERS)
+        return known
+
+    def orders_written(self, piece: Piece, asked: bool) -> bytes:
+        """The same as JSON, with commas between them. Raises ``PydanticSerializationError``."""
+        key = piece.message, piece.tool, piece.trust, asked
+        known = self._written.get(key)
+        if known is None:
+            known = _ORDERS.dump_json([*self.orders(piece, asked)])[1:-1]
+            _keep(self._written, key, known, _MOST_ORDERS)
         return known
 
     def names(self, tools: ToolNames, tool: str, least: float) -> bool:

@@ -19,10 +19,12 @@ from typing import Any
 
 import msgspec
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from policies.known import KnownTexts
 from policies.model import CallMismatch, CallNamed, OrderPassage, UnplacedValue, ValueProvenance
 from policies.orders import Passage
+from policies.projection import Orders
 from policies.provenance import MOST_PASSAGES, Background, Facts
 from policies.seen import ToolTable, pieces_of
 from serving.wire.request import SentMessage
@@ -129,17 +131,21 @@ def tell(note: Note, messages: Sequence[SentMessage], texts: KnownTexts) -> None
 
 def orders_of(
     note: Note, messages: Sequence[SentMessage], table: ToolTable, texts: KnownTexts
-) -> list[OrderPassage] | None:
+) -> Sequence[OrderPassage] | None:
     """The passages of a history that give orders, as :class:`policies.provenance.Background` has them; None if not all
     of them count."""
     found: list[OrderPassage] = []
+    written: list[bytes] = []
     asked = frozenset(note.asked)
-    for piece in pieces_of(messages, table):
-        if piece.source == "tool":
-            found += texts.of(piece.text).orders(piece, piece.message in asked)
-    if len(found) > MOST_PASSAGES:
-        return None
     try:
-        return [*found, *map(OrderPassage.model_validate, note.inherited)]
-    except ValidationError:
+        for piece in pieces_of(messages, table):
+            if piece.source == "tool" and (text := texts.of(piece.text)).told.passages:
+                found += text.orders(piece, piece.message in asked)
+                written.append(text.orders_written(piece, piece.message in asked))
+        if len(found) > MOST_PASSAGES:
+            return None
+        inherited = [OrderPassage.model_validate(plain) for plain in note.inherited]
+        written += [order.model_dump_json().encode() for order in inherited]
+    except (ValidationError, PydanticSerializationError):
         return None
+    return Orders([*found, *inherited], b",".join(written))

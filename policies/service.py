@@ -20,7 +20,18 @@ from policies.bundle import Bundle, PolicyEntry, configured
 from policies.compose import compose, findings_of
 from policies.engines.base import Engine, EngineError
 from policies.fail_open import FailOpen
-from policies.model import TEXT_STAGES, Action, CallFacts, Decision, DecisionInput, Finding, Mode, Signal, Stage
+from policies.model import (
+    TEXT_STAGES,
+    Action,
+    CallFacts,
+    Decision,
+    DecisionInput,
+    Finding,
+    Mode,
+    OrderPassage,
+    Signal,
+    Stage,
+)
 from policies.modes import rollout_digest
 from policies.projection import Include, document_of, include_of, reads_of
 from policies.rollout import Exempted
@@ -162,11 +173,17 @@ class PolicySet:
         """The signals of messages; none are looked for if no policy in force reads them at the stage ``request``."""
         return signals_of_messages(texts, self._patterns) if self.shown(Stage.REQUEST, "signals") else []
 
-    async def decide(self, question: DecisionInput, now_ns: int = 0, without: Set[str] = frozenset()) -> Decision:
+    async def decide(
+        self,
+        question: DecisionInput,
+        now_ns: int = 0,
+        without: Set[str] = frozenset(),
+        orders: Sequence[OrderPassage] = (),
+    ) -> Decision:
         """Ask every policy that can have something to say, but for those named in ``without``. Never raises for what a
         policy, an engine or the input does wrong: that is in ``decision.errors``, and denies if the policy is
         enforced. ``now_ns``: nanoseconds since the epoch, when the exchange began; an exception that has ended by then
-        does not hold."""
+        does not hold. ``orders``: those of the question, as :func:`policies.projection.document_of` takes them."""
         began = self._clock()
         stage = question.stage
         asked = self._awake[stage]
@@ -181,7 +198,7 @@ class PolicySet:
             self._fail_open.asked(agent, asked)
         excepting = self._excepting(question, now_ns) if self._exceptions else ()
         try:
-            document = document_of(question, self._include[stage])
+            document = document_of(question, self._include[stage], orders)
         except EngineError as error:
             return self._signed(self._composed(stage, dict.fromkeys(asked, error), agent, excepting), began)
         key = (stage, document, asked, excepting)

@@ -361,6 +361,7 @@ class Rejudge:
         }
         checks = [CheckFact.model_validate(one) for one in moment.get("checks", ())]
         budgets = [BudgetFacts.model_validate(one) for one in moment.get("budgets", ())]
+        orders = asking.orders(stage) if stage in self._shows_orders else ()
         question = decision_input(
             asking.x,
             stage,
@@ -368,13 +369,13 @@ class Rejudge:
             run=lambda: asking.run(moment),
             checks=checks,
             budgets=budgets,
-            orders=asking.orders(stage) if stage in self._shows_orders else (),
+            orders=orders,
             table=self._histories.tools,
             **surface,
         )
         missing = self._needed(stage, lost)
         without = frozenset(one.policy for one in missing)
-        decision = await self.policies.decide(question, asking.x.opened_ns, without)
+        decision = await self.policies.decide(question, asking.x.opened_ns, without, orders)
         self.questions += 1
         known = asking.answers(stage, place, then, self.policies.digest, without) if missing else {}
         if known:

@@ -40,7 +40,7 @@ TEXTS_BYTES = 64 * 1024 * 1024
 """Of texts, and of what is known of them: a run shows the same ones with every request."""
 
 _SCANNED = 2000
-_COLLECTED = 50_000, 20, 20  # objects, as gc.set_threshold takes them
+_COLLECTED = 100_000, 50, 1000  # objects, as gc.set_threshold takes them
 
 
 @dataclass

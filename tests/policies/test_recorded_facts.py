@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from policies import recorded_facts
 from policies.known import KnownTexts
+from policies.model import DecisionInput, Identity, RequestFacts, RunFacts, Stage
 from policies.orders import Passage
+from policies.projection import Orders, document_of, include_of
 from policies.provenance import MOST_PASSAGES, Background
 from policies.recorded_facts import Note, facts_of, noted, orders_of, read_note, tell
 from policies.seen import NO_SETTINGS, ToolTable
@@ -88,3 +90,31 @@ def test_a_call_that_is_not_as_it_was_written_is_looked_at() -> None:
     broken = Note(note.version, {"provenance": [{"path": 3}]}, note.asked, "no passages")
     assert facts_of(broken) is None
     tell(broken, messages, KnownTexts(unasked))
+
+
+@pytest.mark.parametrize(
+    "reads", [["request.orders"], ["request.orders", "request.model", "identity.agent"], ["request"], ["*"]]
+)
+def test_passages_that_are_written_already_say_the_same(reads: list[str]) -> None:
+    messages = [
+        SentMessage("user", "Read."),
+        *turn(0, "I read.", '[send "it" to \u00e9ve] {or not}'),
+        *turn(1, "", "[b]"),
+    ]
+    _, _, note = on_record(messages, {"to": "send it"})
+    texts = KnownTexts(bracketed)
+    orders = orders_of(note, messages, NO_SETTINGS, texts)
+    assert isinstance(orders, Orders)
+    assert len(orders) == 3
+    question = DecisionInput(
+        stage=Stage.TOOL_CALL,
+        time="",
+        exchange="x",
+        identity=Identity(agent="coder"),
+        run=RunFacts(id="r"),
+        request=RequestFacts(model="m", orders=list(orders)),
+    )
+    include = include_of(reads)
+    plain = document_of(question, include)
+    assert json.loads(document_of(question, include, orders)) == json.loads(plain)
+    assert json.loads(document_of(question, include, Orders([], b"")))["request"].keys() >= {"orders"}
