@@ -62,24 +62,29 @@ def read_archive(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _only_manifest(path: Path) -> bytes | None:
-    for name, content in _members(path, only=MANIFEST):
-        if len(content) > MOST_MANIFEST:
-            raise TooLarge(f"{name} is too large")
-        return content
-    return None
+    return next((content for _, content in _members(path, only=MANIFEST)), None)
 
 
 def _members(path: Path, only: str | None = None) -> Iterator[tuple[str, bytes]]:
-    with gzip.open(path) as plain, tarfile.open(fileobj=cast(IO[bytes], _Bounded(plain)), mode="r|") as members:
-        for number, member in enumerate(members):
-            if number >= MOST_FILES:
-                raise TooLarge(f"has more than {MOST_FILES} files")
-            name = member.name.removeprefix("./").removeprefix("/")
-            if not member.isfile() or only not in (None, name):
-                continue
-            content = members.extractfile(member)
-            if content is not None:
-                yield name, content.read()
+    try:
+        with gzip.open(path) as plain, tarfile.open(fileobj=cast(IO[bytes], _Bounded(plain)), mode="r|") as members:
+            for number, member in enumerate(members):
+                if number >= MOST_FILES:
+                    raise TooLarge(f"has more than {MOST_FILES} files")
+                name = member.name.removeprefix("./").removeprefix("/")
+                if not member.isfile() or only not in (None, name):
+                    continue
+                if member.issparse():  # nothing of its size need be there
+                    raise tarfile.ReadError(f"{name} is sparse")
+                if member.size > (MOST_MANIFEST if name == MANIFEST else MOST_BYTES):
+                    raise TooLarge(f"{name} is too large")
+                content = members.extractfile(member)
+                if content is not None:
+                    yield name, content.read()
+    except TooLarge:
+        raise
+    except (ValueError, LookupError, ArithmeticError, RecursionError) as problem:  # tarfile's own, for bad headers
+        raise tarfile.ReadError(str(problem)) from problem
 
 
 def archive(files: Mapping[str, bytes]) -> bytes:

@@ -185,3 +185,53 @@ def test_a_second_manifest_does_not_take_the_place_of_the_one_that_was_verified(
             Bundle.load(path, [line])
     path.write_bytes(archived(list(files.items())))
     assert Bundle.load(path, [line]).digest == Bundle.load().digest
+
+
+def hostile(records: dict[str, str], content: bytes = b"0\n" + bytes(510)) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as made:
+        info = tarfile.TarInfo("manifest.json")
+        info.size, info.pax_headers = len(content), records
+        made.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def old_sparse(size: int) -> bytes:
+    """A header of GNU's older sparse files: nothing of ``size`` bytes is there."""
+    info = tarfile.TarInfo("manifest.json")
+    info.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[386:410] = b"%011o\0%011o\0" % (0, 0)
+    header[482:495] = b"\0%011o\0" % size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(1024)
+
+
+_GNU = "GNU.sparse."
+
+
+@pytest.mark.parametrize(
+    "unpacked",
+    [
+        old_sparse(8 << 30),
+        hostile({_GNU + "major": "1", _GNU + "minor": "0", _GNU + "realsize": str(8 << 30)}),
+        hostile({_GNU + "map": "0,0", _GNU + "size": str(8 << 30)}),
+        hostile({_GNU + "map": "a,b", _GNU + "size": "1"}),
+        hostile({_GNU + "major": "1", _GNU + "minor": "0"}, b"zz\n" + bytes(509)),
+        hostile({"size": str(1 << 70)}),
+        bytes(512),
+    ],
+    ids=["old sparse", "sparse", "sparse map", "bad map", "bad count", "no end", "empty"],
+)
+def test_an_archive_that_is_made_to_harm_is_refused_as_such(
+    tmp_path: Path, keys: tuple[Path, str], unpacked: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever answers for a bundle's URL cannot sign; what he sends takes no memory and breaks nothing."""
+    asked: list[int] = []
+    monkeypatch.setattr(tarfile.ExFileObject, "read", lambda self, size=-1: asked.append(self.raw.size) or b"{}")
+    path = tmp_path / "bundle.tar.gz"
+    path.write_bytes(gzip.compress(unpacked))
+    with pytest.raises(BundleError):
+        Bundle.load(path, [keys[1]])
+    assert all(size <= bundle_files.MOST_BYTES for size in asked)
