@@ -1,13 +1,15 @@
 """The parent's side of OPA servers: one for each bundle that any worker asks about.
 
 A worker loads a changed bundle by itself, and then asks for a server that has it. The first that asks has one started,
-whoever comes next with the same bundle shares it, and a server ends when the last worker has done with it.
+whoever comes next with the same bundle shares it, and a server ends when the last worker has done with it: once for
+each time that it asked, since a worker may ask one server for several sets of policies.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +31,8 @@ Digest = Callable[[], Awaitable[str]]
 class _Served:
     settings: PolicySettings
     end: Ends
-    users: set[Tell] = field(default_factory=set)
+    users: Counter[Tell] = field(default_factory=Counter)
+    """How many times each has asked for it, and not done with it yet."""
 
 
 class BundleServers:
@@ -56,13 +59,13 @@ class BundleServers:
         """A worker asks that server no more."""
         for served in list(self._servers.values()):
             if str(served.settings.opa_url) == url:
-                self._drop(served, tell)
+                self._drop(served, tell, 1)
 
     def lost(self, tell: Tell) -> None:
         """The worker is gone."""
         self._gone.add(tell)
         for served in list(self._servers.values()):
-            self._drop(served, tell)
+            self._drop(served, tell, served.users[tell])
 
     async def close(self) -> None:
         """Start nothing more, and end what is ending. The other servers end with everything that was launched."""
@@ -74,9 +77,9 @@ class BundleServers:
         try:
             async with self._one_at_a_time:
                 served = await self._served()
-                served.users.add(tell)
+                served.users[tell] += 1
                 if tell in self._gone:
-                    self._drop(served, tell)
+                    self._drop(served, tell, 1)
         except (OSError, ValueError, LaunchError, ChildFailed) as problem:
             tell(words.Served(number, problem=str(problem)))
             return
@@ -97,9 +100,9 @@ class BundleServers:
             known = self._servers[digest] = _Served(settings, end)
         return known
 
-    def _drop(self, served: _Served, tell: Tell) -> None:
-        if tell in served.users:
-            served.users.discard(tell)
+    def _drop(self, served: _Served, tell: Tell, times: int) -> None:
+        if served.users[tell]:
+            served.users -= Counter({tell: times})
             if not served.users:
                 self._servers = {digest: one for digest, one in self._servers.items() if one is not served}
                 _later(served.end(), self._ending)

@@ -8,6 +8,7 @@ import json
 import tarfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -229,7 +230,12 @@ def test_an_archive_that_is_made_to_harm_is_refused_as_such(
 ) -> None:
     """Whoever answers for a bundle's URL cannot sign; what he sends takes no memory and breaks nothing."""
     asked: list[int] = []
-    monkeypatch.setattr(tarfile.ExFileObject, "read", lambda self, size=-1: asked.append(self.raw.size) or b"{}")
+
+    def read(file: Any, size: int = -1) -> bytes:
+        asked.append(file.raw.size)
+        return b"{}"
+
+    monkeypatch.setattr(tarfile.ExFileObject, "read", read)
     path = tmp_path / "bundle.tar.gz"
     path.write_bytes(gzip.compress(unpacked))
     with pytest.raises(BundleError):
