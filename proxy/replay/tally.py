@@ -92,7 +92,8 @@ class Tally:
         self.judged += 1
         said = list(said)
         now = stopped(said)
-        open_places = self._lost(x, said, now)
+        others = {place for place, rule in before.items() if self._of_another(rule)}
+        open_places = self._lost(x, said, {*now, *others})
         asked = {one.place for one in said}
         ended = any(_ends(one) for one in said)
         kinds: set[Kind] = set()
@@ -103,7 +104,7 @@ class Tally:
             elif was != rule:
                 kinds.add(self._change("other_rule", rule, x, place, excerpts))
         for place, rule in before.items():
-            moot = (ended and place not in asked) or (self.only and rule.partition("/")[0] not in self.only)
+            moot = (ended and place not in asked) or place in others
             if place not in now and place not in open_places and "answer" not in open_places and not moot:
                 kinds.add(self._change("newly_allowed", rule, x, place, excerpts))
         self.changed.update(kinds)
@@ -124,12 +125,16 @@ class Tally:
             examples.append(msgspec.structs.replace(change, excerpt=excerpts().get(place, "")))
         return kind
 
-    def _lost(self, x: Stored, said: list[Said], now: Collection[str]) -> set[str]:
-        """The places of which it is not known whether they would be stopped."""
+    def _of_another(self, rule: str) -> bool:
+        """Whether what stopped it then is none of the policies that are asked: that is neither a denial nor a pass."""
+        return bool(self.only) and rule.partition("/")[0] not in self.only
+
+    def _lost(self, x: Stored, said: list[Said], known: Collection[str]) -> set[str]:
+        """The places of which it is not known whether they would be stopped; those ``known`` are left out."""
         places: set[str] = set()
         for one in said:
             for missing in one.missing:
-                if missing.enforced and one.place not in now:
+                if missing.enforced and one.place not in known:
                     self._note(Lost(missing.policy, missing.field, missing.why), x.id)
                     if not one.recorded:
                         places.add(one.place)

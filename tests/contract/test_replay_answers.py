@@ -86,6 +86,16 @@ async def test_a_shadow_shows_its_findings_with_examples(
     assert "no stored exchange of agent nobody since 7d" in capsys.readouterr().err
 
 
+async def test_what_another_policy_stopped_is_not_asked_about(
+    opa_binary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, state = bundle_of(opa_binary, tmp_path, 3), tmp_path / "state"
+    await mailed(state, bundle=bundle_of(opa_binary, tmp_path, 0), modes={"hr.mails": "enforce", "hr.other": "off"})
+    assert await interlock("replay", bundle, "--state", state, "--policy", "hr.other", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["answerable"], report["newly_allowed"]["places"]) == (1.0, 0), "denied by hr.mails, and stays so"
+
+
 async def test_a_promotion_is_held_up_by_what_it_is_about_alone(
     opa_binary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
