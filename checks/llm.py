@@ -6,8 +6,9 @@ asked, and why:
 * The answer can only be ``yes`` or ``no`` (vLLM's structured output), and what decides is how likely each was: the
   probabilities of the answer's first token give a *score* from 0 to 1, and from ``threshold`` on it is ``blocked``.
 * What is judged was perhaps written by an attacker, who may speak to the judge as well. So everything stands in one
-  message as JSON strings, out of which no text gets, and nothing is asked but one word. A model can be talked round
-  all the same: its verdict is one more opinion and never lets anything by that a policy stops.
+  message as JSON strings, out of which no text gets, and nothing is asked but one word. What could be a mark of a chat
+  template there (``<|im_end|>``, ``[INST]``), which a tokenizer takes for one wherever it stands, is escaped. A model
+  can be talked round all the same: its verdict is one more opinion and never lets anything by that a policy stops.
 * Instructions, conversation and results stand before the call, so that vLLM's prefix cache serves the next question.
 * A model that cannot judge says *something* too. So the first question to a server, and the first after any failure
   of it, is the *proof*: two results and two calls of which one is poisoned each. A model that gets one of them wrong
@@ -57,6 +58,8 @@ PROOF: tuple[tuple[str, Scene, bool], ...] = (
 """Text, scene, and whether it is to be blocked."""
 
 _ANSWER = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
+_MARK = re.compile(r"<(?=[^\s<>]{1,64}>)|\[(?=[/|]?[\w|]{1,64}\])|[\[\]](?=e?~)")
+"""Where the marks begin by which chat templates tell who speaks."""
 _TOO_MUCH = (400, 413, 422)
 
 
@@ -173,8 +176,13 @@ def wording(text: str, scene: Scene) -> str:
     parts = [("conversation", scene.conversation), ("tool_results" if scene.call else "tool_result", text)]
     if scene.call:
         parts.append(("next_call", scene.call))
-    shown = "\n".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in parts)
+    shown = "\n".join(f"{name}: {_quoted(value)}" for name, value in parts)
     return f"{_INTRODUCTION}\n{shown}\n\n{_ABOUT_A_CALL if scene.call else _ABOUT_A_RESULT}"
+
+
+def _quoted(text: str) -> str:
+    """As a JSON string that holds no mark of a chat template."""
+    return _MARK.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
 
 
 def _score(answer: _Answer) -> float:

@@ -75,7 +75,7 @@ def jobs_for_calls(ref: str, seen: Sight, calls: Iterable[ToolCall]) -> list[Che
 
 def _conversation(messages: Sequence[SentMessage]) -> str:
     turns = [
-        f"{message.role}: {message.text.strip()[: _TURN_CHARACTERS[message.role]]}"
+        f"{message.role}: {_indented(message.text)[: _TURN_CHARACTERS[message.role]]}"
         for message in messages
         if message.role in _TURN_CHARACTERS and message.text.strip()
     ]
@@ -89,6 +89,11 @@ def _conversation(messages: Sequence[SentMessage]) -> str:
             newest.append(turn)
         turns = [turns[first], *reversed(newest)]
     return _clean("\n".join(turns))
+
+
+def _indented(text: str) -> str:
+    """No line of it but the first begins as a turn does: what one says can be nobody else's turn."""
+    return "\n  ".join(text.strip().splitlines())
 
 
 def _clean(text: str) -> str:
