@@ -78,6 +78,7 @@ class Answering:
             writer,
             hold=x.judge.holds_calls,
             watch_tokens=x.request.shows_tokens and (x.request.calls_possible or bool(x.judge.texts)),
+            late_text=x.request.late_text,
             held_limit=limits.held_bytes,
             closing=x.judge.closing,
             texts=x.judge.texts,

@@ -38,6 +38,7 @@ class Gate:
 
     ``hold``: calls wait for their verdict; if False they are asked about and pass meanwhile (no policy in
     force could change them). ``watch_tokens``: the answer may show tokens of calls in logprobs or token ids.
+    ``late_text``: tokens come some time before their text, so that none is known for an event's own.
     ``held_limit``: bytes that may be held, over all choices; a call beyond is asked about as unfit.
     ``closing``: finish reason of a choice whose calls were all refused. ``texts``: the surfaces of text that a
     verdict may stop (``proxy.gated_text``); ``offered``: the request's tools, where calls in plain text are judged
@@ -50,6 +51,7 @@ class Gate:
         *,
         hold: bool = True,
         watch_tokens: bool = False,
+        late_text: bool = False,
         held_limit: int = 1024 * 1024,
         closing: str = "stop",
         texts: Mapping[Surface, TextRule] | None = None,
@@ -61,6 +63,7 @@ class Gate:
         self._offered = offered
         self._texts = bool(self._rules) or offered is not None
         self._watch = watch_tokens and (hold or self._texts)
+        self._late = late_text
         self._limit = held_limit
         self._closing = closing
         self._choices: dict[int, Choice] = {}
@@ -157,7 +160,7 @@ class Gate:
             self._complete(number, choice, complete=False)
             if choice.texts is not None:
                 self._ask_texts(number, choice, choice.texts.finish())
-            self._resolve_doubt(choice, set(), ())
+            self._resolve_doubt(choice, set(), choice.texts.here if choice.texts is not None else ())
             self._drain(choice)
 
     def answer(self, ticket: int, answer: Answer) -> None:
@@ -267,7 +270,7 @@ class Gate:
             return Kind.FINISH
         if self._watch and delta.tokens:
             shown = (delta.reasoning or "") + (delta.text or "")
-            if not shown:
+            if not shown or self._late:
                 return Kind.BLIND
             if delta.logprob_text is None:
                 return Kind.BLIND if delta.tokens > 1 else Kind.PLAIN
@@ -280,6 +283,8 @@ class Gate:
         kind = _PLAIN  # as nearly every event is
         if delta.tools or delta.finish is not None or (delta.tokens and self._watch):
             kind = self._kind(delta)
+        if self._late and kind is _PLAIN and choice.state is State.DOUBT:
+            kind = Kind.BLIND  # what it says explains no tokens
         flows = kind is _PLAIN and choice.state is _FLOW
         place: Place = ()
         if choice.texts is not None:
@@ -312,7 +317,7 @@ class Gate:
             following = State.DRAIN  # until its queue is empty
         touches = {tool.index for tool in delta.tools}
         if kind is not Kind.BLIND:
-            self._resolve_doubt(choice, touches, place)
+            self._resolve_doubt(choice, touches, choice.texts.here if choice.texts is not None else ())
         choice.state = following
         if delta.finish is not None:
             self._complete(delta.choice, choice, complete=delta.finish != "length")
@@ -333,7 +338,7 @@ class Gate:
 
     def _resolve_doubt(self, choice: Choice, touches: set[int], place: Place) -> None:
         """Events in doubt belong to the call before them, to the call that begins now, or to neither; they show tokens
-        of a text no further than ``place``. The event before them, if it shows several tokens, may show the first
+        of texts no further than ``place``. The event before them, if it shows several tokens, may show the first
         ones of the call that begins now."""
         for held in reversed(choice.queue):
             if not held.doubtful:

@@ -242,6 +242,11 @@ class TextWatch:
         state = self._states.get(surface)
         return state.masks if state is not None else ()
 
+    @property
+    def here(self) -> Place:
+        """How far the surfaces have come."""
+        return tuple([(surface, state.size) for surface, state in self._states.items()])
+
     def waits(self, place: Place) -> bool:
         """Whether an event at ``place`` cannot leave as soon as it comes."""
         if self.open:

@@ -158,7 +158,7 @@ def _logprobs(fields: Mapping[str, Any]) -> bool:
     return logprobs is not None and logprobs is not False
 
 
-def _late_text(fields: Mapping[str, Any]) -> bool:
+def late_text(fields: Mapping[str, Any]) -> bool:
     """A streamed text comes later than its tokens, by as many characters as the longest stop string has, less one."""
     sent = fields.get("stop")
     stops = sent if isinstance(sent, list) else [sent]
@@ -168,13 +168,13 @@ def _late_text(fields: Mapping[str, Any]) -> bool:
 
 def _ids_before_text(fields: Mapping[str, Any]) -> bool:
     """With logprobs it shows which tokens the text does not say yet; those wait for it."""
-    return _given("return_token_ids")(fields) and not _logprobs(fields) and _late_text(fields)
+    return _given("return_token_ids")(fields) and not _logprobs(fields) and late_text(fields)
 
 
 def _tokens_before_calls(fields: Mapping[str, Any]) -> bool:
     """Of two calls, the events of the first one show tokens of the second."""
     shown = _given("return_token_ids")(fields) or _logprobs(fields)
-    return shown and _given("tools")(fields) and _late_text(fields)
+    return shown and _given("tools")(fields) and late_text(fields)
 
 
 def _template_text(fields: Mapping[str, Any]) -> bool:

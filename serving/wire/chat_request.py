@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from serving.request_fields import late_text
 from serving.wire import coercion
 from serving.wire.coercion import Reader, each
 from serving.wire.dialect import Coerced, UpstreamRefuses
@@ -58,6 +59,7 @@ def _view(value: dict[str, Any], parts: _Parts) -> ChatRequest:
         token_ids=bool(value.get("return_token_ids")),
         sampling={name: value[name] for name in SAMPLING if value.get(name) is not None},
         fields=frozenset(value),
+        late_text=late_text(value),
     )
 
 

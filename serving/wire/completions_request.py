@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from serving.request_fields import ANSWER, PROMPT, RULES, FieldRule
+from serving.request_fields import ANSWER, PROMPT, RULES, FieldRule, late_text
 from serving.wire import coercion
 from serving.wire.chat_request import SAMPLING, stream_options
 from serving.wire.coercion import Reader
@@ -72,6 +72,7 @@ def _view(value: dict[str, Any], _: None) -> ChatRequest:
         token_ids=bool(value.get("return_token_ids")),
         sampling={name: value[name] for name in SAMPLING if value.get(name) is not None},
         fields=frozenset(value),
+        late_text=late_text(value),
     )
 
 

@@ -54,6 +54,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
     known or not. ``shows_tokens``: the answer will carry logprobs or token ids; ``calls_possible``: tools are offered
     and not forbidden.
 
+    ``late_text``: a stream's tokens come before the text that they spell.
+
     ``previous`` names an answer that the model server is to put before the messages; ``stored``: it may keep this one,
     under ``answer_id`` if that is given; ``background``: it makes it whether anybody listens or not. ``after``: the
     client has had the answer's events up to this number before.
@@ -72,6 +74,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     token_ids: bool = False
     sampling: dict[str, Any] = {}
     fields: frozenset[str] = frozenset()
+    late_text: bool = False
     previous: str | None = None
     answer_id: str | None = None
     stored: bool = False

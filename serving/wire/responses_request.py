@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from serving.request_fields import ANSWER, MEDIA_PARTS, PROMPT, RULES, TEXT_PARTS, FieldRule
+from serving.request_fields import ANSWER, MEDIA_PARTS, PROMPT, RULES, TEXT_PARTS, FieldRule, late_text
 from serving.wire import coercion
 from serving.wire.chat_request import SAMPLING
 from serving.wire.coercion import Reader, each
@@ -60,6 +60,7 @@ def _view(value: dict[str, Any], parts: _Parts) -> ChatRequest:
         top_logprobs=int(value.get("top_logprobs") or 0),
         sampling=sampling,
         fields=frozenset(value),
+        late_text=late_text(value),
         previous=value.get("previous_response_id"),
         answer_id=value.get("request_id"),
         stored=value.get("store", True) is not False,
