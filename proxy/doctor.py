@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -32,6 +33,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from policies.authoring.opa_tool import OpaMissingError, OpaTool
 from policies.bundle import configured
 from policies.in_force import rollout_of
 from policies.service import effective_bundle
@@ -264,7 +266,10 @@ async def opa(settings: Settings) -> Finding:
         return Finding("OPA", "ok" if status == 200 else "broken", f"{url} answered {status}")
     command = find_command(settings.policies.opa, "opa")
     if command is None:
-        cost = "`policies.engine: opa`, `interlock policy build`, and tests on both engines; embedded needs none"
+        with suppress(OpaMissingError):
+            if not asked and settings.policies.opa is None:
+                return Finding("OPA", "ok", f"{OpaTool.find().path}, for writing policies")
+        cost = "`policies.engine: opa`, and writing policies (`make opa`); running embedded needs none"
         return Finding("OPA", "broken" if asked else "missing", "no `opa` command", cost)
     said = await asyncio.to_thread(_output, command, "version")
     number = next((line.removeprefix("Version: ") for line in said.splitlines() if line.startswith("Version: ")), "")

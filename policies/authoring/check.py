@@ -32,6 +32,7 @@ from policies.authoring.metadata import MetadataError, main_file, remarks, row_o
 from policies.authoring.names import meant, unknown_names
 from policies.authoring.opa_tool import OpaFailedError, OpaTool
 from policies.authoring.references import Module, Reader, Tree, references
+from policies.authoring.signal_names import unknown_signals
 from policies.authoring.sources import PolicySources, SourceTree
 from policies.authoring.testing import test_data
 from policies.builtins import refused, why
@@ -98,6 +99,7 @@ def check(tree: SourceTree, opa: OpaTool) -> Report:
             problems += _no_sets(modules[file])
             problems += _handed_over(modules[file])
             problems += _missing_data(modules[file], data)
+            problems += (Problem("warning", file, row, text) for row, text in unknown_signals(modules[file]))
         problems += (Problem("warning", first, row, text) for row, text in remarks(policy, opa))
         if not policy.tests:
             problems.append(Problem("warning", first, 1, "no test: write policy_test.rego beside it"))

@@ -61,6 +61,36 @@ def test_the_line_is_named_and_the_way_out(
     assert found == status
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ('"iban"', '"ibann"', "policy.rego:6: warning: no pattern has the id ibann; did you mean iban"),
+        ('"pii"', '"pi"', "policy.rego:5: warning: there is no pattern set pi; did you mean pii"),
+        (
+            'signal.id == "iban"',
+            '"us_snn" == signal.id',
+            "policy.rego:6: warning: no pattern has the id us_snn",
+        ),
+        ('"iban"', '"zzz"', "policy.rego:6: warning: no pattern has the id zzz\n"),
+    ],
+)
+def test_a_signal_that_no_pattern_gives_is_named(
+    mine: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, text: str
+) -> None:
+    rule = """package interlock.policies.hr.mails
+
+output contains {"id": "x", "severity": "low", "action": "deny", "message": "No."} if {
+	some signal in input.signals
+	signal.set == "pii"
+	signal.id == "iban"
+}
+"""
+    (mine / "hr/mails/policy.rego").write_text(rule)
+    assert "pattern" not in said(capsys, "check", "mine", "--no-library")[1]
+    (mine / "hr/mails/policy.rego").write_text(rule.replace(old, new))
+    assert text in said(capsys, "check", "mine", "--no-library")[1]
+
+
 def test_a_test_file_is_checked_too(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit(mine / "hr/mails/policy_test.rego", "policies.hr.mails\n\nlists", "policies.hr.mail\n\nlists")
     status, told = said(capsys, "check", "mine", "--no-library")

@@ -86,6 +86,18 @@ async def test_commands_that_are_not_asked_for_are_missing_and_asked_for_are_bro
     assert (await doctor.opa(Settings(policies=PolicySettings(engine="opa", opa=none)))).status == "broken"
 
 
+async def test_the_opa_of_whoever_writes_policies_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tmp_path / "lanes" / "opa-1" / "bin" / "opa"
+    made.parent.mkdir(parents=True)
+    made.touch()
+    (tmp_path / "lanes" / "opa-1" / "made").touch()
+    for name, value in (("PATH", str(tmp_path)), ("INTERLOCK_OPA", ""), ("INTERLOCK_CACHE", str(tmp_path))):
+        monkeypatch.setenv(name, value)
+    found = await doctor.opa(Settings())
+    assert (found.status, found.detail) == ("ok", f"{made}, for writing policies")
+    assert (await doctor.opa(Settings(policies=PolicySettings(engine="opa")))).status == "broken"
+
+
 async def test_an_opa_of_another_age_is_broken(tmp_path: Path) -> None:
     command = tmp_path / "opa"
     command.write_text("#!/bin/sh\necho 'Version: 0.60.0'\n", encoding="utf-8")
