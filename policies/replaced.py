@@ -188,11 +188,10 @@ class Shown:
         number = self._count
         self._count += 1
         self._results[number] = text.mark, piece.tool
-        for value in map(crc32, values_in(text.text)) if len(self._values) < MOST_VALUES else ():
-            if value in self._values:
-                self._values[value] = (*self._values[value], number)[-4:]
-            elif len(self._values) < MOST_VALUES:
-                self._values[value] = (number,)
+        for value in map(crc32, values_in(text.text)):
+            self._values[value] = (*self._values.pop(value, ()), number)[-4:]
+            if len(self._values) > MOST_VALUES:
+                del self._values[next(iter(self._values))]
         told = text.told
         for passage, score, words in zip(told.passages, told.scores, told.words, strict=True):
             if score >= GIVES_ORDERS:

@@ -158,6 +158,18 @@ def test_what_a_run_has_shown_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     assert weights[-1] < weights[-20] * 1.05
 
 
+def test_of_many_values_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replaced, "MOST_VALUES", 64)
+    shown = Shown()
+    for page in range(4):
+        codes = " ".join(f"code_{page}_{at}" for at in range(30))
+        seen(shown, SYSTEM, TASK, *result(codes, call_id=f"c{page}"), to="nobody")
+    summary = user("Summary: code_3_7 and code_2_7 are open, code_0_7 is not.")
+    for subject, sources in (("code_3_7", 2), ("code_2_7", 2), ("code_0_7", 1)):
+        assert len(value(seen(shown, SYSTEM, summary, subject=subject)).origins) == sources
+    assert len(shown._values) == 64
+
+
 def test_runs_that_were_not_seen_for_longest_are_forgotten() -> None:
     runs = ShownRuns(most_bytes=20_000)
     for number in range(40):
