@@ -101,6 +101,11 @@ def read_note(plain: object, table: ToolTable) -> Note | None:
     return note if note.version == version(table) else None
 
 
+def found_as_now(plain: object, table: ToolTable) -> bool:
+    """Whether a note was made by the code and the settings of now, whatever of it is masked."""
+    return isinstance(plain, dict) and plain.get("version") == version(table)
+
+
 def was_replaced(plain: object) -> bool:
     """Whether a note says that something was gone, which cannot be looked at again."""
     return isinstance(plain, dict) and bool(plain.get("replaced"))

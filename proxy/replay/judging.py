@@ -37,7 +37,7 @@ from policies.model import (
 )
 from policies.orders import GIVES_ORDERS
 from policies.provenance import Background, Facts, certain_orders
-from policies.recorded_facts import Note, facts_of, orders_of, read_note, tell, was_replaced
+from policies.recorded_facts import Note, facts_of, found_as_now, orders_of, read_note, tell, was_replaced
 from policies.redaction import CannotRedact, changes_of
 from policies.seen import NO_SETTINGS, ToolTable, pieces_of
 from policies.service import PolicySet
@@ -377,7 +377,8 @@ class Rejudge:
         without = frozenset(one.policy for one in missing)
         decision = await self.policies.decide(question, asking.x.opened_ns, without, orders)
         self.questions += 1
-        known = asking.answers(stage, place, then, self.policies.digest, without) if missing else {}
+        then_too = self._alike(asking, stage, without) if missing else frozenset[str]()
+        known = asking.answers(stage, place, then, self.policies.digest, then_too) if then_too else {}
         if known:
             decision = self.policies.completed(decision, known, question, asking.x.opened_ns)
             missing = tuple([one for one in missing if one.policy not in known])
@@ -386,6 +387,16 @@ class Rejudge:
         if approved and decision.action is Action.APPROVE:
             stopped = False  # somebody said yes then
         return Said(place, stage, question, decision, decision.rule if stopped else None, missing, about, tuple(known))
+
+    def _alike(self, asking: _Asking, stage: Stage, wanted: frozenset[str]) -> frozenset[str]:
+        """Those of ``wanted`` that would be shown now what they were shown then: what is found in a history is another
+        thing if other code or settings look."""
+        if asking.looked_alike:
+            return wanted
+        asked = self.policies.asked(stage)
+        return frozenset(
+            [name for name in wanted if not any(names_field(asked[name], field) for field in HISTORY_FIELDS)]
+        )
 
     def _needed(self, stage: Stage, lost: Unknown) -> tuple[Missing, ...]:
         """The policies that read something that is lost."""
@@ -438,6 +449,11 @@ class Histories:
                 x.unknown |= dict.fromkeys(HISTORY_FIELDS, REPLACED)
         return notes
 
+    def looked_alike(self, x: Stored) -> bool:
+        """Whether the history of ``x`` was looked at, and as it would be now."""
+        notes = [one.moment["history"] for one in x.decided if "history" in one.moment]
+        return bool(notes) and all(found_as_now(note, self.tools) for note in notes)
+
     def orders(self, x: Stored, note: Note) -> Sequence[OrderPassage] | None:
         """The passages that give orders in what the model had seen; None if that takes a closer look."""
         return orders_of(note, x.request.messages, self.tools, self.texts)
@@ -469,6 +485,11 @@ class _Asking:
     def background(self) -> Background:
         """What the model had seen."""
         return self._histories.background(self.x)
+
+    @cached_property
+    def looked_alike(self) -> bool:
+        """Whether the history was looked at then as it would be now."""
+        return self._histories.looked_alike(self.x)
 
     def noted(self, place: str) -> Facts | None:
         """What was found about a call then, if it would be found again just so."""
