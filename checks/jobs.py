@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from checks.readable import readable, readable_call
+from checks.readable import MAX_JSON_CHARACTERS, readable, readable_call
 from checks.verdict import CheckJob, Surface
 from serving.wire.request import SentMessage
 from serving.wire.vocabulary import ToolCall
@@ -18,10 +18,11 @@ from serving.wire.vocabulary import ToolCall
 _SURFACES: dict[str, Surface] = {"user": "request", "tool": "tool_result", "function": "tool_result"}
 
 
-def jobs_for_request(ref: str, new_messages: Iterable[SentMessage]) -> list[CheckJob]:
-    """One job for each message that the model has not read yet and that others than the harness wrote."""
+def jobs_for_request(ref: str, new_messages: Iterable[SentMessage], room: int = MAX_JSON_CHARACTERS) -> list[CheckJob]:
+    """One job for each message that the model has not read yet and that others than the harness wrote. ``room``: bytes
+    that are asked about at most."""
     return [
-        CheckJob(ref, surface, "input", readable(message.text))
+        CheckJob(ref, surface, "input", readable(message.text, room))
         for message in new_messages
         if (surface := _SURFACES.get(message.role)) is not None and message.text.strip()
     ]

@@ -20,8 +20,11 @@ _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff\U000e0001\U000e
 _TAGS = re.compile("[\U000e0020-\U000e007e]")
 
 
-def readable(text: str) -> str:
-    """``text``, and below it what its escapes and characters hide, if anything."""
+def readable(text: str, most: int = MAX_JSON_CHARACTERS) -> str:
+    """``text``, and below it what its escapes and characters hide, if anything. Beneath more than ``most`` characters
+    nobody looks: ``text`` alone fills the room that there is."""
+    if len(text) > most:
+        return text
     layers = [text]
     if (document := _document(text)) is not None:
         layers.append(document)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from checks.readable import readable, readable_call
+from checks.readable import MAX_JSON_CHARACTERS, readable, readable_call
 from checks.verdict import CheckJob, Scene
 from serving.wire.request import SentMessage
 from serving.wire.vocabulary import ToolCall
@@ -38,7 +38,7 @@ def sight(messages: Sequence[SentMessage], room: int) -> Sight:
     for message in reversed(messages):
         if message.role not in RESULTS or not message.text.strip():
             continue
-        encoded = readable(message.text).encode("utf-8", "replace")
+        encoded = readable(message.text, room).encode("utf-8", "replace")
         left = room - used
         if len(encoded) > left:
             cut = True
@@ -50,11 +50,13 @@ def sight(messages: Sequence[SentMessage], room: int) -> Sight:
     return Sight(_conversation(messages), "\n".join(reversed(kept)), cut)
 
 
-def jobs_for_results(ref: str, news: Iterable[SentMessage], conversation: str) -> list[CheckJob]:
-    """One job for each result that the model has not read yet."""
+def jobs_for_results(
+    ref: str, news: Iterable[SentMessage], conversation: str, room: int = MAX_JSON_CHARACTERS
+) -> list[CheckJob]:
+    """One job for each result that the model has not read yet. ``room``: bytes that are asked about at most."""
     scene = Scene(conversation)
     return [
-        CheckJob(ref, "tool_result", "input", readable(message.text), scene)
+        CheckJob(ref, "tool_result", "input", readable(message.text, room), scene)
         for message in news
         if message.role in RESULTS and message.text.strip()
     ]
@@ -75,7 +77,7 @@ def jobs_for_calls(ref: str, seen: Sight, calls: Iterable[ToolCall]) -> list[Che
 
 def _conversation(messages: Sequence[SentMessage]) -> str:
     turns = [
-        f"{message.role}: {_indented(message.text)[: _TURN_CHARACTERS[message.role]]}"
+        f"{message.role}: {_indented(message.text, _TURN_CHARACTERS[message.role])}"
         for message in messages
         if message.role in _TURN_CHARACTERS and message.text.strip()
     ]
@@ -91,9 +93,9 @@ def _conversation(messages: Sequence[SentMessage]) -> str:
     return _clean("\n".join(turns))
 
 
-def _indented(text: str) -> str:
-    """No line of it but the first begins as a turn does: what one says can be nobody else's turn."""
-    return "\n  ".join(text.strip().splitlines())
+def _indented(text: str, most: int) -> str:
+    """Its first ``most`` characters. No line but the first begins as a turn does: what one says is nobody else's."""
+    return "\n  ".join(text.strip()[:most].splitlines())[:most]
 
 
 def _clean(text: str) -> str:

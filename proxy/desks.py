@@ -37,8 +37,11 @@ class Questions(Protocol):
 class TextQuestions:
     """Every text for itself."""
 
+    def __init__(self, settings: CheckSettings) -> None:
+        self._room = room(settings.max_text_bytes)
+
     def request(self, ref: str, messages: Sequence[SentMessage], news: Sequence[SentMessage]) -> list[CheckJob]:
-        return jobs_for_request(ref, news)
+        return jobs_for_request(ref, news, self._room)
 
     def answer(self, ref: str, text: str | None, calls: Iterable[ToolCall]) -> list[CheckJob]:
         return jobs_for_answer(ref, text, calls)
@@ -61,7 +64,7 @@ class SceneQuestions:
         seen = sight(messages, self._room)
         if self._calls and seen.results:
             self._seen[ref] = seen
-        return jobs_for_results(ref, news, seen.conversation) if self._results else []
+        return jobs_for_results(ref, news, seen.conversation, self._room) if self._results else []
 
     def answer(self, ref: str, text: str | None, calls: Iterable[ToolCall]) -> list[CheckJob]:
         seen = self._seen.get(ref)
@@ -112,7 +115,7 @@ def nemo_desk(checks: CheckSettings, on_verdict: Callable[[Verdict], None]) -> D
     session = check_session(checks.concurrency)
     token = nemo.token.get_secret_value() if nemo.token else None
     check = NemoCheck(session, nemo.url, config_id=nemo.config_id, token=token)
-    return Desk(session, check, TextQuestions(), on_verdict, settings=checks, queue=checks.queue)
+    return Desk(session, check, TextQuestions(checks), on_verdict, settings=checks, queue=checks.queue)
 
 
 def llm_desk(settings: Settings, on_verdict: Callable[[Verdict], None]) -> Desk:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
+from checks import readable
+from checks.jobs import jobs_for_request
 from checks.scenes import CALL_CHARACTERS, CONVERSATION_CHARACTERS, jobs_for_calls, jobs_for_results, sight
 from checks.verdict import Scene
 from checks.windows import room, windows
@@ -51,6 +54,29 @@ def test_each_new_result_is_asked_about_and_nothing_else() -> None:
         ("tool_result", "input", Scene("user: Read my mail."))
     ]
     assert jobs_for_results("x", [SentMessage("tool", " \n")], "") == []
+
+
+def test_what_no_question_has_room_for_is_not_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result of a megabyte would hold up everybody's traffic, each time that it is looked at."""
+    long = json.dumps([{"number": number, "say": "\\u0053o"} for number in range(2000)])
+    place, news = room(1000), [SentMessage("user", long), SentMessage("tool", long)]
+    asked = [*jobs_for_request("x", news), *jobs_for_results("x", news, "")]
+    written = readable.json.loads
+    read: list[str] = []
+
+    def loads(text: str, **how: Any) -> Any:
+        read.append(text)
+        return written(text, **how)
+
+    monkeypatch.setattr(readable.json, "loads", loads)
+    quick = [*jobs_for_request("x", news, place), *jobs_for_results("x", news, "", place)]
+    seen = sight(news, place)
+    assert not read
+    for one, other in zip(asked, quick, strict=True):
+        assert one.text != other.text
+        assert windows(one.text, size=1000, most=8) == windows(other.text, size=1000, most=8)
+    assert seen.cut
+    assert long.endswith(seen.results)
 
 
 def test_without_results_nothing_is_asked_about_a_call() -> None:
