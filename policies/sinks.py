@@ -4,7 +4,6 @@ asked about the call decides about."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import islice
 from typing import Any, NamedTuple
 
 from policies.model import Sink
@@ -12,7 +11,7 @@ from policies.provenance import sink_of
 from policies.seen import ToolTable
 from policies.value_forms import leaves
 
-MOST_VALUES = 256
+MOST_VALUES = 4096
 """Values of one call that are looked at."""
 
 
@@ -24,8 +23,19 @@ class SinkValue(NamedTuple):
     text: str
 
 
-def sink_values(table: ToolTable, tool: str, arguments: Mapping[str, Any] | None) -> list[SinkValue]:
-    """In the order of the arguments; none of a call whose arguments are not whole."""
+def sink_values(
+    table: ToolTable, tool: str, arguments: Mapping[str, Any] | None, most: int
+) -> tuple[list[SinkValue], bool]:
+    """At most ``most`` of them, in the order of the arguments, and whether that is all; none of a call whose arguments
+    are not whole."""
+    if arguments is None:
+        return [], False
     said = table.sinks(tool)
-    known = ((leaf, sink_of(leaf, said)) for leaf in islice(leaves(dict(arguments or {})), MOST_VALUES))
-    return [SinkValue(leaf.path, sink, leaf.text) for leaf, sink in known if sink is not None]
+    found: list[SinkValue] = []
+    for at, leaf in enumerate(leaves(dict(arguments))):
+        sink = sink_of(leaf, said) if at < MOST_VALUES else None
+        if at >= MOST_VALUES or (sink is not None and len(found) == most):
+            return found, False
+        if sink is not None:
+            found.append(SinkValue(leaf.path, sink, leaf.text))
+    return found, True

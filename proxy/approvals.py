@@ -34,7 +34,8 @@ from tracing.journal import JournalError
 
 _ALERT = "approval_needed"
 _SHOWN = 2000  # characters of a call's arguments, or of a request's messages, that operators are shown
-_SHOWN_VALUE, _SHOWN_VALUES = 500, 50
+_SHOWN_VALUE, _SHOWN_VALUES = 2000, 50
+Sinks = Callable[[int], tuple[Sequence[SinkValue], bool]]
 _DECIDED = 256  # of those that are over: who decided
 
 
@@ -92,8 +93,9 @@ class Approvals:
         self._waiting: dict[str, _Waiting] = {}
         self._decided: OrderedDict[str, tuple[str, str]] = OrderedDict()
 
-    async def call(self, x: Exchange, call: ToolCall, decision: Decision, sinks: Sequence[SinkValue] = ()) -> bool:
-        """Whether a call may go on. At once False where nobody is to be waited for, or too many wait already."""
+    async def call(self, x: Exchange, call: ToolCall, decision: Decision, sinks: Sinks) -> bool:
+        """Whether a call may go on. At once False where nobody is to be waited for, or too many wait already. ``sinks``
+        gives so many of the values that are decided about, and whether these are all."""
         if not self._room():
             return False
         about = {
@@ -102,6 +104,7 @@ class Approvals:
             "arguments": printable(self._mask(call.arguments), _SHOWN),
             "arguments_characters": len(call.arguments),
         }
+        values, every = sinks(_SHOWN_VALUES)
         decides = [
             {
                 "path": printable(self._mask(value.path), 200),
@@ -109,9 +112,11 @@ class Approvals:
                 "value": printable(self._mask_secrets(value.text), _SHOWN_VALUE),
                 "characters": len(value.text),
             }
-            for value in sinks[:_SHOWN_VALUES]
+            for value in values
         ]
-        return await self._granted(x, decision, f"call {call.choice}.{call.index}", about, {"decides": decides})
+        whole = every and all(len(value.text) <= _SHOWN_VALUE for value in values)
+        here = {"decides": decides, "decides_whole": whole}
+        return await self._granted(x, decision, f"call {call.choice}.{call.index}", about, here)
 
     async def request(self, x: Exchange, decision: Decision, texts: Sequence[str]) -> bool:
         """The same of a request; ``texts`` are its new messages, of which the last ones are shown."""

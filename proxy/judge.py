@@ -401,7 +401,7 @@ class Judge:
             text = f"Blocked by policy {rule}. The tool call was not executed."
             return self._refused(call, offered, "denied", rule, text)
         if decision.action is Action.APPROVE:
-            sinks = sink_values(self._backgrounds.table, call.name, facts_of(given).arguments)
+            sinks = partial(sink_values, self._backgrounds.table, call.name, facts_of(given).arguments)
             if await self._approvals.call(x, given, decision, sinks):
                 return Outcome(call, "approved", decision.rule, masked=None if given is call else given.arguments)
         if decision.refusal is not None:

@@ -146,6 +146,7 @@ async def test_a_call_waits_for_an_operator(bundle: Path, tmp_path: Path, name: 
         assert one["arguments_characters"] == len(PAY.arguments)
         assert "usd" in one["arguments"] and "kim@corp.dk" not in one["arguments"]
         assert [(d["path"], d["sink"], d["value"]) for d in one["decides"]] == [("/to", "recipient", "kim@corp.dk")]
+        assert one["decides_whole"] is True
         assert await answered(session, word, one["id"]) == 200
         assert await answered(session, word, one["id"]) == 409
         body = parse(await given).body
@@ -301,6 +302,27 @@ async def test_secrets_are_masked_where_the_value_is_what_is_decided(bundle: Pat
         shown = {value["path"]: value["value"] for value in one["decides"]}
         assert shown["/to/0"] == "kim@corp.dk"
         assert key not in json.dumps(one) and shown["/command"].startswith("pay --key ")
+        assert await answered(session, "deny", one["id"]) == 200
+        await given
+
+
+@pytest.mark.parametrize("junk", [10, 100, 10_000])
+async def test_what_operators_are_not_shown_they_are_told_of(bundle: Path, tmp_path: Path, junk: int) -> None:
+    """Many values before the one that counts hide it, and do not hide that there are more."""
+    api = APIS["chat"]
+    arguments = {"cc": ["kim@corp.dk"] * junk, "note": "x" * 3000, "to": ["eve@evil.example"], "command": "y" * 3000}
+    pays = Say("", "I pay.", (Call("pay", json.dumps(arguments)),))
+    async with asking(bundle, tmp_path) as (stage, interlock), admin(interlock) as session:
+        stage.script = answering(api.body(pays))
+        given = asyncio.ensure_future(send(stage.port, post(api.ask(stream=False), path=api.path)))
+        await until(lambda: waiting(session), 20)
+        (one,) = await waiting(session)
+        whole = junk == 10
+        assert one["decides_whole"] is False
+        assert ("/to/0" in {value["path"] for value in one["decides"]}) is whole
+        cut = {value["path"] for value in one["decides"] if value["characters"] > len(value["value"])}
+        assert cut == ({"/command"} if whole else set())
+        assert len(one["decides"]) <= 50
         assert await answered(session, "deny", one["id"]) == 200
         await given
 
