@@ -32,11 +32,16 @@ from serving.text import printable
 from serving.wire.vocabulary import ToolCall
 from tracing.journal import JournalError
 
-_ALERT = "approval_needed"
+ALERT = "approval_needed"
 _SHOWN = 2000  # characters of a call's arguments, or of a request's messages, that operators are shown
 _SHOWN_VALUE, _SHOWN_VALUES = 2000, 50
 Sinks = Callable[[int], tuple[Sequence[SinkValue], bool]]
 _DECIDED = 256  # of those that are over: who decided
+
+
+def subject_of(name: str) -> str:
+    """What the alert about something that waits is about."""
+    return f"approval {name}"
 
 
 class UnknownApproval(Exception):
@@ -180,11 +185,11 @@ class Approvals:
         }
         waiting = self._waiting[name] = _Waiting(shown, x.id, place)
         self._changed(shown)
-        subject = f"approval {name}"
+        subject = subject_of(name)
         began = time.monotonic()
         try:
             self._recorder.fire(
-                _ALERT,
+                ALERT,
                 subject,
                 x.agent,
                 summary=f"Something waits for approval until its deadline ({settings.seconds:g} s).",
@@ -204,7 +209,7 @@ class Approvals:
             waiting.answer.cancel()
             del self._waiting[name]
             self._changed(name)
-            self._recorder.resolve(_ALERT, subject, x.agent)
+            self._recorder.resolve(ALERT, subject, x.agent)
 
     def _claim(self, waiting: _Waiting, operator: str, action: str) -> None:
         if waiting.claimed is not None:

@@ -43,14 +43,15 @@ class WorkersApprovals:
         if answer is not None and not answer.done():
             answer.set_result(word)
 
-    def lost(self, tell: Tell) -> None:
-        """The worker is gone, and what waited in it."""
-        for name in [name for name, (where, _) in self._waiting.items() if where is tell]:
-            del self._waiting[name]
+    def lost(self, tell: Tell) -> Sequence[Mapping[str, Any]]:
+        """The worker is gone, and what waited in it, which is given."""
+        names = [name for name, (where, _) in self._waiting.items() if where is tell]
+        waited = [self._waiting.pop(name)[1] for name in names]
         for name in [name for name, where in self._over.items() if where is tell]:
             del self._over[name]
         for number in [number for number, (where, _) in self._asked.items() if where is tell]:
             self.answered(words.Approved(number))
+        return waited
 
     def pending(self) -> Sequence[Mapping[str, Any]]:
         """What waits in any worker, oldest first."""

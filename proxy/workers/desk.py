@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from policies.model import CheckFact
+from proxy.approvals import ALERT, subject_of
 from proxy.breakers.admission import circuit_keys
 from proxy.breakers.store import Charge
 from proxy.history import DIGEST_BYTES
@@ -242,7 +243,8 @@ class Peer:
         for run_id in self._live.elements():
             if (run := self._state.runs.get(run_id)) is not None:
                 self._state.runs.settled(run, 0, 0.0)
-        self._desk.approvals.lost(self._tell)
+        for shown in self._desk.approvals.lost(self._tell):
+            self._desk.recorder.resolve(ALERT, subject_of(shown["id"]), shown["agent"])
         if self._desk.servers is not None:
             self._desk.servers.lost(self._tell)
         self._desk.left(self._number, self)

@@ -140,6 +140,12 @@ async def test_what_waits_in_a_worker_goes_with_it(opa_binary: Path, tmp_path: P
             assert left["id"] in names
             (gone,) = names - {left["id"]}
             assert (await it.says("ann", "approve", gone))[0] == 404
+            subject = f"approval {gone}"
+
+            def states() -> list[str]:
+                return [one.state for one in it.interlock.records(Alerted) if one.subject == subject]
+
+            await until(lambda: states() == ["firing", "resolved"])  # nobody is to look for it any more
             assert (await it.says("ann", "approve", left["id"]))[0] == 200
             broken, done = await asyncio.gather(*asking)
             assert broken.body == b""
