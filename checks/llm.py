@@ -199,7 +199,9 @@ def _score(answer: _Answer) -> float:
         tail = token.token + tail
         if tail.strip().casefold().startswith(word):
             likely = {one.token: one.logprob for one in (*token.top_logprobs, token)}
-            yes, no = (sum(math.exp(p) for t, p in likely.items() if _begins(t, word)) for word in ("yes", "no"))
+            yes, no = (
+                sum(math.exp(min(p, 0.0)) for t, p in likely.items() if _begins(t, word)) for word in ("yes", "no")
+            )
             return yes / (yes + no) if yes and no else float(word == "yes")
     return float(word == "yes")
 

@@ -134,6 +134,17 @@ def test_what_is_no_mark_is_shown_as_it_is() -> None:
     assert json.dumps(plain)[1:-1].replace("[0]", "\\u005b0]") in wording(plain, Scene(""))
 
 
+async def test_probabilities_that_are_none_are_no_fault_of_our_own(
+    stand_in: StandIn, session: aiohttp.ClientSession
+) -> None:
+    odd = answer("yes", [{"yes": 1.0, "no": 1.0}])
+    for one in odd["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
+        one["logprob"] = 5000.0
+    url, _ = await stand_in(lambda _: web.json_response(odd))
+    found = await LlmCheck(session, url, "judge", prove=False).look("input", "Sunny.")
+    assert (found.status, found.score) == ("blocked", 0.5)
+
+
 @pytest.mark.parametrize(
     ("said", "tokens", "score"),
     [
