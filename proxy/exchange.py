@@ -17,7 +17,7 @@ from proxy.spool import KeptHistory
 from proxy.trace_context import TraceContext
 from serving.wire.dialect import Api, Dialect, WholeAnswer
 from serving.wire.injection import Uninjector
-from serving.wire.masking import Masks, Surface, joined, masked
+from serving.wire.masking import Mask, Masks, Surface, join_in, masked
 from serving.wire.request import ChatRequest, SentMessage, SentTool
 from serving.wire.token_alignment import TokenTrail
 from serving.wire.vocabulary import Event, ToolCall, Usage
@@ -49,13 +49,13 @@ class ChoiceSeen:
     tokens: int = 0
     written: int = 0  # calls that were found in its texts
     trail: TokenTrail | None = None
-    masks: dict[Surface, Masks] = field(default_factory=dict)
+    masks: dict[Surface, list[Mask]] = field(default_factory=dict)
     responded: bool = False  # policies were asked about all of it, before it was given
 
     def mask(self, surface: Surface, masks: Masks) -> None:
         """The client does not get this of its text, or of its reasoning."""
         if masks:
-            self.masks[surface] = joined([*self.masks.get(surface, ()), *masks])
+            join_in(self.masks.setdefault(surface, []), masks)
 
     def given(self, surface: Surface) -> str:
         """Its text, or its reasoning, as the client gets it."""

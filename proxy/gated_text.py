@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from serving.wire.masking import Masks, Surface, joined
+from serving.wire.masking import Mask, Masks, Surface, join_in
 from serving.wire.shadow_calls.block import ShadowCall
 from serving.wire.shadow_calls.reader import ShadowReader
 from serving.wire.vocabulary import ChoiceDelta
@@ -107,7 +107,7 @@ class _State:
         if self.matcher is None and rule is not None and rule.scanner is not None:
             self.scanner, self.maskable = rule.scanner(), False
         self.settling = False
-        self.masks: Masks = ()
+        self.masks: list[Mask] = []
         self.shadow = ShadowReader(offered) if offered is not None else None
         self.opened: int | None = None  # a call in plain text begins here, or may begin
         self.size = 0
@@ -235,7 +235,7 @@ class TextWatch:
     def mask(self, surface: Surface, masks: Masks) -> None:
         """What the client is not given of a surface."""
         state = self._states[surface]
-        state.masks = joined([*state.masks, *masks])
+        join_in(state.masks, masks)
         self.masked = self.masked or bool(state.masks)
 
     def masks(self, surface: Surface) -> Masks:

@@ -45,8 +45,8 @@ async def judge_whole(
     for choice in answer.choices if over is not None and not answer.pending else ():
         if x.cut_text is None and over is not None:
             _stop_if(x, await over(x, choice.number))
-            if found := x.seen.choices[choice.number].masks:
-                masks[choice.position] = dict(found)
+            if given := x.seen.choices[choice.number].masks:
+                masks[choice.position] = dict(given.items())
     if x.cut_text is not None:
         changes = [ChoiceChange(c.position, {}, len(c.calls), closing, x.cut_text) for c in answer.choices]
     elif places := sorted(masks.keys() | refused.keys() | arguments.keys()):

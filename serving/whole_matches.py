@@ -28,6 +28,8 @@ SLACK = 64
 """Bytes before a match that its expression may look at."""
 
 ROOM = 4096
+LEAST = 256
+"""Bytes that are forgotten at once."""
 
 
 class WholeHit(NamedTuple):
@@ -132,7 +134,7 @@ class WholeMatches:
         if final:
             self._seam = free
         if self._hold is not None:
-            self._cut(free)
+            self._cut(free, hits)
             self._told = {key for key in self._told if key[2] >= self._base}
         news.sort(key=lambda hit: (hit.start, hit.end, hit.set, hit.id))
         return news
@@ -172,10 +174,18 @@ class WholeMatches:
             for searched, hit in found
         ]
 
-    def _cut(self, free: int) -> None:
-        """Forget what no match that is still to come can have begun in."""
-        cut = free - (self._hold or 0) - SLACK - self._base
-        if cut < ROOM // 4:
+    def _cut(self, free: int, hits: Sequence[WholeHit] = ()) -> None:
+        """Forget what no match that is still to come can have begun in; but not the beginning of one of ``hits``, lest
+        the next search finds others in what is left of it."""
+        hold = self._hold or 0
+        cut = free - hold - SLACK
+        for hit in sorted(hits, reverse=True, key=lambda hit: hit.start):
+            if hit.start < cut < hit.end:
+                cut = hit.start
+        if cut - self._base < LEAST and len(self._text) > 4 * hold + ROOM:
+            cut = free - hold - SLACK
+        cut -= self._base
+        if cut < LEAST:
             return
         while cut < len(self._text) and self._text[cut] & 0xC0 == 0x80:
             cut += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -167,11 +168,17 @@ def _masked(body: bytes, choice: Span, masks: Masks) -> list[Edit]:
 
 def _moved(body: bytes, offsets: Span, gone: set[int], text: str, masks: Masks) -> list[Edit]:
     """The places (code points) of the tokens that stay, in the masked text."""
+    raw = utf8(text)
+    ends, shifts = [0], [0]  # behind each mask: where, and by how much the text has moved
+    done = 0
+    for mask in masks:
+        ends.append(ends[-1] + len(raw[done : mask.end].decode("utf-8", "surrogatepass")))
+        shifts.append(shifts[-1] + shift_of(raw, mask))
+        done = mask.end
     edits: list[Edit] = []
     for place, span in enumerate(splice.elements(body, offsets)):
         offset = value(body, span)
-        before = len(utf8(text[:offset]))
-        if place not in gone and (shift := shift_of(text, tuple(mask for mask in masks if mask.end <= before))):
+        if place not in gone and (shift := shifts[bisect_right(ends, offset, lo=1) - 1]):
             edits.append(splice.replace(span, offset + shift))
     return edits
 

@@ -24,11 +24,11 @@ class Mask(NamedTuple):
     words: str
 
 
-Masks = tuple[Mask, ...]
+Masks = Sequence[Mask]
 """In order, and apart from one another (:func:`joined`)."""
 
 
-def joined(masks: Iterable[tuple[int, int, str]]) -> Masks:
+def joined(masks: Iterable[tuple[int, int, str]]) -> tuple[Mask, ...]:
     """Spans in order, those that overlap as one, with the words of the one that begins first; empty ones are none."""
     found: list[Mask] = []
     for start, end, words in sorted(set(masks)):
@@ -37,6 +37,13 @@ def joined(masks: Iterable[tuple[int, int, str]]) -> Masks:
         elif start < end:
             found.append(Mask(start, end, words))
     return tuple(found)
+
+
+def join_in(masks: list[Mask], more: Masks) -> None:
+    """``masks`` with ``more`` of them. What comes behind all that were there costs nothing for those."""
+    if more:
+        first = bisect_right(masks, min(mask.start for mask in more), key=lambda mask: mask.end)
+        masks[first:] = joined([*masks[first:], *more])
 
 
 def touches(masks: Masks, start: int, end: int) -> bool:
@@ -53,7 +60,8 @@ def masked(text: str, masks: Masks, at: int = 0) -> str:
         return text
     parts: list[bytes] = []
     done = at
-    for mask in masks[bisect_right(masks, at, key=lambda mask: mask.end) :]:
+    for place in range(bisect_right(masks, at, key=lambda mask: mask.end), len(masks)):
+        mask = masks[place]
         if mask.start >= end:
             break
         parts.append(raw[done - at : max(mask.start, at) - at])
@@ -102,11 +110,9 @@ def spelled_areas(spelled: bytes, texts: Mapping[str, Masks]) -> list[tuple[int,
     return areas
 
 
-def shift_of(text: str, masks: Masks) -> int:
-    """By how many code points what stands behind ``masks`` moves."""
-    raw = utf8(text)
-    taken = sum(len(raw[mask.start : mask.end].decode("utf-8", "surrogatepass")) for mask in masks)
-    return sum(len(mask.words) for mask in masks) - taken
+def shift_of(raw: bytes, mask: Mask) -> int:
+    """By how many code points what stands behind ``mask`` in a text moves."""
+    return len(mask.words) - len(raw[mask.start : mask.end].decode("utf-8", "surrogatepass"))
 
 
 def utf8(text: str) -> bytes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.text_rules import _matches
@@ -106,3 +108,25 @@ def test_a_long_text_without_a_match_is_not_kept() -> None:
         found.feed("word ")
         found.settled(False)
     assert len(found._text) < 10_000
+
+
+@pytest.mark.parametrize("expression", ["[0-9]{7}", "[0-9a-f]{16}", "1[0-9]{2,8}", "[0-9]{4}(?: [0-9]{4})?"])
+@given(seed=st.integers(0, 2**32), size=st.integers(1, 9))
+@settings(max_examples=15)
+def test_matches_without_anything_between_them_are_those_of_the_whole_text(
+    expression: str, seed: int, size: int
+) -> None:
+    """Where the search begins anew it finds no others, whatever part of the text it has left."""
+    own = PatternSet("own", [Pattern(id="run", regex=expression)])
+    choose = random.Random(seed)
+    text = "".join(choose.choices(" 0123456789" if " " in expression else "0123456789", k=2500))
+    found = _matches((own,), None, HOLD)
+    found.settle(0)
+    told: list[WholeHit] = []
+    for at in range(0, len(text), size):
+        found.feed(text[at : at + size])
+        told += found.settled(False)
+    found.end()
+    told += found.settled(True)
+    covered = {at for hit in told for at in range(hit.start, hit.end)}
+    assert covered >= {at for hit in own.scan(text) for at in range(hit.start, hit.end)}

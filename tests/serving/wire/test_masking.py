@@ -7,7 +7,17 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.wire.masking import Mask, each_masked, joined, masked, shift_of, spelled_areas, touches, touching_tokens
+from serving.wire.masking import (
+    Mask,
+    each_masked,
+    join_in,
+    joined,
+    masked,
+    shift_of,
+    spelled_areas,
+    touches,
+    touching_tokens,
+)
 
 TEXT = st.text("ab ☂é\U0001f600", max_size=40)
 
@@ -44,8 +54,17 @@ def test_what_is_masked_is_gone_and_the_rest_stays(of: tuple[str, list[Mask]]) -
     kept = bytes(byte for at, byte in enumerate(raw) if at not in gone)
     assert masked(text, tuple(mask._replace(words="") for mask in masks)).encode() == kept
     assert {at for at in range(len(raw)) if touches(masks, at, at + 1)} == gone
-    assert shift_of(text, masks) == len(masked(text, masks)) - len(text)
+    assert sum(shift_of(raw, mask) for mask in masks) == len(masked(text, masks)) - len(text)
     assert all(one.end <= other.start for one, other in pairwise(masks))
+
+
+@given(masked_texts(), st.integers(1, 3))
+def test_masks_that_come_one_after_the_other_are_those_that_come_at_once(of: tuple[str, list[Mask]], size: int) -> None:
+    _, spans = of
+    known: list[Mask] = []
+    for at in range(0, len(spans), size):
+        join_in(known, joined(spans[at : at + size]))
+    assert [mask[:2] for mask in known] == [mask[:2] for mask in joined(spans)]
 
 
 def test_spans_that_overlap_are_one_with_the_words_of_the_first() -> None:
