@@ -277,9 +277,7 @@ async def test_what_was_masked_is_on_record_as_it_was_given(
     decided = stage.decided()
 
     def over() -> bool:
-        return [e.record.exchange for e in read(stage.state) if isinstance(e.record, Settled)][-1] == decided[
-            0
-        ].exchange
+        return [one.exchange for one in settled_of(stage)][-1:] == [decided[0].exchange]
 
     await until(over)
     assert [one.action for one in decided] == ["redact", "redact"]
