@@ -330,6 +330,12 @@ FIELDS: tuple[FieldRule, ...] = (
         "brings in messages in another form than the input's",
         lambda fields: bool(fields.get("previous_input_messages")),
     ),
+    FieldRule(
+        "enable_response_messages",
+        ANSWER,
+        "with `previous_response_id` shows earlier answers as the model made them, and not as they were given",
+        lambda fields: bool(fields.get("enable_response_messages") and fields.get("previous_response_id")),
+    ),
     FieldRule("input[].content[]", PROMPT, "holds media that no policy can read", _media),
     FieldRule("input[].status", ANSWER, "lets the answer begin inside an item of the request", _unfinished),
     FieldRule(

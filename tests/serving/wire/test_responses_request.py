@@ -128,6 +128,7 @@ def test_what_vllm_refuses_is_left_to_it(value: Any) -> None:
         ({"chat_template_kwargs": {"hint": "text"}}, "chat_template_kwargs"),
         ({"kv_transfer_params": {"prompt_token_ids": [1]}}, "kv_transfer_params"),
         ({"previous_input_messages": [{"role": "user"}]}, "previous_input_messages"),
+        ({"previous_response_id": "resp_1", "enable_response_messages": True}, "enable_response_messages"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[].content[]"),
         ({"input": [{"type": "function_call_output", "output": [{"type": "input_file"}]}]}, "input[].content[]"),
         ({"input": [{"role": "assistant", "content": "I", "status": "incomplete"}]}, "input[].status"),
@@ -144,4 +145,5 @@ def test_a_plain_request_hides_nothing() -> None:
     for capture in ASKED:
         asked = json.loads(capture.request.body)
         asked.pop("previous_response_id", None)
-        assert list(hidden(asked, FIELDS)) == []
+        for more in ({}, {"enable_response_messages": True}, {"previous_response_id": "resp_1"}):
+            assert list(hidden({**asked, **more}, FIELDS)) == []
