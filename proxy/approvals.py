@@ -36,6 +36,7 @@ ALERT = "approval_needed"
 _SHOWN = 2000  # characters of a call's arguments, or of a request's messages, that operators are shown
 _SHOWN_VALUE, _SHOWN_VALUES = 2000, 50
 Sinks = Callable[[int], tuple[Sequence[SinkValue], bool]]
+_AGAIN_SECONDS = 300.0  # the alert is fired again: what nobody speaks of any more counts as gone
 _DECIDED = 256  # of those that are over: who decided
 
 
@@ -188,18 +189,19 @@ class Approvals:
         subject = subject_of(name)
         began = time.monotonic()
         try:
-            self._recorder.fire(
-                ALERT,
-                subject,
-                x.agent,
-                summary=f"Something waits for approval until its deadline ({settings.seconds:g} s).",
-                severity="high",
-                run=x.sighting.run.id,
-                exchange=x.id,
-                evidence={"id": name, "rule": decision.rule, **about},
-                release=f"POST /v1/approvals/{name}/approve or /deny on the admin port.",
-            )
-            await asyncio.wait({waiting.answer}, timeout=settings.seconds)
+            while not waiting.answer.done() and (left := began + settings.seconds - time.monotonic()) > 0:
+                self._recorder.fire(
+                    ALERT,
+                    subject,
+                    x.agent,
+                    summary=f"Something waits for approval until its deadline ({settings.seconds:g} s).",
+                    severity="high",
+                    run=x.sighting.run.id,
+                    exchange=x.id,
+                    evidence={"id": name, "rule": decision.rule, **about},
+                    release=f"POST /v1/approvals/{name}/approve or /deny on the admin port.",
+                )
+                await asyncio.wait({waiting.answer}, timeout=min(left, _AGAIN_SECONDS))
             if waiting.claimed is None:
                 return await self._expired(waiting)
             waiting.late = True  # or there is an answer already, or it is being written

@@ -96,7 +96,7 @@ class Reloader:
         self._fetched = fetched
         self._serve = serve
         self._loaded = self._seen = loaded
-        self._unusable = False  # what is on disk now
+        self._unusable: str | None = None  # what is wrong with what is on disk now
         self._end = end
         self._retiring: dict[asyncio.Task[None], asyncio.Event] = {}
         self._ending = False
@@ -122,12 +122,14 @@ class Reloader:
         stamp = await asyncio.to_thread(stamp_of, self._settings.policies)
         settled, self._seen = stamp == self._seen, stamp
         if stamp == self._loaded:
-            if not self._unusable and not away:
+            if self._unusable is not None:
+                self._alert(self._unusable)
+            elif not away:
                 self._recorder.resolve(NOT_LOADED, _SUBJECT, "*")
             return False
         if not settled:
             return False
-        self._loaded, self._unusable = stamp, True
+        self._loaded, self._unusable = stamp, "loading them failed; the log of Interlock says how"
         return await self._load()
 
     async def close(self) -> None:
@@ -156,16 +158,17 @@ class Reloader:
                 await end()
             if not isinstance(problem, ValueError) or isinstance(problem, NotYet):
                 self._loaded = ()  # an engine may be there the next time, or its day have come: look again
-            self._failed(str(problem))
+            self._unusable = str(problem)
+            self._failed(self._unusable)
             return False
         before = self._judges.policies
         if (policies.digest, policies.rollout.digest) == (before.digest, before.rollout.digest) and end is None:
             await policies.close()
-            self._unusable = False
+            self._unusable = None
             self._recorder.resolve(NOT_LOADED, _SUBJECT, "*")
             return False
         self._judges.use(policies)
-        old_end, self._end, self._unusable = self._end, end, False
+        old_end, self._end, self._unusable = self._end, end, None
         self._recorder.resolve(NOT_LOADED, _SUBJECT, "*")
         self._recorder.operated(
             "interlock",
@@ -205,6 +208,10 @@ class Reloader:
 
     def _failed(self, problem: str) -> None:
         _log.error("other policies could not be loaded, the old ones stay in force: %s", problem)
+        self._alert(problem)
+
+    def _alert(self, problem: str) -> None:
+        """Said again and again: what nobody speaks of any more counts as gone."""
         self._recorder.fire(
             NOT_LOADED,
             _SUBJECT,
