@@ -103,7 +103,8 @@ def signals_of_messages(texts: Sequence[str], patterns: Sequence[PatternSet]) ->
 def signals_of_call(call: CallFacts, patterns: Sequence[PatternSet]) -> list[Signal]:
     """Signals of one call, one per pattern and place, ``MOST_HITS`` of a pattern at most. The only one at a place says
     where in that string, if it is no key. A call that is not complete usually has no arguments; then the text as it was
-    written, and that text without escapes, is all there is."""
+    written, and that text without escapes, is all there is. A name that the request did not offer is the model's text
+    too."""
     places = [*strings_in(call.arguments)] if call.arguments is not None else []
     values = BETWEEN.join(text for _, text in places)
     starts: list[int] = []
@@ -111,7 +112,7 @@ def signals_of_call(call: CallFacts, patterns: Sequence[PatternSet]) -> list[Sig
     for _, text in places:
         starts.append(at)
         at += len(text) + len(BETWEEN)
-    written = [call.raw]
+    written = [call.raw] if call.offered else [call.raw, call.name]
     if not call.complete and "\\" in call.raw:
         written.append(unescaped(call.raw))
     signals: list[Signal] = []

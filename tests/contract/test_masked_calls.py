@@ -138,6 +138,16 @@ async def test_a_key_that_would_have_to_be_masked_refuses_the_call(
         assert [call["name"] for call in calls] == ["get_weather"]
 
 
+@pytest.mark.parametrize(("name", "stream"), STREAMED)
+@pytest.mark.parametrize("arguments", ['{"path":"x"}', f'{{"path":"{OTHER}"}}'])
+async def test_a_made_up_name_that_would_have_to_be_masked_refuses_the_call(
+    stage: TextStage, name: str, stream: bool, arguments: str
+) -> None:
+    say = Say("Hm.", "Look.", (FIRST, Call(f"read_{KEY}", arguments)))
+    for calls in await given_calls(stage, APIS[name], say, stream=stream):
+        assert [call["name"] for call in calls] == ["get_weather"]
+
+
 @pytest.mark.parametrize("name", CALLING)
 async def test_a_call_in_plain_text_is_not_masked_but_stopped(stage: TextStage, name: str) -> None:
     api = APIS[name]

@@ -49,6 +49,13 @@ def test_a_signal_never_holds_the_text() -> None:
     assert "KEY-77" not in signal.model_dump_json()
 
 
+def test_a_name_that_the_request_did_not_offer_is_looked_at_too() -> None:
+    offered = call("use_KEY-77", {"a": "b"}).model_copy(update={"offered": True})
+    made_up = offered.model_copy(update={"offered": False})
+    assert signals_of_call(offered, [KEYS]) == []
+    assert [(one.path, one.start) for one in signals_of_call(made_up, [KEYS])] == [("", None)]
+
+
 def test_values_that_are_no_text_are_passed_over() -> None:
     assert list(strings_in({"a": [1, None, True, 2.5, []]})) == [("/a", "a")]
 
