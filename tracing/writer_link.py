@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -411,7 +412,9 @@ class WriterLink:
         assert connection is not None
         connection.settimeout(_START_SECONDS)
         while not self._ready:
-            data = connection.recv(_READ)
+            data = b""
+            with suppress(ConnectionResetError):  # it ended before it had read its order
+                data = connection.recv(_READ)
             if not data:
                 raise JournalFailed("the journal's writing process did not start")
             for _, body in self._frames.feed(data):

@@ -15,11 +15,14 @@ interlock__spend__request := data.interlock.policies.interlock.spend.request if 
 
 reasoning := {
 	"interlock.concealment": data.interlock.policies.interlock.concealment.reasoning,
+	"interlock.pii_mask": data.interlock.policies.interlock.pii_mask.reasoning,
 	"interlock.pii_out": data.interlock.policies.interlock.pii_out.reasoning,
 	"interlock.secrets_out": data.interlock.policies.interlock.secrets_out.reasoning,
 } if is_object(input)
 
 interlock__concealment__reasoning := data.interlock.policies.interlock.concealment.reasoning if is_object(input)
+
+interlock__pii_mask__reasoning := data.interlock.policies.interlock.pii_mask.reasoning if is_object(input)
 
 interlock__pii_out__reasoning := data.interlock.policies.interlock.pii_out.reasoning if is_object(input)
 
@@ -36,6 +39,7 @@ tool_call := {
 	"interlock.hidden_text": data.interlock.policies.interlock.hidden_text.tool_call,
 	"interlock.ordered_actions": data.interlock.policies.interlock.ordered_actions.tool_call,
 	"interlock.paths": data.interlock.policies.interlock.paths.tool_call,
+	"interlock.pii_mask": data.interlock.policies.interlock.pii_mask.tool_call,
 	"interlock.pii_out": data.interlock.policies.interlock.pii_out.tool_call,
 	"interlock.secrets": data.interlock.policies.interlock.secrets.tool_call,
 	"interlock.shell": data.interlock.policies.interlock.shell.tool_call,
@@ -65,6 +69,8 @@ interlock__ordered_actions__tool_call := data.interlock.policies.interlock.order
 
 interlock__paths__tool_call := data.interlock.policies.interlock.paths.tool_call if is_object(input)
 
+interlock__pii_mask__tool_call := data.interlock.policies.interlock.pii_mask.tool_call if is_object(input)
+
 interlock__pii_out__tool_call := data.interlock.policies.interlock.pii_out.tool_call if is_object(input)
 
 interlock__secrets__tool_call := data.interlock.policies.interlock.secrets.tool_call if is_object(input)
@@ -83,6 +89,7 @@ output := {
 	"interlock.answer_format": data.interlock.policies.interlock.answer_format.output,
 	"interlock.answer_links": data.interlock.policies.interlock.answer_links.output,
 	"interlock.hidden_text": data.interlock.policies.interlock.hidden_text.output,
+	"interlock.pii_mask": data.interlock.policies.interlock.pii_mask.output,
 	"interlock.pii_out": data.interlock.policies.interlock.pii_out.output,
 	"interlock.prompt_leak": data.interlock.policies.interlock.prompt_leak.output,
 	"interlock.secrets_out": data.interlock.policies.interlock.secrets_out.output,
@@ -93,6 +100,8 @@ interlock__answer_format__output := data.interlock.policies.interlock.answer_for
 interlock__answer_links__output := data.interlock.policies.interlock.answer_links.output if is_object(input)
 
 interlock__hidden_text__output := data.interlock.policies.interlock.hidden_text.output if is_object(input)
+
+interlock__pii_mask__output := data.interlock.policies.interlock.pii_mask.output if is_object(input)
 
 interlock__pii_out__output := data.interlock.policies.interlock.pii_out.output if is_object(input)
 

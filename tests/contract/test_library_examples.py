@@ -30,6 +30,8 @@ EXAMPLES = [
     (name, path.stem, example) for name, policy in sorted(POLICIES.items()) for path, example in examples_of(policy)
 ]
 KEY = "sk-interlock-of-this-test"
+MASKING = {"interlock.pii_mask"}
+"""What they find is masked, and the answer goes on."""
 
 
 def _together(one: tuple[str, str, Example]) -> tuple[str, str]:
@@ -80,6 +82,11 @@ async def test_examples_are_stopped_or_let_by_as_they_say(
             withheld = f"Withheld by policy {policy}/".encode() in sent_on[-1] if sent_on else False
             if example.stops and withheld:
                 assert answer.body == sent
+            elif example.stops and policy in MASKING:
+                assert answer.start == "HTTP/1.1 200 OK"
+                assert b"[redacted]" in answer.body and b"1111" not in answer.body
+                (given,), (made,) = (json.loads(body)["choices"] for body in (answer.body, sent))
+                assert given["finish_reason"] == made["finish_reason"]
             elif example.stops:
                 assert f"Blocked by policy {policy}/".encode() in answer.body
             else:

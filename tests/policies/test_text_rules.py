@@ -205,5 +205,5 @@ def test_the_shipped_default_holds_no_text(library_bundle: Bundle, library_engin
 
 
 def test_a_policy_switched_off_scans_nothing(library_bundle: Bundle, library_engine: EmbeddedEngine) -> None:
-    off = library(library_bundle, library_engine, secrets_out="off", pii_out="off")
+    off = library(library_bundle, library_engine, secrets_out="off", pii_out="off", pii_mask="off")
     assert off.text_rule(Stage.OUTPUT) is None
