@@ -126,10 +126,11 @@ def mask_arguments(decision: Decision, arguments: str) -> MaskedArguments:
     """The arguments, which are one strict JSON object, with the strings masked that a decision names; every other byte
     as it was. Raises :class:`CannotRedact`."""
     raw = arguments.encode()
+    strings = _Strings(raw)
     spans: dict[Span, list[Mask]] = {}
     places: dict[str, None] = {}
     for rule, redaction in wanted(decision):
-        span = _string_at(raw, redaction.path)
+        span = strings.at(redaction.path)
         if span is None:
             raise CannotRedact(f"{rule} names no string of the arguments")
         text = splice.text(raw, span)
@@ -168,26 +169,44 @@ def keys_of(path: str) -> Sequence[str]:
     return [step.replace("~1", "/").replace("~0", "~") for step in path.split("/")[1:]]
 
 
-def _string_at(raw: bytes, path: str) -> Span | None:
-    """Where the string that a JSON pointer names stands."""
-    if not path.startswith("/"):
-        return None
-    try:
-        span = splice.root(raw)
-        for step in keys_of(path):
-            found: Span | None = None
-            if raw[span.start : span.start + 1] == b"{":
-                member = splice.member(raw, span, step)
-                found = member.value if member is not None else None
-            elif raw[span.start : span.start + 1] == b"[" and (step == "0" or (step.isdecimal() and step[0] != "0")):
-                items = splice.elements(raw, span)
-                found = items[int(step)] if len(step) < 9 and int(step) < len(items) else None
-            if found is None:
-                return None
-            span = found
-    except Unspliceable:
-        return None
-    return span if raw[span.start : span.start + 1] == b'"' else None
+class _Strings:
+    """Where strings of a document stand. What was looked through once is not looked through again."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self._parts: dict[Span, dict[str, Span]] = {}
+
+    def at(self, path: str) -> Span | None:
+        """Where the string that a JSON pointer names stands."""
+        raw = self._raw
+        if not path.startswith("/"):
+            return None
+        try:
+            span = splice.root(raw)
+            for step in keys_of(path):
+                found = self._parts_of(span).get(step)
+                if found is None:
+                    return None
+                span = found
+        except Unspliceable:
+            return None
+        return span if raw[span.start : span.start + 1] == b'"' else None
+
+    def _parts_of(self, span: Span) -> dict[str, Span]:
+        """The values in an object or a list, by their step in a pointer."""
+        known = self._parts.get(span)
+        if known is None:
+            opened = self._raw[span.start : span.start + 1]
+            known = {}
+            if opened == b"{":
+                members = splice.members(self._raw, span)
+                known = {member.key: member.value for member in members}
+                if len(known) < len(members):
+                    raise Unspliceable("a key that stands twice")
+            elif opened == b"[":
+                known = {str(place): value for place, value in enumerate(splice.elements(self._raw, span))}
+            self._parts[span] = known
+        return known
 
 
 def _literal(text: str) -> bytes:
