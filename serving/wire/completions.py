@@ -102,6 +102,8 @@ class CompletionsWriter(ChoiceEventWriter):
         raw = event.raw
         choice = choice_of(raw, change.choice)
         edits = finish_edits(raw, choice, change)
+        if change.hide_tokens:
+            edits += null(raw, choice, *_PROMPT)
         shift = self._shifts.get(change.choice, 0)
         if "text" in change.texts:
             where, told = at(raw, choice, "text"), change.texts["text"]
@@ -125,14 +127,16 @@ class CompletionsWriter(ChoiceEventWriter):
         for change in changes:
             choice = choices[change.position]
             if change.cut is None:
-                edits += _masked(body, choice, change.texts["text"])
+                edits += [*_masked(body, choice, change.texts["text"]), *null(body, choice, *_PROMPT)]
                 continue
-            edits += null(body, choice, "logprobs", "token_ids", "stop_reason")
+            edits += null(body, choice, "logprobs", "token_ids", "stop_reason", *_PROMPT)
             edits.append(splice.set_member(body, choice, "text", change.cut))
             edits.append(splice.set_member(body, choice, "finish_reason", change.finish))
         return splice.apply(body, edits)
 
 
+_PROMPT = ("prompt_logprobs", "prompt_token_ids")
+"""What shows the prompt, which with ``echo`` is the beginning of the text."""
 _LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 """The lists of a choice's logprobs, with one element for each token."""
 

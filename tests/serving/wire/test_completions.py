@@ -10,6 +10,7 @@ import pytest
 from serving.wire.batch import Batch
 from serving.wire.completions import Completions
 from serving.wire.dialect import Coerced, UpstreamRefuses
+from serving.wire.masking import Mask
 from serving.wire.request import ChatRequest
 from serving.wire.vocabulary import Event, Usage
 from serving.wire.writer import ChoiceChange, EventChange
@@ -181,3 +182,26 @@ def test_tokens_by_number_are_hidden_with_no_alternatives_too() -> None:
     found = field_problem(fields, frozenset({"text"}), COMPLETIONS.fields)
     assert found is not None
     assert found.param == "return_tokens_as_token_ids"
+
+
+@pytest.mark.parametrize("cut", [None, "It ended here."])
+def test_an_echoed_prompt_is_gone_from_the_lists_of_the_prompt_too(cut: str | None) -> None:
+    own = {"prompt_logprobs": [None, {"7": {"logprob": -1.5, "rank": 1, "decoded_token": "key"}}]}
+    said = {"index": 0, "text": "the key is", "logprobs": None, "finish_reason": "stop"}
+    body = json.dumps({"choices": [{**said, **own, "prompt_token_ids": [5, 7], "token_ids": [9]}]}).encode()
+    change = ChoiceChange(0, {}, 0, "stop", cut=cut, texts={"text": [Mask(4, 7, "[gone]")]})
+    given = json.loads(COMPLETIONS.whole(request(echo=True)).whole(body, [change]))["choices"][0]
+    assert given["text"] == (cut or "the [gone] is")
+    assert given["prompt_logprobs"] is given["prompt_token_ids"] is given["token_ids"] is None
+
+
+@pytest.mark.parametrize("hide", [False, True])
+def test_the_prompt_of_an_event_that_may_show_what_is_masked_goes_with_its_tokens(hide: bool) -> None:
+    said = {"index": 0, "text": "the key is", "logprobs": None, "finish_reason": None, "prompt_token_ids": [5, 7]}
+    (event,) = events(b"data: " + json.dumps({"choices": [said | {"token_ids": [9]}]}).encode() + b"\n\n")
+    _, writer = COMPLETIONS.stream(request(echo=True, stream=True))
+    changed = writer.change(event, EventChange(0, hide_tokens=hide, texts={"text": "the [gone] is"}))
+    assert changed is not None
+    given = json.loads(changed.removeprefix(b"data: "))["choices"][0]
+    assert given["text"] == "the [gone] is"
+    assert (given["prompt_token_ids"], given["token_ids"]) == ((None, None) if hide else ([5, 7], [9]))
