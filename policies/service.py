@@ -179,11 +179,14 @@ class PolicySet:
         now_ns: int = 0,
         without: Set[str] = frozenset(),
         orders: Sequence[OrderPassage] = (),
+        *,
+        strict: bool = False,
     ) -> Decision:
         """Ask every policy that can have something to say, but for those named in ``without``. Never raises for what a
         policy, an engine or the input does wrong: that is in ``decision.errors``, and denies if the policy is
         enforced. ``now_ns``: nanoseconds since the epoch, when the exchange began; an exception that has ended by then
-        does not hold. ``orders``: those of the question, as :func:`policies.projection.document_of` takes them."""
+        does not hold. ``orders``: those of the question, as :func:`policies.projection.document_of` takes them.
+        ``strict``: nothing is let by unjudged, though the settings fail open."""
         began = self._clock()
         stage = question.stage
         asked = self._awake[stage]
@@ -200,12 +203,12 @@ class PolicySet:
         try:
             document = document_of(question, self._include[stage], orders)
         except EngineError as error:
-            return self._signed(self._composed(stage, dict.fromkeys(asked, error), agent, excepting), began)
+            return self._signed(self._composed(stage, dict.fromkeys(asked, error), agent, excepting, strict), began)
         key = (stage, document, asked, excepting)
         known = self._remembered.get(key)
         if known is None:
             answers = await self._answers(stage, document, asked, question.exchange)
-            known = self._composed(stage, answers, agent, excepting)
+            known = self._composed(stage, answers, agent, excepting, strict)
             if not known.errors and len(document) <= REMEMBERED_BYTES and not self._logged:
                 self._remembered[key] = known
                 if len(self._remembered) > REMEMBERED:
@@ -269,13 +272,15 @@ class PolicySet:
         agent, team = question.identity.agent, question.identity.team
         return tuple(one for one in self._exceptions if one.covers_agent(agent, team) and one.holds(question, now))
 
-    def _composed(self, stage: Stage, answers: Answers, agent: str, excepting: Excepting) -> Decision:
+    def _composed(
+        self, stage: Stage, answers: Answers, agent: str, excepting: Excepting, strict: bool = False
+    ) -> Decision:
         if any(answers.values()):
             return compose(
                 stage,
                 self.modes,
                 answers,
-                passes=partial(self._passes, agent) if self._fail_open is not None else None,
+                passes=partial(self._passes, agent) if self._fail_open is not None and not strict else None,
                 excepted=partial(_excepted, excepting) if excepting else None,
             )
         silent = (stage, frozenset(answers))  # nobody found anything: always the same decision

@@ -265,6 +265,7 @@ class Judge:
             signals=signals_of_hits(found.hits),
             exposed=exposed,
             masking=masking,
+            strict=found.settled,
         )
         if not decision.refuses and decision.action not in CHANGES:
             return Answer()
@@ -383,11 +384,11 @@ class Judge:
             same = arguments if one is call else object_of(one.arguments, self._depth)
             return self._call_facts(x, one, same, known)
 
-        async def decide(facts: CallFacts) -> Decision:
-            return await self._decide(x, Stage.TOOL_CALL, place, call=facts, known=known, without=behind)
+        async def decide(facts: CallFacts, *, strict: bool = True) -> Decision:
+            return await self._decide(x, Stage.TOOL_CALL, place, call=facts, known=known, without=behind, strict=strict)
 
         facts, given = facts_of(call), call
-        decision = await decide(facts)
+        decision = await decide(facts, strict=False)
         maskable = decision.action in CHANGES and arguments is not None and not in_text
         if maskable:
             try:
@@ -436,9 +437,10 @@ class Judge:
         exposed: int = 0,
         masking: TextMasking | ResponseMasking | None = None,
         without: Set[str] = frozenset(),
+        strict: bool = False,
     ) -> Decision:
         """``known``: what ``call`` has from the history. ``without``: policies that are asked at another time.
-        ``masking`` is told what was decided."""
+        ``masking`` is told what was decided. ``strict``: something is masked already, so nothing is let by unjudged."""
         shown = self._policies.shown
         checks: list[CheckFact] = []
         budgets: list[BudgetFacts] = []
@@ -458,7 +460,7 @@ class Judge:
             orders=() if without and without == self._backgrounds.behind else await self._backgrounds.orders(x, stage),
             table=self._backgrounds.table,
         )
-        decision = await self._policies.decide(question, x.opened_ns, without)
+        decision = await self._policies.decide(question, x.opened_ns, without, strict=strict)
         self._count(decision)
         if decision.errors:
             self._recorder.judge_failed(x, decision)

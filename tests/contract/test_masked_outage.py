@@ -1,0 +1,60 @@
+"""An engine that goes away while an answer is masked: what a policy wanted masked is not let by, whatever may be let by
+unjudged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from policies.engines.base import EngineError
+from policies.service import Answers, PolicySet
+from tests.contract.test_text_policies import TextStage
+from tests.support.apis import APIS, heard
+from tests.support.chat import Call, Say
+from tests.support.interlock import port_of, running
+from tests.support.raw import scripted
+from tests.support.serving import answering, streaming
+from tracing.records import Decided
+from tracing.segments import read
+
+CARD = "4111 1111 1111 1111"
+SAYS = {
+    "text": Say("Hm.", f"It is {CARD}, yes, {CARD}."),
+    "call": Say("Hm.", "So be it.", (Call("search", json.dumps({"a": ["x"] * 20 + [CARD] * 30})),)),
+}
+POLICIES = {
+    "modes": {"interlock.pii_mask": "enforce", "interlock.secrets": "off", "interlock.shell": "off"},
+    "on_error": "allow",
+    "fail_open": {"share": 1.0, "least": 1},
+}
+
+
+@pytest.mark.parametrize("kind", SAYS)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_what_is_to_be_masked_is_not_let_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: bool, kind: str
+) -> None:
+    """It answers once, and is away when it is asked again about the matches as a whole, or about what is left."""
+    asks = PolicySet._answers
+    asked: list[str] = []
+
+    async def answers(self: PolicySet, stage: str, document: bytes, those: frozenset[str], exchange: str) -> Answers:
+        asked.append(stage)
+        if len(asked) > 1:
+            return dict.fromkeys(those, EngineError("engine", "gone", True))
+        return await asks(self, stage, document, those, exchange)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PolicySet, "_answers", answers)
+    stage, api = TextStage(tmp_path), APIS["chat"]
+    say = SAYS[kind]
+    stage.script = streaming(api.events(say)) if stream else answering(api.body(say))
+    async with scripted(stage.play) as upstream, running(upstream.url, tmp_path, policies=POLICIES) as interlock:
+        stage.port = port_of(interlock)
+        told = heard(await stage.asks(api, stream=stream))
+    assert len(asked) >= 2
+    assert "4111" not in str(told)
+    assert "interlock.pii_mask/on_error" in str(told)
+    decided = [entry.record for entry in read(tmp_path) if isinstance(entry.record, Decided)]
+    assert [one.action for one in decided][:2] == ["redact", "deny"]
