@@ -16,17 +16,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 from policies.fail_open import SLICES, Window
 from policies.model import Mode, PolicyError, Stage
 from policies.service import PolicySet
 from policies.text_rules import names_field
+from proxy.exchange import Exchange
+from proxy.recorder import Recorder
 from serving.settings import AlertSettings
-
-if TYPE_CHECKING:
-    from proxy.exchange import Exchange
-    from proxy.recorder import Recorder
 
 UNJUDGED, UNSEEN = "unjudged", "unseen"
 STATES = frozenset({"judged", "recorded", "not_needed", "pending", UNSEEN, UNJUDGED})

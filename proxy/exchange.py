@@ -6,24 +6,25 @@ Plain data with accumulators; adding an event is O(1) in the length of the answe
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
 from proxy.breakers.admission import Admitted
+from proxy.gated_choice import Answer, Question, TextQuestion
+from proxy.gated_text import TextRule
 from proxy.runs import Sighting
 from proxy.spool import KeptHistory
 from proxy.trace_context import TraceContext
 from serving.wire.dialect import Api, Dialect, WholeAnswer
 from serving.wire.injection import Uninjector
 from serving.wire.masking import Mask, Masks, Surface, join_in, masked
+from serving.wire.message_texts import TextChange
 from serving.wire.request import ChatRequest, SentMessage, SentTool
 from serving.wire.token_alignment import TokenTrail
 from serving.wire.vocabulary import Event, ToolCall, Usage
-
-if TYPE_CHECKING:
-    from proxy.judge import Judge  # which is asked about exchanges
 
 
 @dataclass(slots=True)
@@ -219,6 +220,28 @@ class Kept:
         )
 
 
+class Judging(Protocol):
+    """What judges an exchange (``proxy.judge``): the policies that were in force for its agent when it began."""
+
+    @property
+    def closing(self) -> str: ...
+    @property
+    def holds_calls(self) -> bool: ...
+    @property
+    def wants_logprobs(self) -> bool: ...
+    @property
+    def texts(self) -> dict[Surface, TextRule]: ...
+    def covered(self, x: Exchange) -> dict[str, str]: ...
+    async def request(self, x: Exchange) -> Mapping[int, TextChange]: ...
+    def forget(self, x: Exchange) -> None: ...
+    async def ask(self, x: Exchange, question: Question | TextQuestion) -> Answer: ...
+    async def call(self, x: Exchange, question: Question) -> Answer: ...
+    def answer(self, outcome: Outcome) -> Answer: ...
+    async def whole(self, x: Exchange, number: int) -> Answer: ...
+    async def response(self, x: Exchange) -> None: ...
+    def over(self, x: Exchange) -> None: ...
+
+
 @dataclass(slots=True)
 class Exchange:
     """One exchange. ``judge`` asks the policies that are in force for its agent. ``*_ns`` are nanoseconds since the
@@ -237,7 +260,7 @@ class Exchange:
     agent: str
     owner: str | None
     team: str | None
-    judge: Judge
+    judge: Judging
     dialect: Dialect
     request: ChatRequest
     sighting: Sighting

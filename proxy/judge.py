@@ -110,7 +110,7 @@ class Judge:
         self.texts: dict[Surface, TextRule] = {s: rule for s, rule in rules.items() if rule is not None and rule.holds}
         self._texts_beside = {s: rule for s, rule in rules.items() if rule is not None and not rule.holds}
         self._surfaces = self._enforced_surfaces()
-        self.coverage = Coverage(policies, holds_calls=self.holds_calls)
+        self._coverage = Coverage(policies, holds_calls=self.holds_calls)
         self.wants_logprobs = policies.wants(Stage.TOOL_CALL, "call.logprobs")
         self._reads_logprobs = policies.reads_field(Stage.TOOL_CALL, "call.logprobs")
         self._named = {
@@ -186,6 +186,10 @@ class Judge:
         """The request is on its way: keep of it what policies in force may still be shown, and no more."""
         self._backgrounds.keep(x)
         x.forget(messages=self._forgets_messages, tools=self._forgets_tools)
+
+    def covered(self, x: Exchange) -> dict[str, str]:
+        """What was judged of it when it is over, and what was not and why."""
+        return self._coverage.of(x)
 
     def over(self, x: Exchange) -> None:
         """Nothing more is asked about ``x``."""
@@ -465,7 +469,7 @@ class Judge:
         if decision.errors:
             self._recorder.judge_failed(x, decision)
             for error in decision.errors:
-                x.coverage |= self.coverage.failed(x, stage, error)
+                x.coverage |= self._coverage.failed(x, stage, error)
         for found in decision.findings:
             x.sighting.run.add_finding(f"{found.policy}/{found.finding.id}")
         if decision.asked:

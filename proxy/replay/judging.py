@@ -7,45 +7,34 @@ things are not had again: how a stream happened to be cut into pieces, and what 
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
-from functools import cached_property
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import msgspec
-from pydantic import ValidationError
 
 from policies.answer_redaction import mask_arguments, masks_of_response, masks_of_text
 from policies.inputs import HISTORY_FIELDS, OF_THE_MOMENT, call_facts, decision_input, object_of, text_facts
-from policies.known import MOST_BYTES, KnownTexts
 from policies.model import (
-    TEXT_STAGES,
     Action,
     BudgetFacts,
     CallFacts,
     CheckFact,
     Decision,
     DecisionInput,
-    Finding,
     Mode,
-    OrderPassage,
     ResponseFacts,
-    RunFacts,
     Signal,
     Stage,
 )
-from policies.orders import GIVES_ORDERS
-from policies.provenance import Background, Facts, certain_orders
-from policies.recorded_facts import Note, facts_of, found_as_now, orders_of, read_note, tell, was_replaced
 from policies.redaction import CannotRedact, changes_of
-from policies.seen import NO_SETTINGS, ToolTable, pieces_of
+from policies.seen import NO_SETTINGS, ToolTable
 from policies.service import PolicySet
 from policies.signals import signals_of_hits
 from policies.text_rules import names_field, reads_field
 from proxy.gated_text import Found, TextRule
 from proxy.judge import CHANGES, TEXT_STAGE_OF
-from proxy.replay.stored import REPLACED, UNFINISHED, UNREAD, Stored, StoredCall, StoredChoice, Unknown
+from proxy.replay.asking import Asking, Histories
+from proxy.replay.stored import UNFINISHED, UNREAD, Stored, StoredCall, StoredChoice, Unknown
 from proxy.whole import texts_of
 from serving.wire.dialect import AnswerChoice
 from serving.wire.masking import Surface
@@ -53,8 +42,6 @@ from serving.wire.strict import DEPTH
 from serving.wire.vocabulary import ToolCall
 from tracing.records import Decided
 
-_RUNS = 64
-"""Runs whose last history is kept open."""
 MALFORMED = "interlock/malformed_arguments"
 _MOMENT_OF_CALL = {f"call.{name}": UNREAD for name in OF_THE_MOMENT}
 _ASKED_BY_NAME = frozenset({*_MOMENT_OF_CALL, *HISTORY_FIELDS})
@@ -122,7 +109,7 @@ class Rejudge:
         """Everything that is asked about ``x``, in order, up to what stops it."""
         if not x.judged:
             return []
-        asking = _Asking(x, self._histories)
+        asking = Asking(x, self._histories)
         said: list[Said] = []
         if not x.fetched and self.policies.in_force(Stage.REQUEST):
             said.append(await self._request(asking))
@@ -137,7 +124,7 @@ class Rejudge:
             said += [await self._response(asking, choice) for choice in x.choices]
         return said
 
-    async def _request(self, asking: _Asking) -> Said:
+    async def _request(self, asking: Asking) -> Said:
         """What is masked or withheld of a request does not stop it; what cannot be is refused."""
         x = asking.x
         texts = [message.text for message in x.news]
@@ -157,7 +144,7 @@ class Rejudge:
             return said
         return msgspec.structs.replace(said, stopped_by=None)
 
-    async def _answer(self, asking: _Asking, said: list[Said]) -> bool:
+    async def _answer(self, asking: Asking, said: list[Said]) -> bool:
         """Texts and calls; whether the answer is cut."""
         x = asking.x
         if not x.ended and (self._texts or self.policies.in_force(Stage.TOOL_CALL)):
@@ -178,7 +165,7 @@ class Rejudge:
                 return True
         return False
 
-    async def _texts_of(self, asking: _Asking, choice: StoredChoice) -> Any:
+    async def _texts_of(self, asking: Asking, choice: StoredChoice) -> Any:
         whole = AnswerChoice(choice.number, choice.number, choice.text, choice.reasoning, (), choice.finish)
         known: set[Surface] = set()
         written = 0
@@ -198,7 +185,7 @@ class Rejudge:
             if (found.hits or found.ended) and found.surface in self._texts and found.surface not in known:
                 yield await self._text(asking, choice, found)
 
-    async def _text(self, asking: _Asking, choice: StoredChoice, found: Found) -> Said:
+    async def _text(self, asking: Asking, choice: StoredChoice, found: Found) -> Said:
         stage = TEXT_STAGE_OF[found.surface]
         rule = self.policies.text_rule(stage)
         said = (choice.text if found.surface == "text" else choice.reasoning).encode("utf-8", "surrogatepass")
@@ -218,7 +205,7 @@ class Rejudge:
         waits = rule is not None and (rule.hold != 0 or not asking.x.request.stream)
         return _as_masked(answered, said) if waits else answered
 
-    async def _text_then(self, asking: _Asking, choice: StoredChoice, surface: Surface) -> list[Said]:
+    async def _text_then(self, asking: Asking, choice: StoredChoice, surface: Surface) -> list[Said]:
         """A text as it was asked about then, by what is on record of that."""
         stage, place = TEXT_STAGE_OF[surface], f"{surface} of choice {choice.number}"
         why = choice.unknown.get(_part_of(surface))
@@ -245,7 +232,7 @@ class Rejudge:
             said.append(await self._ask(asking, place, stage, surface=None, unknown=lost))
         return said
 
-    async def _text_beside(self, asking: _Asking, choice: StoredChoice, surface: Surface) -> list[Said]:
+    async def _text_beside(self, asking: Asking, choice: StoredChoice, surface: Surface) -> list[Said]:
         """A text about which policies only record."""
         rule, part = self._beside[surface], _part_of(surface)
         said = choice.text if surface == "text" else choice.reasoning
@@ -260,7 +247,7 @@ class Rejudge:
         size = len(said.encode("utf-8", "surrogatepass"))
         return [await self._text(asking, choice, Found(surface, hits, (), True, size, size))]
 
-    async def _call(self, asking: _Asking, stored: StoredCall, place: str) -> Said:
+    async def _call(self, asking: Asking, stored: StoredCall, place: str) -> Said:
         call, unknown = stored.call, dict(stored.unknown)
         readable = "call.arguments" not in unknown
         arguments = object_of(call.arguments, self._depth) if readable else None
@@ -309,7 +296,7 @@ class Rejudge:
             return said
         return msgspec.structs.replace(said, stopped_by=None)
 
-    async def _response(self, asking: _Asking, choice: StoredChoice) -> Said:
+    async def _response(self, asking: Asking, choice: StoredChoice) -> Said:
         place = f"choice {choice.number}"
         then = asking.then(Stage.RESPONSE, place)
         more = (then.moment.get("calls") if then is not None else None) or {}
@@ -344,7 +331,7 @@ class Rejudge:
 
     async def _ask(
         self,
-        asking: _Asking,
+        asking: Asking,
         place: str,
         stage: Stage,
         *,
@@ -388,7 +375,7 @@ class Rejudge:
             stopped = False  # somebody said yes then
         return Said(place, stage, question, decision, decision.rule if stopped else None, missing, about, tuple(known))
 
-    def _alike(self, asking: _Asking, stage: Stage, wanted: frozenset[str]) -> frozenset[str]:
+    def _alike(self, asking: Asking, stage: Stage, wanted: frozenset[str]) -> frozenset[str]:
         """Those of ``wanted`` that would be shown now what they were shown then: what is found in a history is another
         thing if other code or settings look."""
         if asking.looked_alike:
@@ -422,138 +409,6 @@ def _as_masked(said: Said, text: bytes) -> Said:
     except CannotRedact:
         return said
     return msgspec.structs.replace(said, stopped_by=None)
-
-
-class Histories:
-    """What models had seen, each looked at in the light of what its run had shown a turn before. ``tools`` is what the
-    settings say of tools."""
-
-    def __init__(self, tools: ToolTable = NO_SETTINGS, most_bytes: int = MOST_BYTES) -> None:
-        self.tools = tools
-        self.texts = KnownTexts(most_bytes=most_bytes)
-        self._of_runs: OrderedDict[str, Background] = OrderedDict()
-
-    def notes(self, x: Stored) -> dict[str, Note]:
-        """What was found about the calls of ``x`` when it was live: place → that, if it would be found again just so.
-        What it says of new texts is known from now on."""
-        notes: dict[str, Note] = {}
-        if any(name in x.unknown for name in HISTORY_FIELDS):
-            return notes
-        for one in x.decided:
-            plain = one.moment.get("history")
-            note = read_note(plain, self.tools) if plain is not None and "history" not in one.altered else None
-            if note is not None:
-                notes[one.surface] = note
-                tell(note, x.request.messages, self.texts)
-            elif was_replaced(plain):
-                x.unknown |= dict.fromkeys(HISTORY_FIELDS, REPLACED)
-        return notes
-
-    def looked_alike(self, x: Stored) -> bool:
-        """Whether the history of ``x`` was looked at, and as it would be now."""
-        notes = [one.moment["history"] for one in x.decided if "history" in one.moment]
-        return bool(notes) and all(found_as_now(note, self.tools) for note in notes)
-
-    def orders(self, x: Stored, note: Note) -> Sequence[OrderPassage] | None:
-        """The passages that give orders in what the model had seen; None if that takes a closer look."""
-        return orders_of(note, x.request.messages, self.tools, self.texts)
-
-    def background(self, x: Stored) -> Background:
-        """What the model had seen before its answer."""
-        before = self._of_runs.pop(x.run.id, None)
-        found = Background(x.request.messages, x.request.tools, self.tools, self.texts, before)
-        self._of_runs[x.run.id] = found
-        if len(self._of_runs) > _RUNS:
-            self._of_runs.popitem(last=False)
-        return found
-
-
-class _Asking:
-    """One exchange while it is asked about: what was recorded at each place, and what was found by now."""
-
-    def __init__(self, x: Stored, histories: Histories) -> None:
-        self.x = x
-        self._histories = histories
-        self._then: dict[tuple[str, str], list[Decided]] = {}
-        for decided in x.decided:
-            self._then.setdefault((decided.stage, decided.surface), []).append(decided)
-        self._findings = list(x.run.findings)
-        self._notes = histories.notes(x)
-        self._orders: Sequence[OrderPassage] | None = None
-
-    @cached_property
-    def background(self) -> Background:
-        """What the model had seen."""
-        return self._histories.background(self.x)
-
-    @cached_property
-    def looked_alike(self) -> bool:
-        """Whether the history was looked at then as it would be now."""
-        return self._histories.looked_alike(self.x)
-
-    def noted(self, place: str) -> Facts | None:
-        """What was found about a call then, if it would be found again just so."""
-        note = self._notes.get(place)
-        return facts_of(note) if note is not None else None
-
-    @property
-    def _all_orders(self) -> Sequence[OrderPassage]:
-        if self._orders is None:
-            note = next(iter(self._notes.values()), None)
-            known = self._histories.orders(self.x, note) if note is not None else None
-            self._orders = known if known is not None else self.background.orders
-        return self._orders
-
-    def orders(self, stage: Stage) -> Sequence[OrderPassage]:
-        """The passages that a policy at ``stage`` is shown, as the live judge shows them."""
-        if stage is not Stage.REQUEST:
-            found = self._all_orders
-            return found if stage is Stage.TOOL_CALL else [order for order in found if order.score >= GIVES_ORDERS]
-        first = self.x.message_count - len(self.x.news)
-        pieces = pieces_of(self.x.request.messages, self._histories.tools)
-        return certain_orders([piece for piece in pieces if piece.message >= first], self._histories.texts)
-
-    def then(self, stage: Stage, place: str) -> Decided | None:
-        """The next decision that was recorded for this place; what is masked of it counts as not there."""
-        waiting = self._then.get((stage.value, place))
-        if not waiting:
-            return None
-        then = waiting.pop(0)
-        if not then.altered:
-            return then
-        return msgspec.structs.replace(then, moment={k: v for k, v in then.moment.items() if k not in then.altered})
-
-    def answers(
-        self, stage: Stage, place: str, then: Decided | None, digest: str, wanted: frozenset[str]
-    ) -> dict[str, list[Finding]]:
-        """What those of ``wanted`` said of this place that were asked then, as they are now: the same bundle with the
-        same data. Of a text, which is asked about as it comes, what they said ``then``."""
-        every = [one for one in self.x.decided if (one.stage, one.surface) == (stage.value, place)]
-        found: dict[str, list[Finding]] = {}
-        for decided in every if stage not in TEXT_STAGES else [then] if then is not None else []:
-            said = decided.decision
-            if said.get("bundle") != digest:
-                continue
-            failed = {error.get("policy") for error in said.get("errors") or ()}
-            for policy in wanted.intersection(said.get("asked") or ()) - failed:
-                with suppress(ValidationError):
-                    found[policy] = [
-                        Finding.model_validate(entry["finding"])
-                        for entry in said.get("findings") or ()
-                        if entry["policy"] == policy
-                    ]
-        return found
-
-    def run(self, moment: Mapping[str, Any]) -> RunFacts:
-        if "run" in moment:
-            return RunFacts.model_validate(moment["run"])
-        return self.x.run.model_copy(update={"findings": list(self._findings)})
-
-    def found(self, decision: Decision) -> None:
-        for entry in decision.findings:
-            name = f"{entry.policy}/{entry.finding.id}"
-            if name not in self._findings:
-                self._findings.append(name)
 
 
 def _dependent(asked: Mapping[str, Collection[str]], lost: Unknown) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,8 @@ import policies.provenance
 from bench.replay import judged
 from policies.bundle import Bundle
 from policies.rollout import Rollout
-from proxy.replay.judging import Histories, Rejudge, Said
+from proxy.replay.asking import Histories
+from proxy.replay.judging import Rejudge, Said
 from proxy.replay.running import Sets
 from proxy.replay.stored import stored
 from serving.settings import Settings, ToolSettings
