@@ -49,8 +49,9 @@ async def test_a_loops_alert_does_not_say_a_tools_name_that_is_a_secret(tmp_path
     state, breakers = tmp_path / "state", {"slow_seconds": 0}
     async with scripted(script) as upstream, running(upstream.url, state, breakers=breakers) as interlock:
         messages: list[Any] = [{"role": "user", "content": "Go."}]
+        tools = [{"type": "function", "function": {"name": SECRET, "parameters": {"type": "object"}}}]
         while True:
-            answer = parse(await send(port_of(interlock), post(ask(messages=messages))))
+            answer = parse(await send(port_of(interlock), post(ask(messages=messages, tools=tools))))
             if answer.start == "HTTP/1.1 429 Too Many Requests":
                 break
             message = json.loads(answer.body)["choices"][0]["message"]
