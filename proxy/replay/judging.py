@@ -226,7 +226,8 @@ class Rejudge:
             lost = {} if why is None else {"surface.text": why} if signals else {"surface.text": why, "signals": why}
             one = await self._ask(asking, place, stage, surface=whole, signals=signals, unknown=lost, then=then)
             waits = rule is not None and (rule.hold != 0 or not asking.x.request.stream)
-            said.append(_as_masked(one, text) if waits else one)
+            was = why is not None and any(d.masked and d.surface == place for d in asking.x.decided)
+            said.append(_as_masked(one, None if was else text) if waits else one)
         if not said and why is not None:
             lost = {"surface": why, "signals": why}
             said.append(await self._ask(asking, place, stage, surface=None, unknown=lost))
@@ -291,7 +292,8 @@ class Rejudge:
         if said.decision is None or said.decision.action not in CHANGES or stored.in_text is not None:
             return said
         try:
-            mask_arguments(said.decision, call.arguments)
+            if readable or stored.outcome != "masked":
+                mask_arguments(said.decision, call.arguments)
         except CannotRedact:
             return said
         return msgspec.structs.replace(said, stopped_by=None)
@@ -400,12 +402,14 @@ class Rejudge:
         return tuple([Missing(policy, "answer", why) for policy in enforced])
 
 
-def _as_masked(said: Said, text: bytes) -> Said:
-    """What is masked of a text that waits does not stop the answer; what cannot be does."""
+def _as_masked(said: Said, text: bytes | None) -> Said:
+    """What is masked of a text that waits does not stop the answer; what cannot be does. None: it was masked then, and
+    is not on record as it was."""
     if said.decision is None or said.decision.action not in CHANGES:
         return said
     try:
-        masks_of_text(said.decision, text)
+        if text is not None:
+            masks_of_text(said.decision, text)
     except CannotRedact:
         return said
     return msgspec.structs.replace(said, stopped_by=None)
