@@ -89,9 +89,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[DecisionInput]:
     found: list[DecisionInput] = []
     decide = PolicySet.decide
 
-    async def watched(self: PolicySet, question: DecisionInput, *rest: Any) -> Decision:
+    async def watched(self: PolicySet, question: DecisionInput, *rest: Any, **more: Any) -> Decision:
         found.append(question)
-        return await decide(self, question, *rest)
+        return await decide(self, question, *rest, **more)
 
     monkeypatch.setattr(PolicySet, "decide", watched)
     return found
