@@ -34,16 +34,18 @@ tool_call contains masked("personal_data_in_arguments", places) if {
 	not names.listed(input.call.name, settings.tools)
 }
 
-here(kinds) := {place(signal) |
+here(kinds) := [place(signal) |
 	some signal in input.signals
 	signal.set == "pii"
 	signal.id in kinds
-}
+]
 
 # A string with several hits of a pattern has no place for them: all of it is masked.
 place(signal) := {"path": signal.path, "start": signal.start, "end": signal.end} if is_number(signal.start)
 
-place(signal) := {"path": signal.path} if not is_number(object.get(signal, "start", null))
+place(signal) := {"path": signal.path} if not placed(signal)
+
+placed(signal) if is_number(signal.start)
 
 masked(id, places) := {
 	"id": id,
@@ -51,5 +53,5 @@ masked(id, places) := {
 	"action": "redact",
 	"message": "A personal number (card, bank account or social security) was masked.",
 	"tags": ["OWASP-LLM02:2025", "OWASP-ASI03", "MITRE-ATLAS-AML.T0057"],
-	"redactions": [one | some one in places],
+	"redactions": places,
 }
