@@ -19,48 +19,25 @@ remembers them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from policies.known import NOTHING, KnownText, KnownTexts, surely
 from policies.mismatch import conceals, refuses
-from policies.model import (
-    CallMismatch,
-    CallNamed,
-    OrderedBy,
-    OrderPassage,
-    Origin,
-    Sink,
-    UnplacedValue,
-    ValueProvenance,
-)
+from policies.model import CallMismatch, CallNamed, OrderedBy, OrderPassage, UnplacedValue, ValueProvenance
 from policies.naming import ASKS, NAMES, tool_names
 from policies.orders import GIVES_ORDERS, Passage
-from policies.places import Cut, Needle, Places, Stretch
+from policies.places import Cut, Places
 from policies.replaced import Gone, Shown
-from policies.seen import Piece, Source, ToolTable, calls_of_results, pieces_of
-from policies.value_forms import (
-    SHORTEST,
-    SHORTEST_SQUEEZED,
-    Leaf,
-    Relation,
-    Span,
-    date_forms,
-    decoded_forms,
-    host_of,
-    leaves,
-    number_forms,
-    significant,
-    spans,
-    squeezed,
-)
+from policies.seen import OWN, TOLD, Piece, Source, ToolTable, calls_of_results, pieces_of
+from policies.sinks import sink_of
+from policies.value_forms import SHORTEST, leaves, squeezed
+from policies.value_search import ValueSearch
 from serving.wire.request import SentCall, SentMessage, SentTool
 
 MOST_VALUES = 2048
 """Values of one call that are looked at."""
-MOST_NEEDLES = 4096
-"""Texts that are looked for, for one call: each value and each span has a few forms."""
 MOST_PASSAGES = 256
 """Passages of one request that count, the surest ones."""
 MOST_NAMING = 32
@@ -70,33 +47,8 @@ MOST_ENDS = 4096
 MOST_READ = 32 * 1024
 """Characters of the latest messages of one role that are read for what they ask for, beside the first message."""
 
-_SINK_NAMES: dict[Sink, str] = {
-    "recipient": "to cc bcc recipient recipients email emails mail address addresses phone payee iban account attendee "
-    "attendees participant participants invitee invitees receiver contact contacts guest guests member members user "
-    "users username wallet beneficiary destination",
-    "url": "url urls uri link links href webhook endpoint callback website site domain domains host",
-    "path": "path paths file files filename folder directory dir",
-    "command": "command commands cmd script code shell query sql expression program",
-}
-_SINK_OF: dict[str, Sink] = {word: sink for sink, words in _SINK_NAMES.items() for word in words.split()}
 _STRING = re.compile(r'(?<=[:\[,])\s*(?:"((?:[^"\\]|\\.)*)"|\d+)')
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_MAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
-_LINK = re.compile(r"(?:[a-z][a-z0-9+.-]{1,15}://|www\.)\S+", re.I)
-
-
-_CLOSEST: tuple[Relation, ...] = ("whole", "part", "host", "normalised", "decoded")
-_Key = tuple[int, str, int | None]
-
-
-_TOLD: tuple[Source, ...] = ("user", "system")
-_OWN: tuple[Source, ...] = ("assistant", "reasoning")
 _GIVEN: tuple[Source, ...] = ("tool", "call")
-
-
-class _At(NamedTuple):
-    stretch: Stretch
-    relation: Relation
 
 
 class Facts(NamedTuple):
@@ -248,7 +200,7 @@ class Background:
     def facts(self, tool: str, arguments: Mapping[str, Any] | None, raw: str = "", said: str = "") -> Facts:
         """What is known of a call to ``tool``. ``raw`` is the text of arguments that are no object (a call that was cut
         off); ``said`` what the answer said and thought before it."""
-        search = _Search(self._places, self._planned_before)
+        search = ValueSearch(self._places, self._planned_before)
         sinks = self._table.sinks(tool)
         found = [*islice(leaves(raw if arguments is None else dict(arguments)), MOST_VALUES + 1)]
         if len(found) > MOST_VALUES:
@@ -266,7 +218,7 @@ class Background:
         unplaced = [UnplacedValue(path=path, reason=reason) for path, reason in search.unplaced.items()]
         return Facts(search.values, unplaced, named, mismatch)
 
-    def _inherit(self, search: _Search, gone: Gone) -> None:
+    def _inherit(self, search: ValueSearch, gone: Gone) -> None:
         """Values that stand in what came in the place of earlier messages have the origins that they had there; and who
         had not said them there does not say them now."""
         first = len(self.orders) - len(self.inherited)
@@ -296,13 +248,13 @@ class Background:
             search.values[at] = value.model_copy(
                 update={
                     "origins": [*value.origins, *origins],
-                    "by_user": had.told or any(one.source in _TOLD for one in own),
-                    "by_plan": any(one.source in _OWN and one.message < self._planned_before for one in own),
+                    "by_user": had.told or any(one.source in TOLD for one in own),
+                    "by_plan": any(one.source in OWN and one.message < self._planned_before for one in own),
                 }
             )
             search.tainted = search.tainted or bool(orders)
 
-    def _named(self, tool: str, search: _Search) -> CallNamed:
+    def _named(self, tool: str, search: ValueSearch) -> CallNamed:
         """Where a value comes from an order that is gone, what stands in its place is nobody's own words."""
         own = search.tainted
         return CallNamed(
@@ -313,7 +265,7 @@ class Background:
             by_orders=self._by_orders(tool, search),
         )
 
-    def _by_orders(self, tool: str, search: _Search) -> list[OrderedBy]:
+    def _by_orders(self, tool: str, search: ValueSearch) -> list[OrderedBy]:
         """The passages that name the call, the surest first."""
         sure = self._sure
         if search.only_in:
@@ -334,7 +286,7 @@ class Background:
         ``own``: without what stands in for what is gone."""
         known = self._told_by.get((source, own))
         if known is None:
-            planned = source in _OWN
+            planned = source in OWN
             gone = self.gone.stands_in if own and self.gone is not None else ()
             texts = [
                 text if len(piece.text) <= 2 * MOST_ENDS else self._texts.of(_ends(piece.text))
@@ -350,145 +302,6 @@ class Background:
                     break
                 known.append(text)
         return known
-
-
-class _Wanted(NamedTuple):
-    """A value, or a span of one, with the needles that stand for it."""
-
-    leaf: Leaf
-    sink: Sink | None
-    span: Span | None
-    needles: list[tuple[Needle, Relation | None]]
-
-    @property
-    def text(self) -> str:
-        return self.leaf.text if self.span is None else self.span.text
-
-
-class _Search:
-    """Looks for the values of one call: first for all of them as a whole, then for spans of those that stand nowhere.
-    ``passages_of``: passage → how much of the call stands there and was named by nobody else; ``only_in``: passages
-    that hold a value which stands in nothing but passages; ``texts``: of each of ``values`` what it says; ``tainted``:
-    one of them comes from an order that is gone."""
-
-    def __init__(self, places: Places, planned_before: int) -> None:
-        self._places = places
-        self._planned_before = planned_before
-        self._left = MOST_NEEDLES
-        self.passages_of: dict[int, float] = {}
-        self.only_in: set[int] = set()
-        self.values: list[ValueProvenance] = []
-        self.texts: list[str] = []
-        self.tainted = False
-        self.unplaced: dict[str, Literal["short", "many_values", "many_parts", "many_places"]] = {}
-
-    def values_of(self, leaves: Iterable[tuple[Leaf, Sink | None]]) -> None:
-        wanted: list[_Wanted] = []
-        for leaf, sink in leaves:
-            if significant(leaf.text) < SHORTEST:
-                if leaf.text.strip():
-                    self.unplaced[leaf.path] = "short"
-                continue
-            self._want(wanted, leaf, sink, None)
-        spread: list[_Wanted] = []
-        for item, origins in self._origins(wanted):
-            self._say(item, origins)
-            if origins or item.leaf.number:
-                continue
-            parts, cut = spans(item.leaf.text)
-            if cut:
-                self.unplaced.setdefault(item.leaf.path, "many_parts")
-            for span in parts:
-                self._want(spread, item.leaf, item.sink, span)
-        for item, origins in self._origins(spread):
-            if origins:
-                self._say(item, origins)
-
-    def _want(self, wanted: list[_Wanted], leaf: Leaf, sink: Sink | None, span: Span | None) -> None:
-        needles = [*_needles(leaf, span)]
-        self._left -= len(needles)
-        if self._left < 0:
-            self.unplaced.setdefault(leaf.path, "many_values")
-        else:
-            wanted.append(_Wanted(leaf, sink, span, needles))
-
-    def _origins(self, wanted: Sequence[_Wanted]) -> Iterator[tuple[_Wanted, dict[_Key, _At]]]:
-        """All stretches that hold each of ``wanted``, with the closest relation."""
-        found = iter(self._places.find([needle for item in wanted for needle, _ in item.needles]))
-        for item in wanted:
-            origins: dict[_Key, _At] = {}
-            for _, relation in item.needles:
-                places, more = next(found)
-                if more:
-                    self.unplaced.setdefault(item.leaf.path, "many_places")
-                for place in places:
-                    stretch = place.stretch
-                    how = relation or ("whole" if place.whole else "part")
-                    key = (stretch.piece.message, stretch.piece.source, stretch.passage)
-                    known = origins.get(key)
-                    if known is None or _CLOSEST.index(how) < _CLOSEST.index(known.relation):
-                        origins[key] = _At(stretch, how)
-            yield item, origins
-
-    def _say(self, item: _Wanted, found: Mapping[_Key, _At]) -> None:
-        origins = [
-            Origin(
-                source=at.stretch.piece.source,
-                tool=at.stretch.piece.tool,
-                message=at.stretch.piece.message,
-                trust=at.stretch.piece.trust,
-                relation=at.relation,
-                orders=at.stretch.shelf == "orders",
-                order=at.stretch.passage,
-            )
-            for at in found.values()
-        ]
-        told = any(origin.source in ("user", "system") for origin in origins)
-        planned = any(
-            origin.source in ("assistant", "reasoning") and origin.message < self._planned_before for origin in origins
-        )
-        if not told and not planned:
-            for passage in {at.stretch.passage for at in found.values() if at.stretch.passage is not None}:
-                weight = 1.0 if len(item.text) >= 4 else 0.5
-                self.passages_of[passage] = self.passages_of.get(passage, 0.0) + weight
-                if all(at.stretch.passage is not None for at in found.values()):
-                    self.only_in.add(passage)
-        self.texts.append(item.text)
-        self.values.append(
-            ValueProvenance(
-                path=item.leaf.path,
-                start=None if item.span is None else item.span.start,
-                end=None if item.span is None else item.span.end,
-                origins=origins,
-                sink=item.sink,
-                by_user=told,
-                by_plan=planned,
-            )
-        )
-
-
-def _needles(leaf: Leaf, span: Span | None) -> Iterator[tuple[Needle, Relation | None]]:
-    """What to look for, each with the relation of a find; None: `whole` or `part`, as it stands there."""
-    text = leaf.text if span is None else span.text
-    host: Relation | None = "host" if span is not None and span.host else None
-    plain = text.strip().encode("utf-8", "surrogatepass")
-    if b"\x00" not in plain:
-        yield Needle("plain", plain, leaf.number), host
-    if leaf.number:
-        for form in number_forms(text):
-            yield Needle("plain", form.encode(), True), "normalised"
-        return
-    tight = squeezed(text)
-    if len(tight) >= SHORTEST_SQUEEZED:
-        yield Needle("squeezed", tight), host or "normalised"
-        yield Needle("decoded", tight), host or "decoded"
-    for form in decoded_forms(text):
-        if len(tight := squeezed(form)) >= SHORTEST_SQUEEZED:
-            yield Needle("squeezed", tight), "decoded"
-    for form in date_forms(text):
-        yield Needle("squeezed", squeezed(form)), "normalised"
-    if span is None and (found := host_of(text)) is not None:
-        yield Needle("plain", found.text.removeprefix("www.").encode("utf-8", "surrogatepass")), "host"
 
 
 def certain_orders(pieces: Sequence[Piece], texts: KnownTexts) -> list[OrderPassage]:
@@ -519,25 +332,6 @@ def _surest(pieces: Sequence[Piece], known: Sequence[KnownText], most: int) -> d
     for _, nth, at in sorted(found)[:most]:
         some.setdefault(nth, []).append(at)
     return some
-
-
-def sink_of(leaf: Leaf, settings: Mapping[str, Sink | Literal["none"]]) -> Sink | None:
-    """What an argument decides: by the settings, else by the name of its innermost key, else by what it looks like."""
-    for name in reversed(leaf.names):
-        if name in settings:
-            said = settings[name]
-            return None if said == "none" else said
-    if leaf.names:
-        named = [_SINK_OF[word] for part in _WORD.findall(leaf.names[-1]) if (word := part.lower()) in _SINK_OF]
-        if named:
-            return named[-1]
-    if not leaf.number and len(leaf.text) < 2048:
-        text = leaf.text.strip()
-        if _MAIL.fullmatch(text):
-            return "recipient"
-        if _LINK.fullmatch(text):
-            return "url"
-    return None
 
 
 def _ends(text: str) -> str:

@@ -20,6 +20,10 @@ from serving.settings import ToolSettings
 from serving.wire.request import SentCall, SentMessage
 
 Source = Literal["system", "user", "assistant", "reasoning", "call", "tool"]
+TOLD: tuple[Source, ...] = ("user", "system")
+"""Who tells the model what to do."""
+OWN: tuple[Source, ...] = ("assistant", "reasoning")
+"""Where the model's own plan is."""
 
 _RESULT_IN_USERS_WORDS = re.compile(
     r"\s*(?:\[|<|\*\*|#+ )?\s*(?:observation|tool[_ ](?:result|results|response|output)|function[_ ](?:result|results|"
