@@ -5,10 +5,15 @@
 The strictest *enforced* action wins and everything is recorded. A policy never sees another's findings, so none
 can undo another's. A policy that did not answer, or whose answer does not have the shape of findings, is an
 error of that policy alone: it denies (if the policy is enforced) and leaves the others' findings standing.
+
+The order of what comes out of a set is an engine's own. What reaches a decision is in ours: findings by what they
+weigh, their redactions by where they are, their tags by name.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +27,7 @@ from policies.model import (
     Mode,
     PolicyError,
     PolicyFinding,
+    Redaction,
     Severity,
     Stage,
 )
@@ -37,6 +43,7 @@ STRICTNESS: Mapping[Action, int] = {
 }
 _SEVERITIES = list(Severity)
 _FINDINGS = TypeAdapter(list[Finding])
+_NUMBER = re.compile("(0|[1-9][0-9]*)")
 
 _NOT_DONE: Mapping[Stage, str] = {
     Stage.REQUEST: "The request was not sent to the model.",
@@ -55,16 +62,23 @@ _UNJUDGEABLE = (
 
 
 def findings_of(answer: Any) -> list[Finding]:
-    """Check what Rego gave for one policy: a set (JSON: an array) of finding objects.
+    """Check what Rego gave for one policy: a set (JSON: an array) of finding objects. They come in our order, and so do
+    the redactions and tags of each.
 
     Raises :class:`EngineError` (``policy``) for any other shape, unknown field or unknown action.
     """
     try:
-        return _FINDINGS.validate_python(answer)
+        found = _FINDINGS.validate_python(answer)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(step) for step in first["loc"]) or "the answer"
         raise EngineError("policy", f"not a set of findings: {place}: {first['msg']}") from error
+    for finding in found:
+        finding.redactions.sort(key=_place)
+        finding.tags.sort()
+    if len(found) > 1:
+        found.sort(key=lambda finding: (finding.message, [*map(_place, finding.redactions)], finding.tags))
+    return found
 
 
 def compose(
@@ -107,6 +121,15 @@ def compose(
     return outcome.model_copy(
         update={"findings": findings, "errors": errors, "asked": sorted(answers)},
     )
+
+
+def _place(redaction: Redaction) -> tuple[Any, ...]:
+    """By path, whose numbers count as numbers, then by where it begins and ends: the order in which it is read."""
+    steps = _NUMBER.split(redaction.path)
+    steps[1::2] = [step.zfill(9) for step in steps[1::2]]
+    start = -1 if redaction.start is None else redaction.start
+    end = math.inf if redaction.end is None else redaction.end
+    return steps, start, end, redaction.replacement
 
 
 def _rank(entry: PolicyFinding) -> tuple[int, int, str, str]:

@@ -51,6 +51,29 @@ answer := 2 if input.call.arguments
 tool_call contains {"id": "x", "severity": "low", "action": "flag", "message": "x", "tags": []} if answer == 1
 """
 
+UNORDERED = """\
+package interlock.policies.acme.unordered
+
+path(n) := concat("", ["/list/", format_int(n, 10), "/text"])
+
+spans contains {"path": path(n), "start": n % 3, "end": 9} if some n in numbers.range(0, 40)
+
+whole contains {"path": path(n)} if some n in numbers.range(0, 12)
+
+tool_call contains {
+	"id": "masks",
+	"severity": "low",
+	"action": "redact",
+	"message": message,
+	"tags": {"OWASP-LLM02:2025", "OWASP-ASI03", "MITRE-ATLAS-AML.T0057", "ours", "theirs"},
+	"redactions": spans | whole,
+} if {
+	input.call.name
+	some message in {"This.", "That.", "The other.", "One more.", "And another."}
+}
+"""
+"""Whatever is a set in Rego, and without our order would be in the engine's."""
+
 
 def write_policies(root: Path, files: Mapping[str, str]) -> Path:
     """Lay files out below ``root``: path → text."""

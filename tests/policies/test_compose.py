@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 
@@ -136,3 +137,37 @@ def test_any_other_shape_is_an_error_of_the_policy(answer: object) -> None:
 def test_an_empty_set_is_no_findings() -> None:
     assert findings_of([]) == []
     assert findings_of([_FINE])[0].action is Action.DENY
+
+
+def test_redactions_come_in_the_order_in_which_they_are_read() -> None:
+    places: list[dict[str, object]] = [
+        {"path": "/messages/2/text"},
+        {"path": "/messages/2/text", "start": 0},
+        {"path": "/messages/2/text", "start": 0, "end": 5},
+        {"path": "/messages/2/text", "start": 0, "end": 5, "replacement": "[x]"},
+        {"path": "/messages/2/text", "start": 10, "end": 12},
+        {"path": "/messages/02/text"},
+        {"path": "/messages/10"},
+        {"path": "/messages/10/text"},
+    ]
+    orders = []
+    for seed in range(20):
+        shuffled = random.Random(seed).sample(places, len(places))
+        (found,) = findings_of([_FINE | {"action": "redact", "redactions": shuffled}])
+        orders.append([redaction.model_dump(exclude_defaults=True) for redaction in found.redactions])
+    assert orders == [orders[0]] * 20
+    assert [place for place in orders[0] if place["path"] != "/messages/02/text"] == [
+        *places[:1],
+        places[2],
+        places[3],
+        places[1],
+        *places[4:5],
+        *places[6:],
+    ]
+
+
+def test_of_two_findings_that_weigh_the_same_the_order_given_does_not_decide() -> None:
+    two = [_FINE | {"message": "Ask first."}, _FINE | {"message": "Wait."}]
+    for answer in (two, two[::-1]):
+        decision = compose(Stage.TOOL_CALL, {"a.b": ENFORCE}, {"a.b": findings_of(answer)})
+        assert decision.refusal is not None and decision.refusal.endswith("Ask first.")

@@ -19,7 +19,7 @@ from policies.engines.embedded import EmbeddedEngine
 from policies.model import Action, Decision, DecisionInput, Mode
 from policies.service import PolicySet
 from tests.policies.odd_inputs import deep_input, long_input, odd_input
-from tests.policies.support import ALWAYS, CONTRADICTS, built, opa_engine, opa_server
+from tests.policies.support import ALWAYS, CONTRADICTS, UNORDERED, built, opa_engine, opa_server
 
 pytestmark = [pytest.mark.opa, pytest.mark.asyncio(loop_scope="module")]
 
@@ -160,3 +160,22 @@ async def test_policies_of_two_teams_stand_beside_one_that_fails_on_both_engines
             assert decision.rule == "red.first/first"
         await both.served.close()
         await both.embedded.close()
+
+
+async def test_sets_come_in_the_same_order_from_both_engines(opa_binary: Path, tmp_path: Path) -> None:
+    bundle = built(opa_binary, tmp_path / "policies", {"acme/unordered/policy.rego": UNORDERED})
+    random = Random(SEED)
+    question = next(made for made in iter(lambda: odd_input(random), None) if made.call is not None)
+    with opa_server(opa_binary, tmp_path / "opa", bundle) as url:
+        both = Both(bundle, url)
+        await both.served.start()
+        decision = await both.decide(question)
+        await both.served.close()
+        await both.embedded.close()
+    messages = [found.finding.message for found in decision.findings]
+    assert messages == sorted(messages) and len(messages) == 5
+    for found in decision.findings:
+        assert found.finding.tags == sorted(found.finding.tags) and len(found.finding.tags) == 5
+        places = [(redaction.path, redaction.start) for redaction in found.finding.redactions]
+        wanted = [(n, start) for n in range(41) for start in ((None,) if n <= 12 else ()) + (n % 3,)]
+        assert places == [(f"/list/{n}/text", start) for n, start in wanted]
