@@ -42,8 +42,9 @@ from proxy.exchange import Exchange, Outcome
 from proxy.gated_choice import Answer, Question, TextQuestion
 from proxy.gated_text import Found, TextRule
 from proxy.masked_answers import ResponseMasking, TextMasking, masked_call
-from proxy.recorder import Recorder
+from proxy.recorder import NOT_TAKEN, Recorder
 from proxy.refusals import Refuse
+from proxy.refused_words import CALL_UNRECORDED, MALFORMED, RENAMED, STOPPED_UNRECORDED, TOO_LARGE
 from serving.settings import PolicySettings
 from serving.wire.masking import Surface
 from serving.wire.message_texts import TextChange
@@ -51,25 +52,10 @@ from serving.wire.request import ChatRequest
 from serving.wire.vocabulary import ToolCall
 from tracing.journal import JournalError
 from tracing.metrics import Metrics
+from tracing.records import UNRECORDED
 
 _log = logging.getLogger(__name__)
 
-_MALFORMED = (
-    "Blocked by rule interlock/malformed_arguments. The tool call was not executed. Its arguments are not "
-    "exactly one JSON object that every parser reads alike. Send the call again with plain JSON."
-)
-_RENAMED = (
-    "Blocked by rule interlock/malformed_call. The tool call was not executed: its name or id changed while it was "
-    "made. Make the call again."
-)
-_TOO_LARGE = (
-    "Blocked by rule interlock/held_bytes. The tool call was not executed. Its arguments are larger than what "
-    "may be held for judging. Split the work into smaller calls."
-)
-_UNRECORDED = (
-    "Blocked by rule interlock/record. The tool call was not executed, because its record could not be "
-    "written. Nothing is wrong with the call; it may be tried again later."
-)
 TEXT_STAGE_OF: dict[Surface, Stage] = {"reasoning": Stage.REASONING, "text": Stage.OUTPUT}
 _LATER = (Stage.REASONING, Stage.TOOL_CALL, Stage.OUTPUT, Stage.RESPONSE)
 _LARGE = 256 * 1024
@@ -154,6 +140,8 @@ class Judge:
             return {}
         texts = [message.text for message in x.news]
         decision = await self._decide(x, Stage.REQUEST, "request", signals=await self._signals_of(texts))
+        if x.decided_seq == NOT_TAKEN:
+            raise Refuse("record_unavailable", "What was decided about it could not be put on record.", retry_after=5)
         problem = ""
         changes: Mapping[int, TextChange] = {}
         if _wants_change(decision) is not None:
@@ -258,11 +246,11 @@ class Judge:
         seen = x.seen.choices[choice]
         said = (seen.text if found.surface == "text" else seen.reasoning) if rule.text else None
         exposed = sum(max(0, min(hit.end, found.left) - hit.start) for hit in found.hits)
-        masking = TextMasking(x, choice, found)
+        masking, place = TextMasking(x, choice, found), f"{found.surface} of choice {choice}"
         decision = await self._decide(
             x,
             stage,
-            f"{found.surface} of choice {choice}",
+            place,
             text=text_facts(
                 "output" if stage is Stage.OUTPUT else "reasoning", choice, said, found.size, complete=found.ended
             ),
@@ -273,11 +261,13 @@ class Judge:
         )
         if not decision.refuses and decision.action not in CHANGES:
             return Answer()
-        try:
-            await self._recorder.commit(x.decided_seq)
-        except JournalError:
-            _log.error("an answer was cut or masked, and the journal cannot be written")
-        if decision.action in CHANGES and not masking.problem:
+        masks = decision.action in CHANGES and not masking.problem
+        if masks and masking.masks is None:
+            return Answer(surface=found.surface)  # nothing leaves by this: all matches are asked about
+        recorded = await self._recorded(x, stage, place, masks)
+        if masks and not recorded:
+            return Answer(STOPPED_UNRECORDED)
+        if masks:
             masking.made()
             return Answer(surface=found.surface, masks=masking.masks)
         if masking.problem:
@@ -327,11 +317,11 @@ class Judge:
         decision = await self._decide(x, Stage.RESPONSE, place, response=facts, masking=masking)
         if not decision.refuses and decision.action not in CHANGES:
             return Answer()
-        try:
-            await self._recorder.commit(x.decided_seq)
-        except JournalError:
-            _log.error("an answer was withheld or masked, and the journal cannot be written")
-        if decision.action in CHANGES and not masking.problem:
+        masks = decision.action in CHANGES and not masking.problem
+        recorded = await self._recorded(x, Stage.RESPONSE, place, masks)
+        if masks and not recorded:
+            return Answer(STOPPED_UNRECORDED, cut=True, error=self._refusal == "error")
+        if masks:
             masking.made()
             return Answer()
         if masking.problem:
@@ -354,10 +344,23 @@ class Judge:
 
     # -- parts -------------------------------------------------------------------------------------
 
+    async def _recorded(self, x: Exchange, stage: Stage, place: str, gives: bool) -> bool:
+        """Whether the newest decision is on disk. If it is not, and ``gives`` something to the client, that is not
+        given: a second record says so. What it takes away is taken away all the same."""
+        try:
+            await self._recorder.commit(x.decided_seq)
+        except JournalError:
+            _log.error("an answer was stopped%s, and the journal cannot be written", " in place of masked" * gives)
+            if gives:
+                self._metrics.decision(stage.value, Action.DENY.value, "interlock")
+                self._recorder.unrecorded(x, stage, place)
+            return False
+        return True
+
     def _unrecorded(self, x: Exchange, outcome: Outcome) -> None:
         """What was decided may reach the disk later, but is not what happens: a second record says so."""
         _log.error("a tool call was refused because the journal cannot be written")
-        outcome.outcome, outcome.refusal, outcome.rule = "unrecorded", _UNRECORDED, "interlock/record"
+        outcome.outcome, outcome.refusal, outcome.rule = "unrecorded", CALL_UNRECORDED, UNRECORDED
         with contextlib.suppress(JournalError):
             self._recorder.call(x, outcome)
 
@@ -365,17 +368,17 @@ class Judge:
         call = question.call
         offered = any(tool.name == call.name for tool in x.request.tools)
         if question.problem == "held_bytes":
-            return self._refused(call, offered, "held_bytes", "interlock/held_bytes", _TOO_LARGE)
+            return self._refused(call, offered, "held_bytes", "interlock/held_bytes", TOO_LARGE)
         if question.problem == "renamed":
             if not self.holds_calls:
                 return Outcome(call, "unasked", "interlock/malformed_call")
-            return self._refused(call, False, "malformed", "interlock/malformed_call", _RENAMED)
+            return self._refused(call, False, "malformed", "interlock/malformed_call", RENAMED)
         # Of a call that was cut off too, if its arguments are whole all the same.
         arguments = object_of(call.arguments, self._depth)
         if arguments is None and call.complete:
             if not self.holds_calls:
                 return Outcome(call, "unasked", "interlock/malformed_arguments")
-            return self._refused(call, offered, "malformed", "interlock/malformed_arguments", _MALFORMED)
+            return self._refused(call, offered, "malformed", "interlock/malformed_arguments", MALFORMED)
         if not self._policies.in_force(Stage.TOOL_CALL):
             return Outcome(call, "unasked")
         in_text, place = place is not None, place or f"call {call.choice}.{call.index}"

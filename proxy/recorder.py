@@ -6,6 +6,7 @@ Facts are appended at once; content is a draft, which is redacted where it is wr
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from typing import Any
 
 from checks.verdict import Verdict
 from policies.in_force import Policies
-from policies.model import Decision
+from policies.model import Action, Decision, Stage
 from proxy.breakers.words import Alert
 from proxy.exchange import Exchange, Outcome
 from proxy.state import Alerts
@@ -23,13 +24,16 @@ from serving.wire.vocabulary import Usage
 from tracing.alerts import AlertBook
 from tracing.captures import CaptureModes, Captures
 from tracing.drafts import CallDraft, DecidedDraft, Draft, OpenedDraft, SettledDraft, masked
-from tracing.journal import Journal, JournalError
+from tracing.journal import Journal, JournalError, JournalOverloaded
 from tracing.metrics import Metrics
 from tracing.prices import Cost, PriceBook
-from tracing.records import CallOutcome, Checked, Decided, Opened, Operated, Record, Refused, Settled
+from tracing.records import UNRECORDED, CallOutcome, Checked, Decided, Opened, Operated, Record, Refused, Settled
 from tracing.writer_link import WriterLink
 
 _log = logging.getLogger(__name__)
+
+NOT_TAKEN = sys.maxsize
+"""In place of a record's number: the journal had no room for it. It says so itself (``gap``)."""
 
 
 class Recorder:
@@ -64,6 +68,8 @@ class Recorder:
 
     async def commit(self, seq: int) -> None:
         """Return when record ``seq`` is on disk. Raises ``JournalError``."""
+        if seq == NOT_TAKEN:
+            raise JournalOverloaded("the record was not taken")
         await self._journal.commit(seq)
 
     async def room(self, x: Exchange, seconds: float) -> None:
@@ -111,7 +117,7 @@ class Recorder:
         masked: tuple[str, ...] = (),
     ) -> int:
         """``moment`` gives what of the input cannot be had again from the exchange's other records; ``masked`` are the
-        words that the decision took out of a text of the answer."""
+        words that the decision took out of a text of the answer. Gives the record's number, or :data:`NOT_TAKEN`."""
         facts = Decided(
             time_ns=self._clock_ns(),
             exchange=x.id,
@@ -124,7 +130,16 @@ class Recorder:
         )
         known = moment() if moment is not None and self._modes.of(x.agent) in ("full", "redacted") else {}
         draft = DecidedDraft(x.sighting.run.id, decision.model_dump(mode="json", exclude_defaults=True), known, masked)
-        return self._append(facts, draft, x.agent)
+        try:
+            return self._append(facts, draft, x.agent)
+        except JournalError as problem:
+            _log.error("a decision was not put on record: %s", problem)
+            return NOT_TAKEN
+
+    def unrecorded(self, x: Exchange, stage: Stage, surface: str) -> None:
+        """What was decided last is not what happens: its record could not be written, so the answer is stopped."""
+        now, action = self._clock_ns(), Action.DENY.value
+        self._note(Decided(now, x.id, stage=stage.value, surface=surface, action=action, rule=UNRECORDED))
 
     def call(self, x: Exchange, outcome: Outcome) -> int:
         """What became of a tool call; to be committed before its first byte, or its refusal, leaves."""

@@ -20,7 +20,7 @@ from serving.wire.request import ChatRequest, SentCall, SentMessage, SentTool
 from serving.wire.vocabulary import ToolCall
 from tracing.chain import ERASED
 from tracing.exchange import STOPPED, Exchange
-from tracing.records import CallOutcome, Decided, Opened, Settled
+from tracing.records import UNRECORDED, CallOutcome, Decided, Opened, Settled
 
 ERASED_WHY = "erased since"
 MASKED = "masked or cut off when it was recorded"
@@ -117,7 +117,7 @@ def stored(exchange: Exchange) -> Stored | None:
         opened_ns=opened.time_ns,
         run=RunFacts(id=opened.run, step=max(opened.step, 0), **opened.so_far),
         unknown=unknown,
-        decided=exchange.decisions,
+        decided=[one for one in exchange.decisions if one.rule != UNRECORDED],
         fetched=opened.path.startswith("/v1/responses/"),
         ended=settled is not None and settled.ending != "interrupted",
     )

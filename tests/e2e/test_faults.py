@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import json
 import os
-import resource
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from proxy.app import Interlock
 from serving.settings import PolicySettings
 from tests.support import servers
 from tests.support.chat import Call, Read, Say, read_stream, read_whole, stream, whole
+from tests.support.disk import Disk
 from tests.support.interlock import port_of, running
 from tests.support.mlflow_reader import traces
 from tests.support.processes import free_port, session_of
@@ -331,20 +331,6 @@ def command_of(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return b""
-
-
-class Disk:
-    """A disk without room for the process: every write to a file fails, as its kernel says it (EFBIG)."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-
-    def full(self) -> None:
-        resource.prlimit(self._pid, resource.RLIMIT_FSIZE, (0, self._before[1]))
-
-    def free(self) -> None:
-        resource.prlimit(self._pid, resource.RLIMIT_FSIZE, self._before)
 
 
 def stops_before_a_call(begun: asyncio.Event, go: asyncio.Event) -> Script:
