@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,130 +18,28 @@ import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.contract.test_text_policies import TextStage, pieces
-from tests.policies.support import built
 from tests.support import messages, responses
 from tests.support.apis import APIS, STREAMED, documents, heard
-from tests.support.chat import Call, Say
-from tests.support.interlock import port_of, running
-from tests.support.raw import scripted, send
+from tests.support.chat import Call
+from tests.support.masking import KEY, MASK, OTHER, finishes, leaks, masked, masking, tokens_fit
+from tests.support.raw import send
 from tests.support.served import until
 from tests.support.serving import HEAD, answering, post, streaming
+from tests.support.text_stage import HOLDS, TextStage, pieces, says
 from tests.support.wire import parse
 from tracing.records import Decided, Settled
-from tracing.segments import read
 
 pytestmark = [pytest.mark.opa, pytest.mark.asyncio(loop_scope="module")]
 
-KEY = "AKIA" + "Z7FAKE2DEMO3KEY5"
-OTHER = "AKIA" + "Q6OTHER7DEMO2KEY"
-MASK = "[key]"
 LOOK = Call("get_weather", '{"city":"Oslo"}')
-HOLDS = {"none": "none", "tail": "tail(24)", "all": "all"}
-POLICY = """\
-# METADATA
-# title: No keys in what the model says, thinks and hands to tools
-# custom:
-#   severity: high
-#   hold: {hold}
-#   patterns: [secrets/aws_access_key_id]
-package interlock.policies.team.{name}
-
-finding := {{
-	"id": "key",
-	"severity": "high",
-	"action": "redact",
-	"message": "It named a key.",
-	"tags": [],
-	"redactions": [{{"path": hit.path, "start": hit.start, "end": hit.end, "replacement": "[key]"}} |
-		some hit in input.signals
-		hit.id == "aws_access_key_id"
-	],
-}}
-
-output contains finding if count(finding.redactions) > 0
-
-reasoning contains finding if count(finding.redactions) > 0
-
-tool_call contains finding if count(finding.redactions) > 0
-"""
 SURFACES = [(name, surface) for name, api in APIS.items() for surface in api.says]
 STREAMED_SURFACES = [(name, surface) for name, surface in SURFACES if name in STREAMED]
 
 
-@asynccontextmanager
-async def staged(bundle: Path, state: Path, hold: str) -> AsyncIterator[TextStage]:
-    stage = TextStage(state)
-    policies = {"bundle": bundle, "modes": {f"team.hold_{hold}": "enforce", "interlock.secrets": "off"}}
-    async with scripted(stage.play) as upstream, running(upstream.url, stage.state, policies=policies) as interlock:
-        stage.port = port_of(interlock)
-        yield stage
-
-
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def stages(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, TextStage]]:
-    """One Interlock for each hold: it enforces the policy with that hold, and the others are in shadow."""
-    folder = tmp_path_factory.mktemp("masked")
-    sources = {
-        f"team/hold_{name}/policy.rego": POLICY.format(name=f"hold_{name}", hold=hold) for name, hold in HOLDS.items()
-    }
-    bundle = folder / "bundle"
-    built(opa_binary, folder / "sources", sources, with_library=True).write(bundle)
-    async with (
-        staged(bundle, folder / "none", "none") as none,
-        staged(bundle, folder / "tail", "tail") as tail,
-        staged(bundle, folder / "all", "all") as every,
-    ):
-        yield {"none": none, "tail": tail, "all": every}
-
-
-def says(surface: str, text: str, calls: tuple[Call, ...] = ()) -> Say:
-    return Say(text, "So be it.", calls) if surface == "reasoning" else Say("Hm, well.", text, calls)
-
-
-def masked(text: str) -> str:
-    return text.replace(KEY, MASK).replace(OTHER, MASK)
-
-
-def leaks(body: bytes) -> dict[str, str]:
-    """The kinds of field with three characters of a key in a row, whatever joins them."""
-    found: dict[str, str] = {}
-    for path, said in heard(body).items():
-        if any(key[at : at + 3] in said for key in (KEY, OTHER) for at in range(len(key) - 2)):
-            found[path] = said
-    return found
-
-
-def finishes(body: bytes) -> list[Any]:
-    """All that an answer says of why it ended."""
-    found: list[Any] = []
-    for document in documents(body):
-        found += [c["finish_reason"] for c in document.get("choices", []) if c.get("finish_reason")]
-        found += [(document.get("delta") or {}).get("stop_reason")] if document.get("type") == "message_delta" else []
-        found += [document["response"]["status"]] if document.get("type") == "response.completed" else []
-        found += [document[name] for name in ("stop_reason", "status") if name in document]
-    return found
-
-
-def tokens_fit(body: bytes) -> None:
-    """Lists that a client reads side by side have one length; the places of tokens are those of the text."""
-    texts: dict[int, str] = {}
-    for document in documents(body):
-        for choice in document.get("choices", []):
-            before = texts.get(choice["index"], "")
-            after = texts[choice["index"]] = before + choice.get("text", "")
-            logprobs = choice.get("logprobs")
-            if not logprobs or "tokens" not in logprobs:
-                continue
-            lists = [logprobs[name] for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")]
-            assert {len(one) for one in lists} == {len(choice["token_ids"])}
-            for token, place in zip(logprobs["tokens"], logprobs["text_offset"], strict=True):
-                if token != "<|im_end|>":
-                    assert after[place : place + len(token)] == token
-        for choice in document.get("choices", []):
-            content = (choice.get("logprobs") or {}).get("content")
-            if content is not None:
-                assert len(content) == len(choice["token_ids"])
+    async with masking(opa_binary, tmp_path_factory.mktemp("masked"), HOLDS) as stages:
+        yield stages
 
 
 WORDS = st.text("ab \n☂é", max_size=60)
@@ -261,10 +158,6 @@ async def test_without_a_hold_a_stream_is_cut(
     assert "much more" not in str(told)
 
 
-def settled_of(stage: TextStage) -> list[Settled]:
-    return [entry.record for entry in read(stage.state) if isinstance(entry.record, Settled)]
-
-
 @pytest.mark.parametrize("hold", ["tail", "all"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_what_was_masked_is_on_record_as_it_was_given(
@@ -277,13 +170,13 @@ async def test_what_was_masked_is_on_record_as_it_was_given(
     decided = stage.decided()
 
     def over() -> bool:
-        return [one.exchange for one in settled_of(stage)][-1:] == [decided[0].exchange]
+        return [one.exchange for one in stage.records(Settled)][-1:] == [decided[0].exchange]
 
     await until(over)
     assert [one.action for one in decided] == ["redact", "redact"]
     assert [len(one.masked) for one in decided] == [0, 1], "a commitment to what was masked"
     assert {one.exposed for one in decided} == {0}
-    settled = settled_of(stage)[-1]
+    settled = stage.records(Settled)[-1]
     assert settled.exchange == decided[0].exchange
     assert (settled.ending, settled.choices[0]["content"]) == ("done", f"It is {MASK}, or so.")
     assert "choices/0/content" in settled.altered
@@ -322,7 +215,7 @@ async def test_a_call_is_refused_beside_a_masked_text(
 
 
 def masks_on_record(stage: TextStage) -> int:
-    return sum(len(entry.record.masked) for entry in read(stage.state) if isinstance(entry.record, Decided))
+    return sum(len(record.masked) for record in stage.records(Decided))
 
 
 @pytest.mark.parametrize("name", STREAMED)

@@ -1,7 +1,7 @@
 """Tool calls in which a policy masks words, on every API: the client gets the call with the mask in its arguments,
 which stay JSON of the same form, and nothing of what is masked stands anywhere in the answer.
 
-Scripted answers in vLLM's wire form, through a whole Interlock, with the policy of ``test_masked_answers``.
+Scripted answers in vLLM's wire form, through a whole Interlock, with the policy of ``tests.support.masking``.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.contract.test_masked_answers import KEY, MASK, OTHER, POLICY, leaks, masked, staged
-from tests.contract.test_text_policies import TextStage, pieces
-from tests.policies.support import built
 from tests.support import chat, messages, responses
 from tests.support.apis import APIS, Api, heard
 from tests.support.chat import Call, Say
+from tests.support.masking import KEY, MASK, OTHER, leaks, masked, masking
 from tests.support.serving import answering, streaming
+from tests.support.text_stage import TextStage, pieces
 from tracing.records import CallOutcome
-from tracing.segments import read
 
 pytestmark = [pytest.mark.opa, pytest.mark.asyncio(loop_scope="module")]
 
@@ -36,11 +34,8 @@ ESCAPED = "".join(f"\\u{ord(letter):04x}" for letter in KEY[:6]) + KEY[6:]
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def stage(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TextStage]:
-    folder = tmp_path_factory.mktemp("masked")
-    source = {"team/hold_none/policy.rego": POLICY.format(name="hold_none", hold="none")}
-    built(opa_binary, folder / "sources", source, with_library=True).write(folder / "bundle")
-    async with staged(folder / "bundle", folder / "state", "none") as it:
-        yield it
+    async with masking(opa_binary, tmp_path_factory.mktemp("calls"), ["none"]) as stages:
+        yield stages["none"]
 
 
 def calls_of(api: Api, body: bytes, *, stream: bool) -> list[list[dict[str, Any]]]:
@@ -95,9 +90,7 @@ async def test_a_client_reads_the_masked_arguments(
             given_arguments,
             {"city": "Oslo"},
         ]
-    outcomes = [entry.record for entry in read(stage.state) if isinstance(entry.record, CallOutcome)][
-        -3 * api.choices :
-    ]
+    outcomes = stage.records(CallOutcome)[-3 * api.choices :]
     kept = [record for record in outcomes if record.outcome == "masked"]
     assert len(kept) == api.choices
     assert all(record.commitment and record.arguments and KEY not in record.arguments for record in kept)

@@ -9,29 +9,24 @@ from pathlib import Path
 import pytest
 
 from proxy.cli import main
-from tests.contract.test_text_policies import TextStage
 from tests.support.apis import APIS
 from tests.support.chat import Call, Say
-from tests.support.interlock import port_of, running
-from tests.support.raw import scripted
 from tests.support.serving import answering, streaming
+from tests.support.text_stage import staged
 from tracing.records import CallOutcome, Decided
-from tracing.segments import read
 
 CARD = "4111 1111 1111 1111"
 POLICIES = {"modes": {"interlock.pii_mask": "enforce"}}
 
 
 async def masked(state: Path, *, stream: bool) -> str:
-    stage, api = TextStage(state), APIS["chat"]
+    api = APIS["chat"]
     say = Say("Hm.", f"It is {CARD}.", (Call("search", json.dumps({"a": CARD})),))
-    stage.script = streaming(api.events(say)) if stream else answering(api.body(say))
-    async with scripted(stage.play) as upstream, running(upstream.url, state, policies=POLICIES) as interlock:
-        stage.port = port_of(interlock)
+    async with staged(state, **POLICIES) as stage:
+        stage.script = streaming(api.events(say)) if stream else answering(api.body(say))
         await stage.asks(api, stream=stream)
-    records = [entry.record for entry in read(state)]
-    assert [record.outcome for record in records if isinstance(record, CallOutcome)] == ["masked"]
-    return next(record.exchange for record in records if isinstance(record, Decided))
+    assert [record.outcome for record in stage.records(CallOutcome)] == ["masked"]
+    return str(stage.records(Decided)[0].exchange)
 
 
 @pytest.mark.parametrize("stream", [True, False])

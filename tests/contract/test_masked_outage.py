@@ -5,26 +5,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from policies.engines.base import EngineError
 from policies.service import Answers, PolicySet
-from tests.contract.test_text_policies import TextStage
 from tests.support.apis import APIS, heard
 from tests.support.chat import Call, Say
-from tests.support.interlock import port_of, running
-from tests.support.raw import scripted
 from tests.support.serving import answering, streaming
+from tests.support.text_stage import staged
 from tracing.records import Decided
-from tracing.segments import read
 
 CARD = "4111 1111 1111 1111"
 SAYS = {
     "text": Say("Hm.", f"It is {CARD}, yes, {CARD}."),
     "call": Say("Hm.", "So be it.", (Call("search", json.dumps({"a": ["x"] * 20 + [CARD] * 30})),)),
 }
-POLICIES = {
+POLICIES: dict[str, Any] = {
     "modes": {"interlock.pii_mask": "enforce", "interlock.secrets": "off", "interlock.shell": "off"},
     "on_error": "allow",
     "fail_open": {"share": 1.0, "least": 1},
@@ -47,14 +45,11 @@ async def test_what_is_to_be_masked_is_not_let_by(
         return await asks(self, stage, document, those, exchange)  # type: ignore[arg-type]
 
     monkeypatch.setattr(PolicySet, "_answers", answers)
-    stage, api = TextStage(tmp_path), APIS["chat"]
-    say = SAYS[kind]
-    stage.script = streaming(api.events(say)) if stream else answering(api.body(say))
-    async with scripted(stage.play) as upstream, running(upstream.url, tmp_path, policies=POLICIES) as interlock:
-        stage.port = port_of(interlock)
+    api, say = APIS["chat"], SAYS[kind]
+    async with staged(tmp_path, **POLICIES) as stage:
+        stage.script = streaming(api.events(say)) if stream else answering(api.body(say))
         told = heard(await stage.asks(api, stream=stream))
     assert len(asked) >= 2
     assert "4111" not in str(told)
     assert "interlock.pii_mask/on_error" in str(told)
-    decided = [entry.record for entry in read(tmp_path) if isinstance(entry.record, Decided)]
-    assert [one.action for one in decided][:2] == ["redact", "deny"]
+    assert [one.action for one in stage.records(Decided)][:2] == ["redact", "deny"]

@@ -11,12 +11,12 @@ import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.contract.test_masked_answers import HOLDS, KEY, POLICY, finishes, leaks, masked, staged
-from tests.contract.test_text_policies import RECORDED, TextStage, pieces
-from tests.policies.support import built
 from tests.support.apis import APIS, heard
+from tests.support.masking import KEY, finishes, leaks, masked, masking
+from tests.support.planted import RECORDED, planted
 from tests.support.raw import send
 from tests.support.serving import post, streaming
+from tests.support.text_stage import TextStage, pieces
 from tests.support.wire import parse
 
 pytestmark = [pytest.mark.opa, pytest.mark.asyncio(loop_scope="module")]
@@ -24,17 +24,8 @@ pytestmark = [pytest.mark.opa, pytest.mark.asyncio(loop_scope="module")]
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def stages(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, TextStage]]:
-    folder = tmp_path_factory.mktemp("recorded")
-    sources = {
-        f"team/hold_{name}/policy.rego": POLICY.format(name=f"hold_{name}", hold=HOLDS[name])
-        for name in ("tail", "all")
-    }
-    built(opa_binary, folder / "sources", sources, with_library=True).write(folder / "bundle")
-    async with (
-        staged(folder / "bundle", folder / "tail", "tail") as tail,
-        staged(folder / "bundle", folder / "all", "all") as every,
-    ):
-        yield {"tail": tail, "all": every}
+    async with masking(opa_binary, tmp_path_factory.mktemp("recorded"), ("tail", "all")) as stages:
+        yield stages
 
 
 @pytest.mark.parametrize("hold", ["tail", "all"])
@@ -45,10 +36,7 @@ async def test_a_recorded_stream_says_the_masked_text(
     stages: dict[str, TextStage], name: str, surface: str, hold: str, data: st.DataObject
 ) -> None:
     stream, stage = RECORDED[name, surface], stages[hold]
-    words = f" {KEY} "
-    at = data.draw(st.lists(st.integers(1, len(words) - 1), unique=True).map(sorted))
-    parts = [words[begin:end] for begin, end in zip([0, *at], [*at, len(words)], strict=True)]
-    events = stream.with_words(surface, data.draw(st.sampled_from(stream.places(surface))), parts)
+    events = stream.with_words(surface, *data.draw(planted(stream, surface, f" {KEY} ")))
     sent = b"".join(events)
     assert leaks(sent)
     stage.script = streaming(pieces(events, data.draw(st.lists(st.integers(30, 900), min_size=1, max_size=8))))

@@ -2,26 +2,33 @@
 characters as the longest of them has, less one, and not its logprobs. What is masked stands in neither, also where the
 text repeats itself, so that the tokens of an event spell by chance what it says.
 
-Scripted answers in vLLM's wire form, through a whole Interlock, with the policy of ``test_masked_answers``.
+Scripted answers in vLLM's wire form, through a whole Interlock, with the policy of ``tests.support.masking``.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
-from tests.contract.test_masked_answers import KEY, OTHER, finishes, leaks, masked, stages
-from tests.contract.test_text_policies import TextStage
 from tests.support.apis import APIS, Api, heard
 from tests.support.chat import Say
+from tests.support.masking import KEY, OTHER, finishes, leaks, masked, masking
 from tests.support.serving import streaming
+from tests.support.text_stage import HOLDS, TextStage
 
 pytestmark = [pytest.mark.opa, pytest.mark.asyncio(loop_scope="module")]
 
-__all__ = ["stages"]
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def stages(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, TextStage]]:
+    async with masking(opa_binary, tmp_path_factory.mktemp("tokens"), HOLDS) as stages:
+        yield stages
 
 
 def lagging(events: list[bytes], lag: int) -> list[bytes]:

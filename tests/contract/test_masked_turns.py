@@ -14,12 +14,11 @@ import pytest
 import pytest_asyncio
 
 from proxy.runs import RunBook, Sighting
-from tests.contract.test_masked_answers import HOLDS, KEY, MASK, POLICY, staged
-from tests.contract.test_text_policies import TextStage
-from tests.policies.support import built
 from tests.support import chat, messages, responses
 from tests.support.chat import Call, Say
+from tests.support.masking import KEY, MASK, masking
 from tests.support.serving import answering, streaming
+from tests.support.text_stage import TextStage
 
 pytestmark = [pytest.mark.opa, pytest.mark.asyncio(loop_scope="module")]
 
@@ -31,11 +30,8 @@ DONE = Say(text="Done.")
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def stage(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TextStage]:
-    folder = tmp_path_factory.mktemp("turns")
-    source = {"team/hold_tail/policy.rego": POLICY.format(name="hold_tail", hold=HOLDS["tail"])}
-    built(opa_binary, folder / "sources", source, with_library=True).write(folder / "bundle")
-    async with staged(folder / "bundle", folder / "state", "tail") as it:
-        yield it
+    async with masking(opa_binary, tmp_path_factory.mktemp("turns"), ["tail"]) as stages:
+        yield stages["tail"]
 
 
 @pytest.fixture

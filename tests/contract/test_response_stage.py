@@ -9,17 +9,14 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.contract.test_masked_answers import finishes
-from tests.contract.test_text_policies import TextStage
 from tests.policies.support import built
 from tests.support.apis import APIS, STREAMED, heard
 from tests.support.chat import Say
-from tests.support.interlock import port_of, running
-from tests.support.raw import scripted
+from tests.support.masking import finishes
 from tests.support.served import until
 from tests.support.serving import answering, streaming
+from tests.support.text_stage import TextStage, staged
 from tracing.records import Decided, Settled
-from tracing.segments import read
 
 pytestmark = [pytest.mark.opa, pytest.mark.asyncio(loop_scope="module")]
 
@@ -65,23 +62,19 @@ async def stage(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> A
     built(opa_binary, folder / "sources", {"team/names/policy.rego": POLICY}, with_library=True).write(
         folder / "bundle"
     )
-    policies = {"bundle": folder / "bundle", "modes": {"team.names": "enforce"}}
-    it = TextStage(folder / "state")
-    async with scripted(it.play) as upstream, running(upstream.url, it.state, policies=policies) as interlock:
-        it.port = port_of(interlock)
+    async with staged(folder / "state", bundle=folder / "bundle", modes={"team.names": "enforce"}) as it:
         yield it
 
 
 async def decided(stage: TextStage, exchanges: int) -> list[Decided]:
     """The decisions of the newest exchange, when so many are over."""
     await until(lambda: so_far(stage) >= exchanges)
-    records = [entry.record for entry in read(stage.state)]
-    last = [one for one in records if isinstance(one, Settled)][-1]
-    return [one for one in records if isinstance(one, Decided) and one.exchange == last.exchange]
+    last = stage.records(Settled)[-1]
+    return [one for one in stage.records(Decided) if one.exchange == last.exchange]
 
 
 def so_far(stage: TextStage) -> int:
-    return sum(isinstance(entry.record, Settled) for entry in read(stage.state))
+    return len(stage.records(Settled))
 
 
 @pytest.mark.parametrize("name", APIS)

@@ -8,7 +8,6 @@ policies are in force beside it, so calls are held too.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,14 @@ import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.policies.support import built
 from tests.support.apis import APIS, STREAMED, Api, heard
-from tests.support.chat import Call, Say
-from tests.support.interlock import port_of, running
-from tests.support.planted import Stream
-from tests.support.raw import scripted, send
+from tests.support.chat import Call
+from tests.support.planted import RECORDED, planted
+from tests.support.raw import send
 from tests.support.serving import answering, post, streaming
-from tests.support.stage import Stage
-from tests.support.wire import captures, parse
-from tracing.records import CallOutcome, Decided
-from tracing.segments import read
+from tests.support.text_stage import HOLDS, TextStage, pieces, says, staged_by_hold
+from tests.support.wire import parse
+from tracing.records import CallOutcome
 
 pytestmark = [pytest.mark.opa, pytest.mark.asyncio(loop_scope="module")]
 
@@ -34,7 +30,6 @@ KEY = "AKIA" + "Z7FAKE2DEMO3KEY5"
 SHUT = "It named a key."
 LATER = "xyzzy"
 LOOK = Call("get_weather", '{"city":"Oslo"}')
-HOLDS = {"none": "none", "tail": "tail(24)", "all": "all"}
 POLICY = """\
 # METADATA
 # title: No keys in what the model says and thinks
@@ -53,80 +48,16 @@ reasoning contains finding if some signal in input.signals
 SURFACES = [(name, surface) for name, api in APIS.items() for surface in api.says]
 STREAMED_SURFACES = [(name, surface) for name, surface in SURFACES if name in STREAMED]
 
-HIDDEN = {"include_reasoning_false_stream"}
-"""A request that hides the reasoning is refused while a policy reads it."""
-RECORDED = {
-    (capture.name, surface): Stream(capture)
-    for capture in captures()
-    if "text/event-stream" in (capture.response.header("content-type") or "") and capture.name not in HIDDEN
-    for surface in ("text", "reasoning")
-    if Stream(capture).places(surface)
-}
-
-
-class TextStage(Stage):
-    def __init__(self, state: Path) -> None:
-        super().__init__()
-        self.state = state
-
-    async def asks(self, api: Api, *, stream: bool) -> bytes:
-        answer = parse(await send(self.port, post(api.ask(stream=stream), path=api.path)))
-        assert answer.start == "HTTP/1.1 200 OK", answer.body
-        assert answer.whole
-        return answer.body
-
-    def decided(self) -> list[Decided]:
-        """The decisions about text of the last exchange that had one."""
-        found = [entry.record for entry in read(self.state) if isinstance(entry.record, Decided)]
-        found = [record for record in found if record.stage in ("output", "reasoning")]
-        return [record for record in found if record.exchange == found[-1].exchange]
-
-
-@asynccontextmanager
-async def staged(bundle: Path, state: Path, hold: str) -> AsyncIterator[TextStage]:
-    stage = TextStage(state)
-    policies = {"bundle": bundle, "modes": {f"team.hold_{hold}": "enforce"}}
-    async with scripted(stage.play) as upstream, running(upstream.url, stage.state, policies=policies) as interlock:
-        stage.port = port_of(interlock)
-        yield stage
-
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def stages(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, TextStage]]:
-    """One Interlock for each hold: it enforces the policy with that hold, and the others are in shadow."""
-    folder = tmp_path_factory.mktemp("text")
-    sources = {
-        f"team/hold_{name}/policy.rego": POLICY.format(name=f"hold_{name}", hold=hold) for name, hold in HOLDS.items()
-    }
-    bundle = folder / "bundle"
-    built(opa_binary, folder / "sources", sources, with_library=True).write(bundle)
-    async with (
-        staged(bundle, folder / "none", "none") as none,
-        staged(bundle, folder / "tail", "tail") as tail,
-        staged(bundle, folder / "all", "all") as every,
-    ):
-        yield {"none": none, "tail": tail, "all": every}
-
-
-def says(surface: str, text: str, calls: tuple[Call, ...] = ()) -> Say:
-    return Say(text, "So be it.", calls) if surface == "reasoning" else Say("Hm, well.", text, calls)
+    async with staged_by_hold(opa_binary, tmp_path_factory.mktemp("text"), POLICY, HOLDS) as stages:
+        yield stages
 
 
 def leaks(told: dict[str, str]) -> dict[str, str]:
     """The kinds of field with a part of the key that is more than its first letter."""
     return {path: text for path, text in told.items() if any(KEY[at : at + 3] in text for at in range(len(KEY) - 2))}
-
-
-def pieces(events: list[bytes], cuts: list[int]) -> list[bytes]:
-    """The bytes of the events in pieces of the sizes in ``cuts``, over and over."""
-    body = b"".join(events)
-    out: list[bytes] = []
-    sizes = iter(cuts * (len(body) + 1)) if cuts else iter([len(body)])
-    while body:
-        size = next(sizes)
-        out.append(body[:size])
-        body = body[size:]
-    return out
 
 
 def prefix_only(api: Api, told: dict[str, str], surface: str, before: str, *, stream: bool) -> None:
@@ -219,7 +150,7 @@ async def test_a_match_is_judged_beside_a_call_in_the_same_text(
     told = heard(await stage.asks(api, stream=True))
     assert SHUT in str(api.said(told, "text", stream=True))
     assert stage.decided()
-    called = [entry.record for entry in read(stage.state) if isinstance(entry.record, CallOutcome)]
+    called = stage.records(CallOutcome)
     assert [record for record in called if record.exchange == stage.decided()[0].exchange and record.in_text]
 
 
@@ -285,10 +216,7 @@ async def test_no_byte_of_a_match_leaves_a_recorded_stream_under_a_hold(
     stages: dict[str, TextStage], name: str, surface: str, hold: str, data: st.DataObject
 ) -> None:
     stream, stage = RECORDED[name, surface], stages[hold]
-    words = f" {KEY} "
-    at = data.draw(st.lists(st.integers(1, len(words) - 1), unique=True).map(sorted))
-    parts = [words[begin:end] for begin, end in zip([0, *at], [*at, len(words)], strict=True)]
-    events = stream.with_words(surface, data.draw(st.sampled_from(stream.places(surface))), parts)
+    events = stream.with_words(surface, *data.draw(planted(stream, surface, f" {KEY} ")))
     assert leaks(heard(b"".join(events)))
     stage.script = streaming(pieces(events, data.draw(st.lists(st.integers(30, 900), min_size=1, max_size=8))))
     request = stream.capture.request

@@ -18,16 +18,17 @@ import pytest_asyncio
 
 from serving.tiny.harness import Harness, message_of
 from serving.tiny.scripts import KEY, LEAK_PROMPT, LEAK_TEXT
-from tests.contract.test_masked_answers import HOLDS, MASK, POLICY, tokens_fit
 from tests.policies.support import built
 from tests.support import completions
 from tests.support.apis import heard
 from tests.support.channels import Decode, detokenizer, reads, told
 from tests.support.interlock import port_of, running
+from tests.support.masking import MASK, POLICY, tokens_fit
 from tests.support.messages import MessagesHarness
 from tests.support.raw import send
 from tests.support.servers import VllmServer
 from tests.support.tap import Tap, tapped
+from tests.support.text_stage import HOLDS
 from tests.support.vllm_requests import chat, http
 from tests.support.wire import parse
 

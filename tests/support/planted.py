@@ -10,7 +10,9 @@ import copy
 import json
 from typing import Any
 
-from tests.support.wire import Capture
+from hypothesis import strategies as st
+
+from tests.support.wire import Capture, captures
 
 
 class Stream:
@@ -51,6 +53,14 @@ class Stream:
                 value["sequence_number"] = number
                 _replace(value, text, changed)
         return [_joined(head, value) for head, value in events]
+
+
+@st.composite
+def planted(draw: st.DrawFn, stream: Stream, surface: str, words: str) -> tuple[int, list[str]]:
+    """A place in a stream, and the words cut anywhere: what :meth:`Stream.with_words` takes."""
+    cuts = draw(st.lists(st.integers(1, len(words) - 1), unique=True).map(sorted))
+    pieces = [words[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(words)], strict=True)]
+    return draw(st.sampled_from(stream.places(surface))), pieces
 
 
 def _split(part: bytes) -> tuple[bytes, Any]:
@@ -114,3 +124,15 @@ def _replace(value: Any, text: str, changed: str) -> None:
             value[key] = changed
         elif isinstance(one, dict | list):
             _replace(one, text, changed)
+
+
+_HIDDEN = {"include_reasoning_false_stream"}
+"""A request that hides the reasoning is refused while a policy reads it."""
+RECORDED = {
+    (capture.name, surface): Stream(capture)
+    for capture in captures()
+    if "text/event-stream" in (capture.response.header("content-type") or "") and capture.name not in _HIDDEN
+    for surface in ("text", "reasoning")
+    if Stream(capture).places(surface)
+}
+"""The recorded streams that say something, by name and surface."""
