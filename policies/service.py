@@ -16,8 +16,9 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from policies.asking import Answers, Asking
 from policies.bundle import Bundle, PolicyEntry, configured
-from policies.compose import compose, findings_of
+from policies.compose import compose
 from policies.engines.base import Engine, EngineError
 from policies.fail_open import FailOpen
 from policies.model import (
@@ -44,7 +45,6 @@ from serving.settings import AgentSettings, PolicySettings
 REMEMBERED = 512
 REMEMBERED_BYTES = 4096
 
-Answers = dict[str, list[Finding] | EngineError]
 Excepting = tuple[Exempted, ...]
 
 
@@ -75,7 +75,7 @@ class PolicySet:
         self._exceptions = tuple(exceptions)
         self._fail_open = fail_open
         self._clock = clock
-        self._timeout = timeout_seconds
+        self._asking = Asking(engine, self.modes, timeout_seconds, clock)
         in_force = [entry for entry in bundle.policies if entry.name in self.modes]
         entries = [entry for entry in in_force if configured(entry, bundle.data)]
         named = {name for entry in entries for name in entry.patterns}
@@ -87,7 +87,6 @@ class PolicySet:
             for stage in Stage
         }
         self._reads = {stage: reads_of((entry.stages for entry in entries), stage) for stage in Stage}
-        self._orders: dict[frozenset[str], list[str]] = {}
         self._shown: dict[tuple[Stage, str], bool] = {}
         self._quiet: dict[tuple[Stage, frozenset[str]], Decision] = {}
         self._logged = logged
@@ -181,12 +180,14 @@ class PolicySet:
         orders: Sequence[OrderPassage] = (),
         *,
         strict: bool = False,
+        later: set[str] | None = None,
     ) -> Decision:
         """Ask every policy that can have something to say, but for those named in ``without``. Never raises for what a
         policy, an engine or the input does wrong: that is in ``decision.errors``, and denies if the policy is
         enforced. ``now_ns``: nanoseconds since the epoch, when the exchange began; an exception that has ended by then
         does not hold. ``orders``: those of the question, as :func:`policies.projection.document_of` takes them.
-        ``strict``: nothing is let by unjudged, though the settings fail open."""
+        ``strict``: nothing is let by unjudged, though the settings fail open. ``later``: somebody waits, so policies
+        that only record and have no answer yet are put into it; the caller asks them when nobody waits any more."""
         began = self._clock()
         stage = question.stage
         asked = self._awake[stage]
@@ -207,9 +208,9 @@ class PolicySet:
         key = (stage, document, asked, excepting)
         known = self._remembered.get(key)
         if known is None:
-            answers = await self._answers(stage, document, asked, question.exchange)
+            answers = await self._asking.answers(stage, document, asked, question.exchange, later)
             known = self._composed(stage, answers, agent, excepting, strict)
-            if not known.errors and len(document) <= REMEMBERED_BYTES and not self._logged:
+            if not (known.errors or later or self._logged) and len(document) <= REMEMBERED_BYTES:
                 self._remembered[key] = known
                 if len(self._remembered) > REMEMBERED:
                     self._remembered.popitem(last=False)
@@ -234,37 +235,6 @@ class PolicySet:
     def _for_the_log(self, stage: Stage) -> frozenset[str]:
         """What the log's mask wants to know beside what policies read: whether a tool's name is one."""
         return frozenset({"call.offered"} if self._logged and stage is Stage.TOOL_CALL and self._asked[stage] else ())
-
-    async def _answers(self, stage: Stage, document: bytes, asked: frozenset[str], exchange: str) -> Answers:
-        """All at once; where that fails or a policy is missing in the answer, those are asked alone, the enforced ones
-        first. All of it together has ``timeout_seconds``."""
-        ends = self._clock() + self._timeout
-        try:
-            together = await self._engine.ask_all(stage, document, self._timeout, exchange)
-        except EngineError as error:
-            if error.cause == "engine" and self._engine.name == "opa":
-                return dict.fromkeys(asked, error)
-            together = {}
-        answers: Answers = {}
-        for name in self._enforced_first(asked):
-            try:
-                if name in together:
-                    answers[name] = findings_of(together[name]) if together[name] != [] else []
-                else:
-                    left = ends - self._clock()
-                    answers[name] = findings_of(await self._engine.ask_one(name, stage, document, left, exchange))
-            except EngineError as error:
-                answers[name] = error
-        return answers
-
-    def _enforced_first(self, asked: frozenset[str]) -> list[str]:
-        known = self._orders.get(asked)
-        if known is None:
-            known = sorted(asked, key=lambda name: (self.modes[name] is not Mode.ENFORCE, name))
-            if len(self._orders) >= REMEMBERED:
-                self._orders.clear()
-            self._orders[asked] = known
-        return known
 
     def _excepting(self, question: DecisionInput, now_ns: int) -> Excepting:
         """The exceptions that hold for this question."""

@@ -15,7 +15,7 @@ and what went otherwise (``Exchange.coverage``). Each surface's words begin with
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from policies.fail_open import SLICES, Window
 from policies.model import Mode, PolicyError, Stage
@@ -85,6 +85,13 @@ class Coverage:
             return {}
         state = UNJUDGED if error.mode is Mode.ENFORCE else UNSEEN
         return {surface: f"{state}: {error.policy} could not be asked ({error.cause})"}
+
+    def left_out(self, x: Exchange, stage: Stage, policies: Iterable[str]) -> dict[str, str]:
+        """What is to be said of policies that only record, and were not asked because too many were to be."""
+        surface = SURFACE_OF[stage]
+        if x.coverage.get(surface, "").startswith(UNJUDGED):
+            return {}
+        return {surface: f"{UNSEEN}: {', '.join(sorted(policies))} took too long too often to be asked again"}
 
     def _made(self, asked: bool, text: bool, reasoning: bool, calls: bool, logprobs: bool) -> dict[str, str]:
         had = {"request": asked, "text": text, "reasoning": reasoning, "tool_call": calls}

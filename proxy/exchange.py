@@ -6,7 +6,7 @@ Plain data with accumulators; adding an event is O(1) in the length of the answe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -239,6 +239,7 @@ class Judging(Protocol):
     def answer(self, outcome: Outcome) -> Answer: ...
     async def whole(self, x: Exchange, number: int) -> Answer: ...
     async def response(self, x: Exchange) -> None: ...
+    async def late(self, x: Exchange) -> None: ...
     def over(self, x: Exchange) -> None: ...
 
 
@@ -298,6 +299,7 @@ class Exchange:
     covered: bool = False
     approval_seconds: float = 0.0
     behind: list[tuple[ToolCall, str]] = field(default_factory=list)
+    later: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     news_tools: tuple[str | None, ...] = ()
     news: tuple[SentMessage, ...] = field(init=False)
     message_count: int = field(init=False)

@@ -21,6 +21,7 @@ from policies.model import (
     CallFacts,
     CheckFact,
     Decision,
+    DecisionInput,
     Mode,
     ResponseFacts,
     Signal,
@@ -59,6 +60,7 @@ _log = logging.getLogger(__name__)
 TEXT_STAGE_OF: dict[Surface, Stage] = {"reasoning": Stage.REASONING, "text": Stage.OUTPUT}
 _LATER = (Stage.REASONING, Stage.TOOL_CALL, Stage.OUTPUT, Stage.RESPONSE)
 _LARGE = 256 * 1024
+_LATER_KEPT = 64
 CHANGES = frozenset({Action.REDACT, Action.QUARANTINE})
 """What is to be changed; what cannot be is refused."""
 
@@ -467,20 +469,42 @@ class Judge:
             orders=() if without and without == self._backgrounds.behind else await self._backgrounds.orders(x, stage),
             table=self._backgrounds.table,
         )
-        decision = await self._policies.decide(question, x.opened_ns, without, strict=strict)
+        later: set[str] = set()
+        decision = await self._policies.decide(question, x.opened_ns, without, strict=strict, later=later)
+        note, recent = known.note if known is not None else None, stage in self._recent
+        then = partial(only_then, question, shown, self._named[stage], recent=recent, note=note)
+        parts = masking.of(decision) if masking is not None and decision.action in CHANGES else ()
+        self._decided(x, surface, decision, partial(self._recorder.decided, exposed=exposed, moment=then, masked=parts))
+        if later and len(x.later) < _LATER_KEPT:
+            put = partial(self._recorder.decided, exposed=exposed, moment=then)
+            x.later.append(partial(self._ask_later, x, question, surface, frozenset(later), put))
+        elif later:
+            x.coverage |= self._coverage.left_out(x, stage, later)
+        return decision
+
+    def _decided(self, x: Exchange, surface: str, decision: Decision, put: Callable[..., int]) -> None:
+        """Puts a decision on record, and what it says where it is counted."""
         self._count(decision)
         if decision.errors:
             self._recorder.judge_failed(x, decision)
             for error in decision.errors:
-                x.coverage |= self._coverage.failed(x, stage, error)
+                x.coverage |= self._coverage.failed(x, decision.stage, error)
         for found in decision.findings:
             x.sighting.run.add_finding(f"{found.policy}/{found.finding.id}")
         if decision.asked:
-            note, recent = known.note if known is not None else None, stage in self._recent
-            then = partial(only_then, question, shown, self._named[stage], recent=recent, note=note)
-            parts = masking.of(decision) if masking is not None and decision.action in CHANGES else ()
-            x.decided_seq = self._recorder.decided(x, surface, decision, exposed, then, parts)
-        return decision
+            x.decided_seq = put(x, surface, decision)
+
+    async def _ask_later(
+        self, x: Exchange, question: DecisionInput, surface: str, those: Set[str], put: Callable[..., int]
+    ) -> None:
+        without = self._policies.asked(question.stage).keys() - those
+        self._decided(x, surface, await self._policies.decide(question, x.opened_ns, without), put)
+
+    async def late(self, x: Exchange) -> None:
+        """Nobody waits any more: ask the policies that only record and had no answer at once."""
+        for ask in x.later:
+            await ask()
+        x.later.clear()
 
     def _count(self, decision: Decision) -> None:
         self._metrics.decision(decision.stage.value, decision.action.value, (decision.rule or "none").split("/")[0])

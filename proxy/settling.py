@@ -94,6 +94,7 @@ class Settling:
                 await self._admission.abandon(x.admitted)
         if x.seen.choices and not x.again and not x.seen.pending:
             await x.judge.response(x)
+        await x.judge.late(x)
         x.coverage = x.judge.covered(x)
         if x.checks_pending:
             x.coverage.setdefault("checks", f"pending: {x.checks_pending}")

@@ -23,13 +23,15 @@ class EngineError(Exception):
     the policy itself contradicts itself or is not there.
 
     ``excusable``: the setting ``on_error: allow`` may let it pass. Only what no input can bring about is: an engine
-    that is not there, but not one that took too long, because a call can be written to take long.
+    that is not there, but not one that took too long, because a call can be written to take long. ``late``: it took too
+    long; another question may be answered all the same.
     """
 
-    def __init__(self, cause: Cause, message: str, excusable: bool = False) -> None:
+    def __init__(self, cause: Cause, message: str, excusable: bool = False, *, late: bool = False) -> None:
         super().__init__(message)
         self.cause = cause
         self.excusable = excusable
+        self.late = late
 
 
 class Engine(Protocol):

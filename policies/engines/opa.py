@@ -102,7 +102,7 @@ class OpaEngine:
             raise EngineError(cause, text, excusable) from error
         except TimeoutError as error:
             raise EngineError(
-                "engine", f"OPA did not answer within {self._timeout} s, or what was left of them"
+                "engine", f"OPA did not answer within {self._timeout} s, or what was left of them", late=True
             ) from error
         except aiohttp.ClientError as error:
             excusable = isinstance(error, aiohttp.ClientConnectorError)  # a server may also die of what it was sent

@@ -111,17 +111,6 @@ async def test_where_all_together_fail_each_is_asked_alone() -> None:
     assert [(error.policy, error.cause) for error in decision.errors] == [("a.a", "policy")]
 
 
-async def test_one_deadline_is_shared_by_all_that_are_asked_for_a_decision() -> None:
-    engine = ScriptedEngine(EngineError("input", "slow"), {"a.a": [], "b.b": []})
-    policies = policy_set(engine, {"a.a": ["call.name"], "b.b": ["call.name"]})
-    moments = iter([0.0, 0.0, 0.3, 0.6, 0.6])
-    bundle, modes = policies.bundle, {"a.a": Mode.SHADOW, "b.b": Mode.ENFORCE}
-    hurried = PolicySet(bundle, engine, modes, clock=lambda: next(moments), timeout_seconds=0.5)
-    await hurried.decide(shell("ls"))
-    assert engine.asked_alone == ["b.b", "a.a"]
-    assert engine.seconds == pytest.approx([0.5, 0.2, -0.1])
-
-
 async def test_a_call_that_takes_too_long_to_judge_is_told_so_and_not_that_all_is_well() -> None:
     slow = EngineError("input", "evaluation exceeded its time limit")
     decision = await policy_set(ScriptedEngine(slow, {"a.a": slow}), {"a.a": ["call.name"]}).decide(shell("ls"))
