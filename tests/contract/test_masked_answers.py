@@ -11,7 +11,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -21,7 +20,7 @@ from hypothesis import strategies as st
 from tests.support import messages, responses
 from tests.support.apis import APIS, STREAMED, documents, heard
 from tests.support.chat import Call
-from tests.support.masking import KEY, MASK, OTHER, finishes, leaks, masked, masking, tokens_fit
+from tests.support.masking import KEY, MASK, OTHER, finishes, leaks, masked, masking, tokens_fit, unmasked
 from tests.support.raw import send
 from tests.support.served import until
 from tests.support.serving import HEAD, answering, post, streaming
@@ -105,21 +104,6 @@ async def test_a_whole_answer_says_the_masked_text(
     if api.shows and not calls:
         assert "<|im_end|>" in str(heard(body)), "other tokens stay"
     assert unmasked(before) == unmasked(body)
-
-
-def unmasked(body: bytes) -> Any:
-    """An answer without what masks concern."""
-    value = json.loads(body)
-
-    def walk(one: Any) -> Any:
-        if isinstance(one, dict):
-            hidden = {"logprobs", "token_ids"}
-            return {key: walk(inner) for key, inner in one.items() if key not in hidden}
-        if isinstance(one, list):
-            return [walk(inner) for inner in one]
-        return masked(one) if isinstance(one, str) else one
-
-    return walk(value)
 
 
 WIDER = {

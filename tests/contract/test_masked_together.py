@@ -6,8 +6,6 @@ Scripted answers in vLLM's wire form, through a whole Interlock; the policies ar
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,16 +15,13 @@ import pytest_asyncio
 
 from policies.engines.base import EngineError
 from policies.service import Answers, PolicySet
-from tests.contract.test_masked_answers import HOLDS, KEY, MASK, OTHER, POLICY, leaks, says
-from tests.contract.test_text_policies import TextStage
 from tests.policies.support import built
 from tests.support.apis import APIS, heard
 from tests.support.chat import Call, Say
-from tests.support.interlock import port_of, running
-from tests.support.raw import scripted
+from tests.support.masking import KEY, MASK, OTHER, POLICY, leaks
 from tests.support.serving import answering, streaming
+from tests.support.text_stage import HOLDS, TextStage, says, staged
 from tracing.records import Decided
-from tracing.segments import read
 
 pytestmark = [pytest.mark.opa, pytest.mark.asyncio(loop_scope="module")]
 
@@ -111,15 +106,8 @@ async def bundles(opa_binary: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return {hold: folder / hold for hold in ("tail", "all")}
 
 
-@asynccontextmanager
-async def staged(bundle: Path, state: Path, modes: dict[str, str], **policies: Any) -> AsyncIterator[TextStage]:
-    stage = TextStage(state)
-    every = dict.fromkeys(("team.inner", "team.begins", "team.conflict", "team.form", "team.keys"), "off")
-    every |= {"platform.outer": "off", "platform.ends": "off", "interlock.secrets": "off"}
-    said = {"bundle": bundle, "modes": every | modes, **policies}
-    async with scripted(stage.play) as upstream, running(upstream.url, state, policies=said) as interlock:
-        stage.port = port_of(interlock)
-        yield stage
+NAMES = ("team.inner", "team.begins", "team.conflict", "team.form", "team.keys", "platform.outer", "platform.ends")
+OFF = dict.fromkeys((*NAMES, "interlock.secrets"), "off")
 
 
 def scripts(stage: TextStage, name: str, say: Say, *, stream: bool) -> None:
@@ -155,13 +143,13 @@ async def told(stage: TextStage, name: str, *, stream: bool) -> tuple[str, bytes
 async def test_what_several_policies_mask(
     bundles: dict[str, Path], tmp_path: Path, hold: str, modes: dict[str, str], words: str
 ) -> None:
-    async with staged(bundles[hold], tmp_path, modes) as stage:
+    async with staged(tmp_path, bundle=bundles[hold], modes=OFF | modes) as stage:
         for name, stream in product(("chat", "messages", "responses"), (True, False)):
             said, body = await told(stage, name, stream=stream)
             assert said == f"It is {words}, yes."
             assert f"a {words} b" in str(heard(body))
             assert KEY not in str(heard(body))
-    decided = [entry.record for entry in read(tmp_path) if isinstance(entry.record, Decided)]
+    decided = stage.records(Decided)
     noted = {one["policy"] for record in decided for one in record.decision.get("findings", [])}
     assert {name for name in modes if name not in ("team.conflict", "team.form")} <= noted
 
@@ -177,7 +165,7 @@ async def test_a_policy_that_fails_beside_one_that_masks(
 ) -> None:
     """It fails by itself, so no setting lets by what it would have judged; what the other found is on record."""
     modes = {"team.keys": "enforce", f"team.{failing}": "enforce"}
-    async with staged(bundles[hold], tmp_path, modes, **settings) as stage:
+    async with staged(tmp_path, bundle=bundles[hold], modes=OFF | modes, **settings) as stage:
         for stream in (True, False):
             said, body = await told(stage, "chat", stream=stream)
             assert leaks(body) == {}
@@ -186,7 +174,7 @@ async def test_a_policy_that_fails_beside_one_that_masks(
             body = await stage.asks(APIS["chat"], stream=stream)
             assert leaks(body) == {}
             assert f"team.{failing}/on_error" in str(heard(body)) and "read_file" in str(heard(body))
-    decided = [entry.record for entry in read(tmp_path) if isinstance(entry.record, Decided)]
+    decided = stage.records(Decided)
     kept = [one for one in decided if one.action == "deny"]
     assert {one.stage for one in kept} == {"output", "tool_call"}
     for one in kept:
@@ -221,7 +209,8 @@ async def test_one_of_two_that_is_away(
         return found | ({"team.inner": away} if asked == fails and "team.inner" in those else {})
 
     monkeypatch.setattr(PolicySet, "_answers", answers)
-    async with staged(bundles[hold], tmp_path, {"team.keys": "enforce", "team.inner": "enforce"}, **settings) as stage:
+    modes = OFF | {"team.keys": "enforce", "team.inner": "enforce"}
+    async with staged(tmp_path, bundle=bundles[hold], modes=modes, **settings) as stage:
         scripts(stage, "chat", says("text", f"It is {KEY}, or {OTHER}, yes."), stream=stream)
         body = await stage.asks(APIS["chat"], stream=stream)
         assert leaks(body) == {}

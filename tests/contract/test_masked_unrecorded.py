@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.contract.test_masked_answers import KEY, MASK, POLICY, leaks
-from tests.contract.test_text_policies import TextStage
 from tests.policies.support import built
 from tests.support.apis import APIS, STREAMED, heard
 from tests.support.chat import Call, Say, stream, whole
 from tests.support.disk import Disk
 from tests.support.interlock import port_of, running
+from tests.support.masking import KEY, MASK, POLICY, leaks
 from tests.support.raw import Script, scripted, send
 from tests.support.served import until
 from tests.support.serving import answering, ask, post, streaming
+from tests.support.text_stage import TextStage
 from tests.support.wire import parse
 from tracing.audit import verify
 from tracing.journal import JournalOverloaded
@@ -74,7 +74,7 @@ class Faulty(TextStage):
 
         self.script = play
 
-    async def records(self) -> list[Any]:
+    async def last(self) -> list[Any]:
         """Those of the last exchange, once the disk takes them."""
         self.disk.free()
         await until(lambda: self.healthy())
@@ -148,7 +148,7 @@ async def test_what_cannot_be_put_on_record_is_not_given(stage: Faulty, name: st
     assert STOPPED in str(api.said(told, "text", stream=stream))
     assert MASK not in str(told) and "xyzzy" not in str(told) and "Eve" not in str(told)
     assert KEY[:3] not in str(told)
-    records = await stage.records()
+    records = await stage.last()
     made = {"text": "output"}.get(kind, kind)
     decided = [(one.action, one.rule) for one in records if isinstance(one, Decided) and one.stage == made]
     assert decided.count(("deny", UNRECORDED)) == stopped_in(stage, before, made) >= 1
@@ -166,7 +166,7 @@ async def test_a_masked_call_is_refused_as_any_call_is(stage: Faulty, stream: bo
     body = await stage.asks(api, stream=stream)
     assert leaks(body) == {}
     assert "Blocked by rule interlock/record. The tool call was not executed" in str(heard(body))
-    calls = [one for one in await stage.records() if isinstance(one, CallOutcome)]
+    calls = [one for one in await stage.last() if isinstance(one, CallOutcome)]
     assert [one.outcome for one in calls] == ["masked", "unrecorded"]
 
 
@@ -175,7 +175,7 @@ async def test_once_the_disk_takes_it_the_mask_is_given(stage: Faulty, name: str
     api = APIS[name]
     stage.full_at(streaming(api.events(says("text"))))
     assert STOPPED in str(heard(await stage.asks(api, stream=True)))
-    await stage.records()
+    await stage.last()
     stage.script = streaming(api.events(says("text")))
     assert api.said(heard(await stage.asks(api, stream=True)), "text", stream=True) == [f"It is {MASK}, xyzzy."]
 
@@ -210,7 +210,7 @@ async def test_a_decision_for_which_there_is_no_room_gives_nothing_either(
     told = heard(await stage.asks(APIS["chat"], stream=False))
     assert STOPPED in str(told) and "xyzzy" not in str(told)
     monkeypatch.undo()
-    assert [one.ending for one in await stage.records() if isinstance(one, Settled)] == ["done"]
+    assert [one.ending for one in await stage.last() if isinstance(one, Settled)] == ["done"]
 
 
 async def test_a_request_about_which_no_decision_can_be_recorded_is_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -90,3 +91,18 @@ def tokens_fit(body: bytes) -> None:
             content = (choice.get("logprobs") or {}).get("content")
             if content is not None:
                 assert len(content) == len(choice["token_ids"])
+
+
+def unmasked(body: bytes) -> Any:
+    """An answer without what masks concern."""
+    value = json.loads(body)
+
+    def walk(one: Any) -> Any:
+        if isinstance(one, dict):
+            hidden = {"logprobs", "token_ids"}
+            return {key: walk(inner) for key, inner in one.items() if key not in hidden}
+        if isinstance(one, list):
+            return [walk(inner) for inner in one]
+        return masked(one) if isinstance(one, str) else one
+
+    return walk(value)
