@@ -15,7 +15,7 @@ from policies.signing import make_keys, read_private, sign, signature_path
 from proxy.cli import main
 from proxy.replay.promoting import with_mode
 from serving.strict_yaml import read
-from tests.policies.test_rollout import PLATFORM, written
+from tests.policies.support import PLATFORM, written
 from tests.support.chat import Call, Say, whole
 from tests.support.interlock import port_of, running
 from tests.support.raw import scripted, send

@@ -10,7 +10,7 @@ import pytest
 
 from policies.rollout import RolloutError
 from policies.signing import make_keys, read_private, sign, signature_path
-from tests.policies.test_rollout import written
+from tests.policies.support import written
 from tests.support.chat import Call, Say, read_stream, read_whole, stream, whole
 from tests.support.interlock import port_of, running
 from tests.support.raw import scripted, send

@@ -12,8 +12,7 @@ import pytest
 from proxy.cli import main
 from proxy.selftest.canaries import SURFACES
 from proxy.selftest.forms import FORMS
-from tests.policies.support import built
-from tests.policies.test_rollout import written
+from tests.policies.support import built, written
 from tests.support.masking import POLICY as MASKING
 
 CELLS = {(form.name, stream, surface.name) for form in FORMS for stream in form.streams for surface in form.surfaces}

@@ -1,4 +1,4 @@
-"""Bundles made in a test, and a real OPA server that serves one of them to whoever has the token."""
+"""Bundles and roll-outs made in a test, and a real OPA server that serves one of them to whoever has the token."""
 
 from __future__ import annotations
 
@@ -75,6 +75,26 @@ tool_call contains {
 """Whatever is a set in Rego, and without our order would be in the engine's."""
 
 
+PLATFORM = """\
+modes:
+  interlock.shell: enforce
+  interlock.paths:
+    default: shadow
+    teams: {payments: warn}
+    agents: {coder: enforce}
+exceptions:
+  - id: build-cleaning
+    policy: interlock.shell
+    findings: [destructive_command]
+    agents: [release-bot]
+    when: {tools: [bash], arguments: {/command: [rm -rf ./build]}}
+    reason: The release job empties its own build folder.
+    owner: lena@example.com
+    approver: omar@example.com
+    expires: 2027-01-31
+"""
+
+
 def write_policies(root: Path, files: Mapping[str, str]) -> Path:
     """Lay files out below ``root``: path → text."""
     for name, text in files.items():
@@ -82,6 +102,15 @@ def write_policies(root: Path, files: Mapping[str, str]) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, "utf-8")
     return root
+
+
+def written(folder: Path, platform: str = PLATFORM, **teams: str) -> Path:
+    """A roll-out's documents below ``folder``: the platform's, and one for each team that is named."""
+    (folder / "teams").mkdir(parents=True, exist_ok=True)
+    (folder / "platform.yaml").write_text(platform)
+    for team, text in teams.items():
+        (folder / "teams" / f"{team}.yaml").write_text(text)
+    return folder
 
 
 def built(opa_binary: Path, root: Path, files: Mapping[str, str], with_library: bool = False) -> Bundle:

@@ -13,7 +13,7 @@ from policies.modes import UnknownPolicyError
 from policies.rollout import RolloutError
 from serving.settings import AgentSettings, PolicySettings
 from tests.policies.questions import about, call
-from tests.policies.test_rollout import written
+from tests.policies.support import written
 
 ROLLOUT = """\
 modes:

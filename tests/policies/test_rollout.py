@@ -15,28 +15,11 @@ from policies.modes import UnknownPolicyError
 from policies.rollout import LABEL, Document, Exempt, Rollout, RolloutError, Wanted
 from policies.signing import SignatureError, make_keys, read_private, sign, signature_path, verify
 from tests.policies.questions import about, call
+from tests.policies.support import PLATFORM, written
 
 POLICIES = ["interlock.shell", "interlock.paths", "payments.refunds", "acme.deploys"]
 LAYER = ["off", "shadow", "warn", "enforce"]
 
-PLATFORM = """\
-modes:
-  interlock.shell: enforce
-  interlock.paths:
-    default: shadow
-    teams: {payments: warn}
-    agents: {coder: enforce}
-exceptions:
-  - id: build-cleaning
-    policy: interlock.shell
-    findings: [destructive_command]
-    agents: [release-bot]
-    when: {tools: [bash], arguments: {/command: [rm -rf ./build]}}
-    reason: The release job empties its own build folder.
-    owner: lena@example.com
-    approver: omar@example.com
-    expires: 2027-01-31
-"""
 EXCEPTION = {
     "id": "one",
     "policy": "payments.refunds",
@@ -49,14 +32,6 @@ EXCEPTION = {
 
 def asked(name: str, arguments: dict[str, Any]) -> DecisionInput:
     return about(call(name, arguments))
-
-
-def written(folder: Path, platform: str = PLATFORM, **teams: str) -> Path:
-    (folder / "teams").mkdir(parents=True, exist_ok=True)
-    (folder / "platform.yaml").write_text(platform)
-    for team, text in teams.items():
-        (folder / "teams" / f"{team}.yaml").write_text(text)
-    return folder
 
 
 def test_the_most_special_entry_counts(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from policies.rollout import Rollout, RolloutError
 from policies.serials import NotYet, Serials
 from policies.signing import SignatureError, make_keys, read_private, sign, signature_path, verify
 from serving.settings import PolicySettings
-from tests.policies.test_rollout import written
+from tests.policies.support import written
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from policies.authoring.cli import add_policy_commands
 from policies.bundle import LIBRARY_BUNDLE, Bundle
 from policies.rollout import Rollout
-from tests.policies.test_rollout import written
+from tests.policies.support import written
 
 
 def policy(*words: str | Path) -> int:

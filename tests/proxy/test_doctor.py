@@ -30,7 +30,7 @@ from serving.settings import (
     TracingSettings,
     UpstreamSettings,
 )
-from tests.policies.test_rollout import written
+from tests.policies.support import written
 
 NOWHERE = "http://127.0.0.1:9"
 
