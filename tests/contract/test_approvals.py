@@ -20,12 +20,12 @@ from tests.support.apis import APIS, Api
 from tests.support.chat import Call, Say
 from tests.support.interlock import port_of, running
 from tests.support.raw import scripted, send
+from tests.support.records import records
 from tests.support.served import until
 from tests.support.serving import answering, ask, post, streaming
 from tests.support.stage import Stage
 from tests.support.wire import parse
 from tracing.records import Alerted, CallOutcome, Operated
-from tracing.segments import read
 
 pytestmark = [pytest.mark.opa, pytest.mark.asyncio(loop_scope="module")]
 
@@ -124,10 +124,6 @@ async def answered(session: aiohttp.ClientSession, word: str, name: str) -> int:
 
 def script(api: Api, stream: bool) -> Any:
     return streaming(api.events(SAYS)) if stream else answering(api.body(SAYS))
-
-
-def records(state: Path, kind: type) -> list[Any]:
-    return [entry.record for entry in read(state) if isinstance(entry.record, kind)]
 
 
 @pytest.mark.parametrize("word", ["approve", "deny"])

@@ -18,12 +18,12 @@ from tests.support.apis import APIS
 from tests.support.chat import Say
 from tests.support.interlock import port_of, running
 from tests.support.raw import ScriptedUpstream, scripted, send
+from tests.support.records import records
 from tests.support.served import until
 from tests.support.serving import answering, post
 from tests.support.stage import Stage
 from tests.support.wire import parse
 from tracing.records import Decided
-from tracing.segments import read
 
 pytestmark = [pytest.mark.opa, pytest.mark.asyncio(loop_scope="module")]
 
@@ -129,10 +129,6 @@ def planted(value: dict[str, Any], old: str, new: str) -> dict[str, Any]:
     return planted
 
 
-def decided(state: Path) -> list[Decided]:
-    return [entry.record for entry in read(state) if isinstance(entry.record, Decided)]
-
-
 TEXTS = {
     "/v1/chat/completions": ["first\\npage ☂", "second page", "Be brief."],
     "/v1/messages": ["first page", "second", "Read both."],
@@ -172,7 +168,8 @@ async def test_what_was_changed_once_is_changed_again_at_every_later_turn(stages
         assert sent["messages"][:kept] == before["messages"], "byte for byte what the model saw before"
         assert NOTICE in json.dumps(sent) and "Mallory" not in json.dumps(sent)
         assert MASKED in json.dumps(sent, ensure_ascii=False) and MAIL not in json.dumps(sent)
-    await until(lambda: decided(stage.state)[-1].action == "allow", 20)  # at the last turn nothing new was to withhold
+    # At the last turn nothing new was to withhold.
+    await until(lambda: records(stage.state, Decided)[-1].action == "allow", 20)
 
 
 async def test_what_was_changed_once_is_changed_again_with_other_white_space(stages: dict[str, Asking]) -> None:

@@ -30,12 +30,12 @@ from tests.support.interlock import port_of, running
 from tests.support.mlflow_reader import traces
 from tests.support.processes import free_port, session_of
 from tests.support.raw import Script, scripted, send
+from tests.support.records import records
 from tests.support.served import children_of, metric_sum, served, until
 from tests.support.serving import HEAD, answering, ask, by_request, post, streaming
 from tests.support.wire import Message, parse
 from tracing.audit import verify
 from tracing.records import Alerted, CallOutcome, Checked, Opened, Refused, Settled, Started
-from tracing.segments import read
 
 LAWFUL = ["run_shell", "get_weather"]
 """The tools of the calls that are let by."""
@@ -61,10 +61,6 @@ def model(body: dict[str, Any]) -> Script:
 
 
 MODEL = by_request(model)
-
-
-def records(state: Path, *kinds: type) -> list[Any]:
-    return [entry.record for entry in read(state, []) if isinstance(entry.record, kinds)]
 
 
 async def exchange(port: int, text: str, **fields: Any) -> Read:

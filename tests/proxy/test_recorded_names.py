@@ -9,20 +9,16 @@ from typing import Any
 from tests.support.chat import Call, Say, whole
 from tests.support.interlock import port_of, running
 from tests.support.raw import Script, scripted, send
+from tests.support.records import records
 from tests.support.serving import answering, ask, post
 from tests.support.wire import parse
 from tracing.records import Alerted, Opened, Settled
-from tracing.segments import read
 
 SECRET = "AK" + "IA" + "QWERTYUIOPASDFGH"
 
 
 def journal(state: Path) -> str:
     return "".join(file.read_text() for file in (state / "journal").rglob("*.jsonl"))
-
-
-def records(state: Path, kind: type) -> list[Any]:
-    return [entry.record for entry in read(state, []) if isinstance(entry.record, kind)]
 
 
 async def test_a_models_name_that_is_a_secret_is_masked_on_both_sides(tmp_path: Path) -> None:
