@@ -20,7 +20,7 @@ from policies.engines.embedded import EmbeddedEngine
 from policies.engines.opa import OpaEngine
 from policies.fail_open import FailOpen
 from policies.model import Mode, Stage
-from policies.modes import modes_in_force
+from policies.modes import unknown_policies
 from policies.rollout import SOON, Exempted, Rollout, RolloutError
 from policies.serials import Intake, Serials
 from policies.service import PolicySet, effective_bundle
@@ -144,7 +144,7 @@ def rollout_of(settings: PolicySettings, bundle: Bundle, intake: Intake | None =
     if settings.rollout is None:
         if settings.rollout_keys:
             raise RolloutError("policies.rollout_keys has keys, but policies.rollout names no folder to verify")
-        modes_in_force(names, settings.modes)
+        unknown_policies(names, settings.modes, "policies.modes")
         return Rollout.of_modes(settings.modes)
     if settings.modes:
         raise RolloutError("policies.modes and policies.rollout both say what holds; put the modes into the roll-out")

@@ -38,22 +38,6 @@ def unknown_policies(policies: Iterable[str], named: Iterable[str], where: str) 
         raise UnknownPolicyError(f"{where} names {', '.join(unknown)}, which the bundle does not have; {hint}")
 
 
-def modes_in_force(policies: Iterable[str], settings: Mapping[str, str]) -> dict[str, Mode]:
-    """The mode of each policy that is in force; one that is switched off is not in the answer.
-
-    Raises :class:`UnknownPolicyError` if ``settings`` speaks of a policy that is not there: a misspelt name
-    must not leave a guard in shadow.
-    """
-    names = sorted(policies)
-    unknown_policies(names, settings, "policies.modes")
-    modes: dict[str, Mode] = {}
-    for name in names:
-        wanted = settings.get(name, default_mode(name))
-        if wanted != "off":
-            modes[name] = Mode(wanted)
-    return modes
-
-
 def rollout_digest(modes: Mapping[str, Mode]) -> str:
     """``sha256:…`` over the modes in force."""
     text = json.dumps({name: modes[name].value for name in sorted(modes)}, sort_keys=True, separators=(",", ":"))

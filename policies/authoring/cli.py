@@ -27,7 +27,7 @@ from policies.authoring.testing import TestResult, run_tests
 from policies.bundle import Bundle, BundleError, PolicyEntry
 from policies.engines.embedded import EmbeddedEngine
 from policies.model import TEXT_STAGES, Mode, Stage
-from policies.modes import modes_in_force
+from policies.modes import default_mode
 from policies.rollout import RolloutError
 from policies.service import PolicySet, with_settings
 from policies.signing import SignatureError, read_private
@@ -219,20 +219,19 @@ def _print_policies(entries: list[PolicyEntry], arguments: argparse.Namespace, c
 
 
 def _policies_table(entries: list[PolicyEntry]) -> Table:
-    modes = modes_in_force([entry.name for entry in entries], {})
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("policy", "mode unless set", "stage", "holds", "reads"):
         table.add_column(column)
     for entry in entries:
         for stage, reads in sorted(entry.stages.items()):
             shown = "all of the input" if reads == ["*"] else ", ".join(reads) or "nothing"
-            mode = modes[entry.name]
-            colour = "green" if mode is Mode.ENFORCE else "dim"
+            mode = default_mode(entry.name)
+            colour = "green" if mode == "enforce" else "dim"
             if entry.patterns:
                 shown += f" (of {', '.join(entry.patterns)})"
             if entry.needs:
                 shown += f"; idle without {' or '.join(entry.needs)}"
-            table.add_row(entry.name, f"[{colour}]{mode.value}[/]", stage.value, _held(entry, stage), escape(shown))
+            table.add_row(entry.name, f"[{colour}]{mode}[/]", stage.value, _held(entry, stage), escape(shown))
     return table
 
 

@@ -11,6 +11,8 @@ from policies.authoring.opa_tool import OpaTool
 from policies.authoring.sources import tree_to_build
 from policies.bundle import Bundle
 from policies.engines.opa import OpaEngine
+from policies.model import Mode
+from policies.rollout import Rollout, Wanted
 from tests.support import servers
 
 TOKEN = "opa-token-of-this-test"
@@ -93,6 +95,11 @@ exceptions:
     approver: omar@example.com
     expires: 2027-01-31
 """
+
+
+def modes_of(bundle: Bundle, modes: Mapping[str, Wanted] | None = None) -> dict[str, Mode]:
+    """The modes in force for everybody where the settings say ``modes``."""
+    return Rollout.of_modes(modes or {}).modes([entry.name for entry in bundle.policies], "anybody", None)
 
 
 def write_policies(root: Path, files: Mapping[str, str]) -> Path:

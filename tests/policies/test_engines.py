@@ -12,11 +12,10 @@ from policies.engines import embedded
 from policies.engines.base import EngineError
 from policies.engines.embedded import EmbeddedEngine
 from policies.model import Action, Mode, Stage
-from policies.modes import modes_in_force
 from policies.service import PolicySet
 from tests.policies.questions import about as about_call
 from tests.policies.questions import call, shell
-from tests.policies.support import ALWAYS, built, opa_engine, opa_server
+from tests.policies.support import ALWAYS, built, modes_of, opa_engine, opa_server
 from tests.support.processes import free_port
 
 ENDLESS = """\
@@ -143,7 +142,7 @@ async def test_a_module_with_many_constants_loads(opa_binary: Path, tmp_path: Pa
 
 
 def served(bundle: Bundle, url: str, token: str | None = "opa-token-of-this-test", seconds: float = 20.0) -> PolicySet:
-    modes = modes_in_force([entry.name for entry in bundle.policies], {})
+    modes = modes_of(bundle)
     return PolicySet(bundle, opa_engine(bundle, url, token, seconds), modes)
 
 

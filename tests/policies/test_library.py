@@ -16,12 +16,11 @@ from policies.bundle import LIBRARY_BUNDLE, Bundle
 from policies.engines.embedded import EmbeddedEngine
 from policies.in_force import Policies
 from policies.model import Action, CallFacts, Decision, DecisionInput, Mode, Signal, Stage
-from policies.modes import modes_in_force
 from policies.service import PolicySet
 from serving.patterns import shipped_patterns
 from serving.settings import AgentSettings, PolicySettings
 from tests.policies.questions import about, call, shell
-from tests.policies.support import opa_engine, opa_server
+from tests.policies.support import modes_of, opa_engine, opa_server
 
 AGENTS = {"reader": AgentSettings(tools=["read_file"])}
 SECRET = Signal(set="secrets", id="github_token", path="/command")
@@ -53,7 +52,7 @@ async def on_both(
     library_url: str, library_bundle: Bundle, library_engine: EmbeddedEngine
 ) -> AsyncIterator[tuple[PolicySet, PolicySet]]:
     bundle = library_bundle
-    modes = modes_in_force([entry.name for entry in bundle.policies], {})
+    modes = modes_of(bundle)
     served = PolicySet(bundle, opa_engine(bundle, library_url), modes)
     await served.start()
     yield PolicySet(bundle, library_engine, modes), served

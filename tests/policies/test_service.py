@@ -10,8 +10,10 @@ import pytest
 from policies.bundle import Bundle, Manifest, PolicyEntry, configured
 from policies.engines.base import EngineError
 from policies.engines.embedded import EmbeddedEngine
+from policies.in_force import rollout_of
 from policies.model import Action, Mode, Signal, Stage
-from policies.modes import UnknownPolicyError, modes_in_force, rollout_digest
+from policies.modes import UnknownPolicyError, rollout_digest
+from policies.rollout import Rollout
 from policies.service import PolicySet, effective_bundle
 from serving.settings import AgentSettings, PolicySettings
 from tests.policies.questions import about, at_stage, call, shell
@@ -182,13 +184,13 @@ async def test_a_decision_names_engine_bundle_and_rollout() -> None:
 
 
 def test_a_policy_without_a_mode_is_in_shadow_and_one_that_is_off_is_gone() -> None:
-    modes = modes_in_force(["acme.new", "interlock.shell", "acme.old"], {"acme.old": "off"})
+    modes = Rollout.of_modes({"acme.old": "off"}).modes(["acme.new", "interlock.shell", "acme.old"], "x", None)
     assert modes == {"acme.new": Mode.SHADOW, "interlock.shell": Mode.ENFORCE}
 
 
 def test_a_mode_for_a_policy_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(UnknownPolicyError, match=r"interlock\.shel\b"):
-        modes_in_force(["interlock.shell"], {"interlock.shel": "off"})
+    with pytest.raises(UnknownPolicyError, match=r"policies\.modes names interlock\.shel\b"):
+        rollout_of(PolicySettings(modes={"interlock.shel": "off"}), Bundle.load())
 
 
 def test_the_rollout_digest_changes_with_modes() -> None:

@@ -9,11 +9,12 @@ import pytest
 from policies.bundle import Bundle, PolicyEntry
 from policies.engines.embedded import EmbeddedEngine
 from policies.model import Action, DecisionInput, Identity, Mode, RequestFacts, RunFacts, Signal, Stage, SurfaceFacts
-from policies.modes import modes_in_force
+from policies.rollout import Wanted
 from policies.service import PolicySet
 from policies.signals import signals_of_hits
 from policies.text_rules import HoldError, TextRule, text_rule
 from serving.patterns import Pattern, PatternError, PatternSet, shipped_patterns
+from tests.policies.support import modes_of
 
 KEYS = PatternSet(
     "own",
@@ -34,12 +35,12 @@ def entry(name: str, reads: list[str] | None = None, hold: str | None = None, pa
     )
 
 
-def rule(*entries: PolicyEntry, sets: tuple[PatternSet, ...] = (KEYS,), **modes: str) -> TextRule | None:
+def rule(*entries: PolicyEntry, sets: tuple[PatternSet, ...] = (KEYS,), **modes: Wanted) -> TextRule | None:
     in_force = {found.name: Mode(modes.get(found.name.removeprefix("acme."), "enforce")) for found in entries}
     return text_rule(Stage.OUTPUT, entries, in_force, sets)
 
 
-def held(*entries: PolicyEntry, **modes: str) -> int | None:
+def held(*entries: PolicyEntry, **modes: Wanted) -> int | None:
     found = rule(*entries, **modes)
     assert found is not None
     return found.hold
@@ -162,10 +163,9 @@ def asked(stage: Stage, signals: list[Signal]) -> DecisionInput:
     )
 
 
-def library(bundle: Bundle, engine: EmbeddedEngine, **modes: str) -> PolicySet:
-    named = {f"interlock.{name}": mode for name, mode in modes.items()}
-    in_force = modes_in_force([found.name for found in bundle.policies], named)
-    return PolicySet(bundle, engine, in_force, patterns=shipped_patterns())
+def library(bundle: Bundle, engine: EmbeddedEngine, **modes: Wanted) -> PolicySet:
+    named: dict[str, Wanted] = {f"interlock.{name}": mode for name, mode in modes.items()}
+    return PolicySet(bundle, engine, modes_of(bundle, named), patterns=shipped_patterns())
 
 
 @pytest.mark.parametrize("stage", [Stage.OUTPUT, Stage.REASONING])
