@@ -30,35 +30,31 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+from tracing.durable_log import DurableLog
 from tracing.lines import Fill
 from tracing.pen import Pen
 from tracing.records import Record
-from tracing.room import FACTS_WEIGHT, JournalClosed, JournalError, JournalFailed, JournalOverloaded, Room, cannot_write
+from tracing.room import FACTS_WEIGHT, JournalClosed, JournalError, JournalFailed, JournalOverloaded, Room
 
 __all__ = ["Journal", "JournalClosed", "JournalError", "JournalFailed", "JournalOverloaded"]
 
 _log = logging.getLogger(__name__)
 
 
-class Journal:
+class Journal(DurableLog):
     """One writer's chain, open for appending. Made by :meth:`open`; appended to from one thread."""
 
     def __init__(self, pen: Pen, *, pending_bytes: int, linger: float, retry_seconds: float) -> None:
+        super().__init__(Room(pending_bytes, lambda: pen.written_weight))
         self._linger = linger
         self._retry_seconds = retry_seconds
-        # The appending thread's.
-        self._room = Room(pending_bytes, lambda: pen.written_weight)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._closing = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # of who waits
         # The writing thread's, but for the pen's queue.
         self._pen = pen
-        self._failure: str | None = None
         # Shared.
         self._wake = threading.Event()
         self._hurry = threading.Event()
@@ -124,36 +120,7 @@ class Journal:
             self._put(gap, None, FACTS_WEIGHT)
         return self._put(record, fill, weight)
 
-    async def room(self, weight: int, seconds: float) -> bool:
-        """Return once there is room for an ``opened`` of this weight, who asked first going first; it is to be appended
-        at once. Whether that had to be waited for.
-
-        :class:`JournalOverloaded` if there is none within ``seconds``, :class:`JournalFailed` if the disk fails.
-        """
-        self._loop = asyncio.get_running_loop()
-        return await self._room.wait(weight, seconds, self._failure, self._hasten)
-
-    async def commit(self, seq: int) -> None:
-        """Return once the record ``seq`` and all before it are on disk (with ``fsync``: synced).
-
-        :class:`JournalFailed` if that is not so: what waits on this record must not happen.
-        """
-        if self._pen.durable >= seq:
-            return
-        if self._failure is not None:
-            raise JournalFailed(cannot_write(self._failure))
-        loop = asyncio.get_running_loop()
-        self._loop = loop
-        waiter = loop.create_future()
-        self._waiters.append((seq, waiter))
-        self._hasten()
-        await waiter
-
     def close(self) -> None:
-        """Write and sync what is left, and end. Blocks; :class:`JournalFailed` if records were left behind.
-
-        Calling it again does nothing.
-        """
         if self._closing:
             return
         self._closing = True
@@ -166,38 +133,19 @@ class Journal:
             raise JournalFailed(f"{left} records could not be written: {self._failure}")
 
     @property
-    def healthy(self) -> bool:
-        """False while the disk refuses; True again once everything appended is down."""
-        return self._failure is None
-
-    @property
-    def failure(self) -> str | None:
-        """Why it is not healthy."""
-        return self._failure
-
-    @property
-    def pending_bytes(self) -> int:
-        """About how many bytes are appended and not yet on disk."""
-        return self._room.pending
-
-    @property
     def pending_records(self) -> int:
-        """How many records are appended and not yet on disk."""
         return self._pen.next - 1 - self._pen.durable
 
     @property
     def written_bytes(self) -> int:
-        """Bytes written to segments since open."""
         return self._pen.written_bytes
 
     @property
     def capture_errors(self) -> int:
-        """Records written without their content because capturing it failed."""
         return self._pen.capture_errors
 
     @property
     def durable(self) -> int:
-        """The last sequence number on disk."""
         return self._pen.durable
 
     def _put(self, record: Record, fill: Fill | None, weight: int) -> int:
@@ -207,24 +155,9 @@ class Journal:
         return seq
 
     def _hasten(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._hurry.set()
         self._wake.set()
-
-    def _answer_waiters(self) -> None:
-        """On the loop: release who waits for what is on disk, and if the disk failed, everyone else too."""
-        durable, failure = self._pen.durable, self._failure
-        kept: deque[tuple[int, asyncio.Future[None]]] = deque()
-        for seq, waiter in self._waiters:
-            if waiter.done():
-                continue
-            if seq <= durable:
-                waiter.set_result(None)
-            elif failure is not None:
-                waiter.set_exception(JournalFailed(cannot_write(failure)))
-            else:
-                kept.append((seq, waiter))
-        self._waiters = kept
-        self._room.answer(failure)
 
     # What the writing thread does.
 

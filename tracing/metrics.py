@@ -15,9 +15,8 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from serving.text import printable
-from tracing.journal import Journal
+from tracing.durable_log import DurableLog
 from tracing.prices import Cost
-from tracing.writer_link import WriterLink
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -68,7 +67,7 @@ class Metrics:
             "interlock_active_exchanges", "Exchanges under way.", registry=self._registry, multiprocess_mode="livesum"
         )
         self._journal_gauges: dict[str, Gauge] = {}
-        self._journal: Journal | WriterLink | None = None
+        self._journal: DurableLog | None = None
 
     def opened(self) -> None:
         self._active.inc()
@@ -142,7 +141,7 @@ class Metrics:
         """``state``: that of ``proxy.coverage``."""
         self._count(self._coverage, surface, state)
 
-    def watch_journal(self, journal: Journal | WriterLink) -> None:
+    def watch_journal(self, journal: DurableLog) -> None:
         """Show the journal's lag, bytes and health with every scrape; of a worker's, as of the last ``tick``."""
         if not values.ValueClass._multiprocess:
             self._registry.register(_JournalCollector(journal))
@@ -204,7 +203,7 @@ class Metrics:
 class _JournalCollector(Collector):
     """Reads the journal when it is asked."""
 
-    def __init__(self, journal: Journal | WriterLink) -> None:
+    def __init__(self, journal: DurableLog) -> None:
         self._journal = journal
 
     def collect(self) -> Iterable[Metric]:
@@ -215,7 +214,7 @@ class _JournalCollector(Collector):
 _Mode = Literal["livesum", "livemax", "sum"]
 
 
-def _journal_rows(journal: Journal | WriterLink) -> tuple[tuple[str, str, _Mode, float], ...]:
+def _journal_rows(journal: DurableLog) -> tuple[tuple[str, str, _Mode, float], ...]:
     """(name, what it is, how workers' are put together, value)."""
     return (
         ("pending_records", "Records appended and not yet on disk.", "livesum", journal.pending_records),

@@ -29,8 +29,9 @@ from serving.frames import BadFrame, Frames, frame
 from tracing.captures import CaptureModes
 from tracing.chain import without_content
 from tracing.drafts import Draft
+from tracing.durable_log import DurableLog
 from tracing.records import AnyRecord, Record
-from tracing.room import FACTS_WEIGHT, JournalClosed, JournalFailed, Room, cannot_write
+from tracing.room import FACTS_WEIGHT, JournalClosed, JournalFailed, Room
 from tracing.writer import Entry, FromWriter, Order, Ready, Told, Unready
 
 _log = logging.getLogger(__name__)
@@ -85,29 +86,26 @@ class WriterProcess:
         self.process.wait()
 
 
-class WriterLink:
+class WriterLink(DurableLog):
     """One writer's chain, as :class:`tracing.journal.Journal`. Made by :meth:`open`; for one event loop's thread."""
 
     def __init__(self, order: Order, *, pending_bytes: int, linger: float) -> None:
+        super().__init__(Room(pending_bytes, lambda: self._written_weight))
         self._order = order
         self._linger = linger
         self._loop = asyncio.get_running_loop()
-        self._room = Room(pending_bytes, lambda: self._written_weight)
         self._next = 0
         self._durable = -1
         self._shift = 0  # from a record's number to the line's
         self._written_weight = 0
         self._written_bytes = self._written_before = 0
         self._capture_errors = self._errors_before = 0
-        self._failure: str | None = None
         self._kept: deque[_Sent] = deque()
         self._unsent: deque[bytes] = deque()
         self._unsent_bytes = 0
         self._leaving = _NOTHING
-        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._stuck = False
         self._timer: asyncio.TimerHandle | None = None
-        self._closing = False
         self._ready = False
         self._deaths = (-1, 0)
         self._process: subprocess.Popen[bytes] | None = None
@@ -178,29 +176,7 @@ class WriterLink:
             self._put(self._encoded(gap, None, ""), FACTS_WEIGHT)
         return self._put(data, weight)
 
-    async def room(self, weight: int, seconds: float) -> bool:
-        """As :meth:`tracing.journal.Journal.room`."""
-        return await self._room.wait(weight, seconds, self._failure, self._flush)
-
-    async def commit(self, seq: int) -> None:
-        """Return once the record ``seq`` and all before it are on disk (with ``fsync``: synced).
-
-        :class:`JournalFailed` if that is not so: what waits on this record must not happen.
-        """
-        if self._durable >= seq:
-            return
-        if self._failure is not None:
-            raise JournalFailed(cannot_write(self._failure))
-        waiter = self._loop.create_future()
-        self._waiters.append((seq, waiter))
-        self._flush()
-        await waiter
-
     def close(self) -> None:
-        """Have written what is left, and end the writer. Blocks; :class:`JournalFailed` if records were left behind.
-
-        Calling it again does nothing.
-        """
         if self._closing:
             return
         self._closing = True
@@ -224,38 +200,19 @@ class WriterLink:
             raise JournalFailed(f"{self.pending_records} records could not be written: {self._failure}")
 
     @property
-    def healthy(self) -> bool:
-        """False while nothing can be written; True again once everything appended is down."""
-        return self._failure is None
-
-    @property
-    def failure(self) -> str | None:
-        """Why it is not healthy."""
-        return self._failure
-
-    @property
-    def pending_bytes(self) -> int:
-        """About how many bytes are appended and not yet on disk."""
-        return self._room.pending
-
-    @property
     def pending_records(self) -> int:
-        """How many records are appended and not yet on disk."""
         return self._next - 1 - self._durable
 
     @property
     def written_bytes(self) -> int:
-        """Bytes written to segments since open."""
         return self._written_before + self._written_bytes
 
     @property
     def capture_errors(self) -> int:
-        """Records written without their content because capturing it failed."""
         return self._errors_before + self._capture_errors
 
     @property
     def durable(self) -> int:
-        """The number of the last record on disk."""
         return self._durable
 
     @property
@@ -292,6 +249,9 @@ class WriterLink:
         elif self._timer is None:
             self._timer = self._loop.call_later(self._linger, self._flush)
         return number
+
+    def _hasten(self) -> None:
+        self._flush()
 
     def _flush(self) -> None:
         """Send what there is, as far as the writer takes it now."""
@@ -383,19 +343,6 @@ class WriterLink:
             sent = self._kept.popleft()
             self._written_weight += sent.weight
             self._durable = sent.number
-
-    def _answer_waiters(self) -> None:
-        """Release who waits for what is on disk, and if nothing can be written, everyone else too."""
-        waiters = self._waiters
-        while waiters and (waiters[0][0] <= self._durable or self._failure is not None):
-            seq, waiter = waiters.popleft()
-            if waiter.done():
-                continue
-            if seq <= self._durable:
-                waiter.set_result(None)
-            else:
-                waiter.set_exception(JournalFailed(cannot_write(self._failure or "")))
-        self._room.answer(self._failure)
 
     # The process.
 
