@@ -100,6 +100,10 @@ class KnownText:
         if self._told is None:
             self._told = Told.of(self.text, passages)
 
+    def read(self) -> None:
+        """Work out what the facts about any call will ask of it, where it is a tool's result."""
+        (self.cut() if self.told.passages else self.uncut).read()
+
     @cached_property
     def mark(self) -> bytes:
         """By which it is known again without its words."""

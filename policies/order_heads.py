@@ -27,6 +27,9 @@ _BEGINS = frozenset(":;!?.")
 _ENDS = frozenset(".!?,:;")
 _ANEW = ",:;!?."
 """What must stand before a beginning that is not the sentence's first word and is not polite."""
+_BEGINS_OBJECT = r"[A-Z\s\d$#@\"'<(]|[^\x00-\x7f]|[\w-]+'s?\b"
+"""With the words of the list ``object``: how what a verb is about begins, or a text goes on of which that is not clear.
+What :func:`_is_object` says of a token."""
 _POSSESSIVE = re.compile(r"'s?$")
 _MINE = frozenset({"my", "me", "i", "mine", "i'm", "i've", "myself"})
 _IS_ORDER = frozenset({"act", "make", "alter", "asked", "answer_form", "respells", "work", "to_reader"})
@@ -58,7 +61,18 @@ class Heads:
         hard = ("act", "make", "alter", "say", "respell")
         self._hard = frozenset(self._reader) | _MAKES | {verb for name in hard for verb in words[name]}
         self._soft = frozenset(words["act_or_noun"]) | frozenset(words["make_or_noun"])
+        objects = "|".join(map(re.escape, words["object"]))
+        self._begins_object = re.compile(rf"(?i:{objects})\b|{_BEGINS_OBJECT}").match
         self._opening = self._hard | self._soft | _PAUSES | self._before.keys() | {"don't", "never", "do"}
+
+    def may_begin(self, text: str, end: int) -> bool:
+        """Whether a verb that ends at ``end``, before a blank, may be an order: not if it is also a noun, and what
+        stands behind it is nothing that it can be about."""
+        start = end
+        while start and (text[start - 1].isalpha() or text[start - 1] == "-"):
+            start -= 1
+        verb = text[start:end].lower()
+        return verb not in self._soft or verb in self._hard or self._begins_object(text, end + 1) is not None
 
     def of(self, sentence: str) -> set[str]:
         """What the sentence's beginning has, by the names of ``orders.yaml``; empty if it is no order."""

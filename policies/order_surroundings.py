@@ -11,8 +11,11 @@ AROUND = 500
 """Characters on each side that a sentence is compared with."""
 
 _BESIDE = 80
-_WORD = re.compile(r"[^\W\d_]{4,}")
-_WORD_OF_ASCII = re.compile(r"[a-z]{4,}")
+SHORTEST_WORD = 4
+"""Letters of a word that says something."""
+_WORD = re.compile(rf"[^\W\d_]{{{SHORTEST_WORD},}}")
+_LETTERS = b"abcdefghijklmnopqrstuvwxyz"
+_NO_LETTERS = bytes(byte if byte in _LETTERS else 32 for byte in range(256))
 _HEADER = re.compile(
     r"\s*(?:subject|from|to|date|received|sent|hi|hello|dear|hey|good (?:morning|afternoon|evening))\b", re.I
 )
@@ -105,5 +108,7 @@ def related(text: str, sentence: Sentence) -> str | None:
 def _content(text: str) -> set[str]:
     """The words that say what a text is about, by their first five letters."""
     lowered = text.lower()
-    words = (_WORD_OF_ASCII if lowered.isascii() else _WORD).findall(lowered)
-    return set(map(_BEGINNING, set(words) - _COMMON))
+    if lowered.isascii():
+        words = set(lowered.encode().translate(_NO_LETTERS).decode().split())
+        return {word[:5] for word in words - _COMMON if len(word) >= SHORTEST_WORD}
+    return set(map(_BEGINNING, set(_WORD.findall(lowered)) - _COMMON))

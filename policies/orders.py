@@ -11,8 +11,8 @@ around it. The words and weights are data (``orders.yaml``); nothing is learnt, 
 The text is read as it is or, where it hides letters (zero width, look-alikes, full width, tags, escapes), without what
 hides them (``serving.plain``); and what is encoded in it (base64, hexadecimal) is read as well.
 
-Linear in the text: one automaton (RE2) reads each byte once, and at most :func:`most_weighed` sentences are weighed. A
-text that has more is an order from there on: so nobody hides one behind ten thousand others.
+Linear in the text: one automaton (Hyperscan) reads each byte once, and at most :func:`most_weighed` sentences are
+weighed. A text that has more is an order from there on: so nobody hides one behind ten thousand others.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from heapq import merge
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import re2
 import yaml
@@ -43,6 +43,8 @@ GIVES_ORDERS = 0.5
 MOST_SENTENCES = 2000
 SENTENCE_PER = 150
 """Sentences of a text that are weighed: so many, or one for so many characters where that is more."""
+PLACES_PER_SENTENCE = 16
+"""Places of a text that are asked for their sentence, for each sentence that is weighed: several are in one."""
 SHORTEST, SHORTEST_UNSPACED = 8, 4
 """Characters of the shortest sentence, and of one in a script that puts no blanks between words."""
 MANY = 8
@@ -57,9 +59,10 @@ AUTOMATON_BYTES = 32 * 1024 * 1024
 _DATA = Path(__file__).with_name("orders.yaml")
 _BLANKS = re.compile(r"(?:\\[nrt]|\s)+")
 _NO_WORDS = frozenset("[<#={|-/\"'\\ \n")
-_FOLDS_TO_ASCII = ("\u017f", "\u212a")
-"""Not ASCII, and yet an s and a k to RE2, without regard to case."""
+_FOLD_TO_ASCII = (("\u017f", "s"), ("\u212a", "k"))
+"""Letters that are not ASCII, and yet an s and a k without regard to case."""
 _ENCODED, _CALL, _ABROAD = 0, 1, 2
+_OF_VERBS = 0
 _STRAIGHT = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "\u00a0": " "})
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNSPACED = re.compile("[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
@@ -83,6 +86,17 @@ class Passage(NamedTuple):
     score: float
 
 
+class _Scanned(NamedTuple):
+    """A text, read once, with letters of ASCII for those that fold to them. ``may_have``: what it may have and its
+    places do not show; ``places``: where, in code points, a sentence may be one to look at, in order; ``unread``: from
+    where on nothing was read, since there were too many."""
+
+    text: str
+    may_have: list[int]
+    places: list[int]
+    unread: int | None
+
+
 class _Read(NamedTuple):
     """A sentence that is looked at: as it is ``written``, with the signs before it; what its beginning has."""
 
@@ -92,11 +106,13 @@ class _Read(NamedTuple):
 
 
 class _LookedAt(NamedTuple):
-    """``abroad``: whether any sentence may be one in another language than English."""
+    """``abroad``: whether any sentence may be one in another language than English; ``unread``: from where on no
+    sentence was looked at, since there were too many."""
 
     sentences: Sentences
     each: list[_Read]
     abroad: bool
+    unread: int | None
 
 
 class _Weighed(NamedTuple):
@@ -134,45 +150,43 @@ class Detector:
         options.never_capture = True
         options.case_sensitive = False
         options.log_errors = False
-        self._triggers = re2.compile("|".join(_filled(trigger, holes) for trigger in document["triggers"]), options)
         self._direct = re2.compile(document["direct"]["regex"], options)
         self._direct_score = float(document["direct"]["score"])
-        of_abroad = [_filled(trigger, holes) for trigger in document["triggers_abroad"]]
-        self._triggers_abroad = re2.compile("|".join(of_abroad), options)
+        abroad_triggers = [_filled(trigger, holes) for trigger in document["triggers_abroad"]]
+        self._triggers_abroad = re2.compile("|".join(abroad_triggers), options)
         here: dict[int, str] = {}
         abroad: dict[int, str] = {}
         for number, entry in enumerate(document["features"]):
             (abroad if entry.get("abroad") else here)[number] = _filled(entry["regex"], holes)
         self._features, self._features_abroad = Features(here, options), Features(abroad, options)
-        self._may_have = BlockScan([ENCODED, document["direct"]["regex"], *of_abroad])
+        self._scan = BlockScan(
+            once=[ENCODED, document["direct"]["regex"], *abroad_triggers],
+            every=[_filled(trigger, holes) for trigger in [document["trigger_of_verbs"], *document["triggers"]]],
+        )
 
     def passages(self, text: str, least: float = GIVES_ORDERS) -> list[Passage]:
         """The passages with a score of ``least`` or more, by place; none overlaps another."""
         if len(text) < SHORTEST_UNSPACED:
             return []
         try:
-            data = text.encode()
+            scanned = self._scanned(text)
         except UnicodeEncodeError:
             text = _SURROGATE.sub("\ufffd", text)
-            data = text.encode()
-        may_have = self._may_have.found(data)
+            scanned = self._scanned(text)
         undisguised = plain(text)
         if undisguised is None:
-            found = self._passages(text, data, may_have, least)
+            found = self._passages(scanned, least)
         else:
-            seen = undisguised.text
-            data = seen.encode()
             found = [
                 passage._replace(
                     start=undisguised.original(passage.start),
                     end=undisguised.original(passage.end),
                     kinds=tuple(sorted({*passage.kinds, "disguised"})) if undisguised.hidden else passage.kinds,
                 )
-                for passage in self._passages(seen, data, self._may_have.found(data), least)
+                for passage in self._passages(self._scanned(undisguised.text), least)
             ]
-        for start, end, inner in decoded_parts(text) if _ENCODED in may_have else ():
-            data = inner.encode()
-            hidden = self._passages(inner, data, self._may_have.found(data), least)
+        for start, end, inner in decoded_parts(text) if _ENCODED in scanned.may_have else ():
+            hidden = self._passages(self._scanned(inner), least)
             if hidden:
                 kinds = {kind for passage in hidden for kind in passage.kinds} | {"encoded"}
                 found.append(Passage(start, end, tuple(sorted(kinds)), max(passage.score for passage in hidden)))
@@ -186,28 +200,43 @@ class Detector:
 
     def explain(self, text: str) -> list[tuple[str, float, tuple[str, ...]]]:
         """Every sentence that was looked at, its score and what it has; without what is undisguised or decoded."""
-        data = text.encode()
-        looked_at = self._looked_at(text, data, self._may_have.found(data))
         return [
             (text[one.sentence.start : one.sentence.end], _score(one.odds), one.features)
-            for one in self._weighed(looked_at)
+            for one in self._weighed(self._looked_at(self._scanned(text)))
         ]
 
-    def _passages(self, text: str, data: bytes, may_have: list[int], least: float) -> list[Passage]:
-        """``data``: the text in UTF-8."""
-        looked_at = self._looked_at(text, data, may_have)
+    def _scanned(self, text: str) -> _Scanned:
+        """Raises :class:`UnicodeEncodeError` for half a surrogate pair."""
+        if not text.isascii():
+            for letter, ascii_letter in _FOLD_TO_ASCII:
+                text = text.replace(letter, ascii_letter)
+        data = text.encode()
+        may_have, found, more = self._scan.found(data, PLACES_PER_SENTENCE * most_weighed(text))
+        places = [end - 1 for end, _ in found]
+        if len(data) != len(text):
+            places = [*_in_code_points(data, places)]
+        may_begin = self._heads.may_begin
+        some = [
+            place
+            for place, (_, number) in zip(places, found, strict=True)
+            if number != _OF_VERBS or may_begin(text, place)
+        ]
+        return _Scanned(text, may_have, some, places[-1] if more else None)
+
+    def _passages(self, scanned: _Scanned, least: float) -> list[Passage]:
+        text = scanned.text
         found: list[Passage] = []
-        for one in self._weighed(looked_at):
-            score = _score(one.odds)
-            if score >= least:
-                found.append(
-                    Passage(one.sentence.start, _end(looked_at.sentences, one), tuple(sorted(one.kinds)), score)
-                )
-        folds = not text.isascii() and any(letter in text for letter in _FOLDS_TO_ASCII)
-        if self._direct_score >= least and (_CALL in may_have or folds):
+        if scanned.places or scanned.may_have or not text.isascii():
+            looked_at = self._looked_at(scanned)
+            for one in self._weighed(looked_at):
+                score = _score(one.odds)
+                if score >= least:
+                    end = _end(looked_at.sentences, one)
+                    found.append(Passage(one.sentence.start, end, tuple(sorted(one.kinds)), score))
+            if looked_at.unread is not None:
+                found.append(Passage(looked_at.unread, len(text), ("many",), 1.0))
+        if _CALL in scanned.may_have and self._direct_score >= least:
             found += self._calls(text)
-        if len(looked_at.each) == most_weighed(text):
-            found.append(Passage(looked_at.each[-1].sentence.end, len(text), ("many",), 1.0))
         return found
 
     def _calls(self, text: str) -> list[Passage]:
@@ -221,13 +250,15 @@ class Detector:
             )
         return found
 
-    def _looked_at(self, text: str, data: bytes, may_have: list[int]) -> _LookedAt:
-        places = _places(text, data, self._triggers)
+    def _looked_at(self, scanned: _Scanned) -> _LookedAt:
+        text, places = scanned.text, scanned.places
         abroad: list[int] = []
-        if not text.isascii() or any(found >= _ABROAD for found in may_have):
-            abroad = list(_places(text, data, self._triggers_abroad))
-            places = merge(places, abroad)
+        if not text.isascii() or any(found >= _ABROAD for found in scanned.may_have):
+            data = text.encode()
+            abroad = list(_in_code_points(data, (found.end() - 1 for found in self._triggers_abroad.finditer(data))))
+            places = [*merge(places, abroad)]
         sentences = Sentences(text)
+        unread = scanned.unread
         most = most_weighed(text)
         each: list[_Read] = []
         done = -1
@@ -246,8 +277,9 @@ class Detector:
             signs = _SIGNS.search(text, max(0, start - 12), start) if start and text[start - 1] in _NO_WORDS else None
             each.append(_Read(sentence, signs[0] + written if signs else written, self._heads.of(written)))
             if len(each) == most:
+                unread = end
                 break
-        return _LookedAt(sentences, each, bool(abroad))
+        return _LookedAt(sentences, each, bool(abroad), unread)
 
     def _weighed(self, looked_at: _LookedAt) -> Iterator[_Weighed]:
         ordinary = [read.sentence.start for read in looked_at.each if read.head]
@@ -298,15 +330,10 @@ def most_weighed(text: str) -> int:
     return max(MOST_SENTENCES, len(text) // SENTENCE_PER)
 
 
-def _places(text: str, data: bytes, triggers: Any) -> Iterator[int]:
-    """Where in the text, in code points, a sentence may be one to look at, in order."""
-    if len(data) == len(text):
-        for found in triggers.finditer(data):
-            yield found.end() - 1
-        return
+def _in_code_points(data: bytes, places: Iterable[int]) -> Iterator[int]:
+    """Places in UTF-8, in order, as places in the text."""
     at = place = 0
-    for found in triggers.finditer(data):
-        end = found.end() - 1
+    for end in places:
         place += len(data[at:end].decode("utf-8", "ignore"))
         at = end
         yield place

@@ -29,6 +29,7 @@ FREE_WITHIN = 12
 Shelf = Literal["orders", "doubtful", "told", "own", "results"]
 SHELVES: tuple[Shelf, ...] = ("orders", "doubtful", "told", "own", "results")
 Kind = Literal["plain", "squeezed", "decoded"]
+KINDS: tuple[Kind, ...] = ("plain", "squeezed", "decoded")
 Mark = tuple[int, int, bool]
 """A passage of a text: its start and end in code points, and whether it is sure."""
 
@@ -140,6 +141,12 @@ class Cut:
         self.rest = _Group(rest, [None] * len(rest), encoded)
         self.orders = _Group(*sure_ones, encoded)
         self.doubtful = _Group(*doubtful, encoded)
+
+    def read(self) -> None:
+        """Make each of the three readings."""
+        for group in (self.rest, self.orders, self.doubtful):
+            for kind in KINDS:
+                group.section(kind)
 
 
 class _Shelved(NamedTuple):

@@ -34,11 +34,12 @@ _IN_DATA = re.compile(
     rf"(?P<field>{_FIELD}|{_LINE}{_KEY})|(?P<line>{_LINE})|(?P<stop>{_STOP_IN_DATA})|(?P<other>{_OTHER})"
 )
 _MARKS_IN_PROSE = re.compile(r"[\n\r\\.!?。！？।|<•▪‣]")
-_MARKS_IN_DATA = re.compile(
-    r"[\n\r\\.!?。！？।|<•▪‣\[{,:\"']"
-    r"(?:(?<=[\[{,:])(?=\s{0,40}\\?[\"']|\s{41})|(?<=[\"'])(?=\s{0,40}[}\]):,]|\s{41})|(?<![\[{,:\"']))"
-)
-"""Where an end may begin: one look per character, before the expressions above are asked."""
+_IF_FIELD = r"(?:(?<=[\[{,:])(?=\s{0,40}\\?[\"']|\s{41})|(?<=[\"'])(?=\s{0,40}[}\]):,]|\s{41})|(?<![\[{,:\"']))"
+_MARKS_IN_DATA = re.compile(r"[\n\r\\.!?。！？।|<•▪‣\[{,:\"']" + _IF_FIELD)
+_BREAKS_IN_PROSE = re.compile(r"[\n\r\\|<•▪‣]")
+_BREAKS_IN_DATA = re.compile(r"[\n\r\\|<•▪‣\[{,:\"']" + _IF_FIELD)
+"""Where an end may begin, and where one that is no full stop may: one look per character, before the expressions above
+are asked."""
 
 _LINES_AND_BLANKS = re.compile(rf"(?:{_LINE}|\s++)*+")
 _KEY_IN_DATA = re.compile(r"[\"']\s*:\s*[\"'{\[\d]")
@@ -66,6 +67,7 @@ class Sentences:
         self.structured = keyed or _LIST.match(text, 0, 4 * MOST) is not None
         self._ends = _IN_DATA if self.structured else _IN_PROSE
         self._marks = _MARKS_IN_DATA if self.structured else _MARKS_IN_PROSE
+        self._breaks = _BREAKS_IN_DATA if self.structured else _BREAKS_IN_PROSE
 
     def around(self, place: int) -> Sentence:
         """The sentence that the character at ``place`` belongs to, ``MOST`` characters of it each way."""
@@ -88,7 +90,9 @@ class Sentences:
         text = self.text
         _, end, _, closes = sentence
         last = sentence.start + most
-        while end < last and (closes == STOP or (over_lines and closes == LINE)) and end < len(text):
+        if not over_lines:
+            return self._field_end(end, min(last, len(text))) if closes == STOP and end < last else end
+        while end < last and closes in (STOP, LINE) and end < len(text):
             blanks = _LINES_AND_BLANKS.match(text, end)
             start = end if blanks is None else blanks.end()
             start, following, _, closes = self._from(start, start, STOP)
@@ -96,6 +100,22 @@ class Sentences:
                 break
             end = following
         return min(end, last) if end > sentence.end else end
+
+    def _field_end(self, start: int, last: int) -> int:
+        """Where what is put together of sentences ends (a field, a line, a part of one): before ``last``, and without
+        blanks at its end."""
+        text = self.text
+        for mark in self._breaks.finditer(text, start, min(len(text), last + _AHEAD)):
+            at = mark.start()
+            if at >= last:
+                break
+            found = self._ends.match(text, at)
+            if found is not None and found.lastgroup != STOP:
+                last = at
+                break
+        while last > start and text[last - 1].isspace():
+            last -= 1
+        return last
 
     def _last_end(self, begin: int, place: int) -> re.Match[str] | None:
         """The last end before ``place``."""

@@ -18,10 +18,11 @@ from policies.orders import GIVES_ORDERS, Passage, shipped_detector
 from policies.provenance import Background, Facts, certain_orders
 from policies.recorded_facts import noted
 from policies.replaced import ShownRuns
-from policies.seen import ToolTable, pieces_of
+from policies.seen import ToolTable, is_result, pieces_of
 from policies.service import PolicySet
 from policies.text_rules import names_field, reads_field
 from proxy.exchange import Exchange
+from proxy.read_ahead import ReadAhead
 from proxy.spool import Spool
 from serving.settings import ToolSettings
 from serving.wire.vocabulary import ToolCall
@@ -46,14 +47,17 @@ class Histories:
         self._open: OrderedDict[str, Background] = OrderedDict()
         self._known: OrderedDict[bytes, tuple[Passage, ...]] = OrderedDict()
         self.texts = KnownTexts(self._passages)
+        self.ahead = ReadAhead(self.texts)
         self._shown = ShownRuns()
 
     def close(self) -> None:
+        self.ahead.close()
         self.spool.close()
 
     async def background(self, x: Exchange) -> Background:
         known = self._open.get(x.id)
         if known is None:
+            await self.ahead.end(x.id)
             size = x.history.size if x.history is not None else x.request_bytes
             known = self._made(x) if size < _LARGE else await asyncio.to_thread(self._made, x)
             self._open[x.id] = known
@@ -122,6 +126,8 @@ class Backgrounds:
         """The request of ``x`` is on its way; what it said is needed later."""
         if self._wanted and not (x.request.stored or x.fetched):
             x.history = self._histories.spool.keep(x.request)
+            if self._for_calls and not self.behind:
+                self._histories.ahead.begin(x.id, [message.text for message in x.news if is_result(message)])
 
     def release(self, x: Exchange) -> None:
         """The exchange is over."""

@@ -20,6 +20,7 @@ from tests.support.apis import APIS, heard
 from tests.support.chat import Call, Say
 from tests.support.interlock import port_of, running
 from tests.support.raw import scripted, send
+from tests.support.served import until
 from tests.support.serving import answering, post, streaming
 from tests.support.stage import Stage
 from tests.support.wire import parse
@@ -136,6 +137,18 @@ async def test_what_stands_behind_an_answers_id_is_part_of_the_history(stage: Ap
     follow["previous_response_id"] = next(iter(kept._kept))
     told = await _told(stage, "responses", False, follow, Say("", "", (UNLOCK,)))
     assert "interlock.ordered_actions/not_asked_for" in told
+
+
+async def test_results_are_read_while_the_model_works(stage: ApiStage) -> None:
+    """An answer without a call asks for no facts; its results are known all the same when the next one comes."""
+    plane = stage.interlock._plane
+    assert plane is not None
+    page = "Where the groceries are kept this week. " * 100 + POISON
+    told = await _told(stage, "chat", True, _chat("Read my notes of today.", [page]), Say("", "I see."))
+    assert "I see." in told
+    known = plane.histories.texts._known
+    await until(lambda: page in known and known[page]._told is not None)
+    assert known[page].told.orders
 
 
 async def test_in_shadow_it_is_looked_at_when_the_answer_is_over(tmp_path: Path) -> None:
