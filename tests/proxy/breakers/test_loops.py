@@ -182,12 +182,12 @@ def test_nothing_happened_yet_at_the_start() -> None:
     assert loops.unforgiven(loops.START, {}) == loops.START.repeats == 0
 
 
-FOLDER = os.environ.get("INTERLOCK_EVAL_DIR") or str(Path(__file__).parents[4] / "shared" / "eval")
+FOLDER = os.environ.get("EVAL_DIR") or str(Path(__file__).parents[4] / "shared" / "eval")
 
 
 @pytest.mark.skipif(
     not (Path(FOLDER) / "runs.jsonl").is_file(),
-    reason="neither INTERLOCK_EVAL_DIR nor ../shared/eval holds runs.jsonl (whole runs of ordinary agents)",
+    reason="neither EVAL_DIR nor ../shared/eval holds runs.jsonl (whole runs of ordinary agents)",
 )
 def test_ordinary_runs_never_trip() -> None:
     tripped: list[tuple[str, int]] = []

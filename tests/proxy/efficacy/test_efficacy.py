@@ -19,10 +19,10 @@ from proxy.efficacy.report import as_json, errors, halves, rows
 SAMPLES = Path(__file__).with_name("samples.jsonl")
 """Scenes of an agent at work, with and without somebody's orders in what its tools return; written for this project."""
 
-FOLDER = Path(os.environ.get("INTERLOCK_EVAL_DIR") or Path(__file__).parents[4] / "shared" / "eval")
+FOLDER = Path(os.environ.get("EVAL_DIR") or Path(__file__).parents[4] / "shared" / "eval")
 published = pytest.mark.skipif(
     not (FOLDER / "calls.jsonl").is_file(),
-    reason="neither INTERLOCK_EVAL_DIR nor ../shared/eval holds calls.jsonl (calls in context, made from benchmarks)",
+    reason="neither EVAL_DIR nor ../shared/eval holds calls.jsonl (calls in context, made from benchmarks)",
 )
 
 
