@@ -56,13 +56,14 @@ _MONTHS = [
 _URL = re.compile(r"[a-z][a-z0-9+.-]{1,15}://[^\s\"'<>\\]+", re.I)
 _SPAN = re.compile(
     r"""(?P<url>[a-z][a-z0-9+.-]{1,15}://[^\s"'<>\\]+)
-      | (?P<mail>[\w.+-]+@[\w-]+(?:\.[\w-]+)+)
+      | (?P<mail>(?:(?<![\w.+-])[\w.+-]++|[+.][\w.+-]{0,64}+)@[\w-]++(?:\.[\w-]++)++)
       | (?P<path>(?:~|\.{1,2})?/[\w.@-]+(?:/[\w.@-]+)*)
       | (?P<quoted>"[^"\n]{3,200}"|'[^'\n]{3,200}')
-      | (?P<host>[\w-]+(?:\.[\w-]+)+)
-      | (?P<code>[\w-]*\d[\w-]*)""",
+      | (?P<host>(?<![\w-])[\w-]++(?:\.[\w-]++)++)
+      | (?P<code>(?<![\w-])[\w-]*\d[\w-]*)""",
     re.I | re.X,
 )
+"""What begins with letters is looked for only where they begin, so that a word of any length is read once."""
 
 
 _VALUE = re2.compile(

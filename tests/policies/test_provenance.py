@@ -15,6 +15,7 @@ from policies.model import Origin, ValueProvenance
 from policies.orders import Passage
 from policies.provenance import MOST_VALUES, Background
 from policies.seen import ToolTable, pieces_of
+from policies.value_forms import MOST_SPANS, spans
 from serving.settings import ToolSettings
 from serving.wire.request import SentCall, SentMessage, SentTool
 
@@ -361,3 +362,15 @@ def test_a_source_that_the_user_named() -> None:
     assert background(user("Pay bill-77."), *history).orders[0].asked
     assert background(user("Read my mail."), *history).orders[0].asked
     assert not background(user("Is it late?"), *history).orders[0].asked
+
+
+@pytest.mark.parametrize("unit", ["a", "-", "_", "é", "a-", "a+", "a.", "+", "'a", "a@b-", "~/"])
+def test_a_word_of_any_length_is_read_once(unit: str) -> None:
+    """At 100 000 letters a look at each place from which a word goes on would take minutes."""
+    parts, _ = spans(unit * (100_000 // len(unit)) + " mail kim@corp.dk")
+    assert parts == [] or parts[-1].text == "kim@corp.dk" or len(parts) >= MOST_SPANS
+
+
+def test_an_address_is_found_where_it_follows_another_one_directly() -> None:
+    parts, _ = spans("to kim@corp.dk+eve@evil.org and x@y.dk..eve@evil.org")
+    assert [part.text for part in parts] == ["kim@corp.dk", "+eve@evil.org", "x@y.dk", "..eve@evil.org"]
