@@ -368,7 +368,7 @@ def test_a_source_that_the_user_named() -> None:
 def test_a_word_of_any_length_is_read_once(unit: str) -> None:
     """At 100 000 letters a look at each place from which a word goes on would take minutes."""
     parts, _ = spans(unit * (100_000 // len(unit)) + " mail kim@corp.dk")
-    assert parts == [] or parts[-1].text == "kim@corp.dk" or len(parts) >= MOST_SPANS
+    assert "kim@corp.dk" in [part.text for part in parts] or len(parts) >= MOST_SPANS
 
 
 def test_an_address_is_found_where_it_follows_another_one_directly() -> None:
