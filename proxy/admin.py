@@ -14,6 +14,7 @@ This file is HTTP only. What it shows and does is an :class:`AdminState`.
     POST /v1/all/kill                       POST /v1/all/release
     GET  /v1/approvals
     POST /v1/approvals/{id}/approve         POST /v1/approvals/{id}/deny
+    GET  /v1/alerts                         POST /v1/alerts/{fingerprint}/acknowledge
 
 The body of a POST is ``{"operator": "ann", "reason": "runs in circles"}``.
 """
@@ -43,7 +44,7 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Unknown(Exception):
-    """There is no such run or agent, or nothing waits for approval under that id."""
+    """There is no such run or agent, nothing waits for approval under that id, or no such alert fires."""
 
 
 class Decided(Exception):
@@ -84,6 +85,12 @@ class AdminState(Protocol):
     async def settle(self, name: str, *, approve: bool, operator: str, reason: str) -> Mapping[str, Any]:
         """Approve or deny what waits, and put it on record. Raises ``Unknown`` or ``Decided``."""
 
+    async def alerts(self) -> Sequence[Mapping[str, Any]]:
+        """The alerts that fire now, oldest first."""
+
+    async def acknowledge(self, name: str, *, operator: str, reason: str) -> Mapping[str, Any]:
+        """Somebody looks after the alert of this fingerprint: put it on record; gives the alert. Raises ``Unknown``."""
+
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of an operator's action."""
@@ -109,6 +116,8 @@ def admin_app(state: AdminState, token: SecretStr | None) -> web.Application:
             web.post(r"/v1/{scope:all}/{action:kill|release}", api.act),
             web.get("/v1/approvals", api.approvals),
             web.post(r"/v1/approvals/{name}/{action:approve|deny}", api.settle),
+            web.get("/v1/alerts", api.alerts),
+            web.post("/v1/alerts/{name}/acknowledge", api.acknowledge),
         ]
     )
     return app
@@ -162,6 +171,16 @@ class _Api:
         done = await self._state.settle(info["name"], approve=approve, operator=order.operator, reason=order.reason)
         return _answer(done)
 
+    async def alerts(self, request: web.Request) -> web.Response:
+        return _answer({"alerts": list(await self._state.alerts())})
+
+    async def acknowledge(self, request: web.Request) -> web.Response:
+        order = await _order(request)
+        if order is None:
+            return _problem(400, "bad_order", _BAD_ORDER)
+        name = request.match_info["name"]
+        return _answer(await self._state.acknowledge(name, operator=order.operator, reason=order.reason))
+
 
 async def _order(request: web.Request) -> Order | None:
     """The body, bounded and printable; None if it does not name an operator and a reason."""
@@ -200,7 +219,7 @@ async def _in_json(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except Unknown:
-        return _problem(404, "unknown", "There is no such run or agent, and nothing waits for approval under that id.")
+        return _problem(404, "unknown", "No run, agent, alert that fires, or approval that waits has that name.")
     except Decided as first:
         return _answer(
             {

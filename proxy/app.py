@@ -24,6 +24,7 @@ from proxy.workers.parent import Parent
 from serving.allocator import calm_allocator
 from serving.settings import Settings
 from tracing.abandoned import settle_abandoned
+from tracing.alerts import AlertBook
 
 
 class Interlock:
@@ -54,10 +55,12 @@ class Interlock:
         settings = await launches.start(settings)
         settle_abandoned(settings.state_dir, range(1))
         state = State(settings)
+        alerts = AlertBook()
         plane = DataPlane(
             settings,
             runs=OwnRuns(state.runs),
             admission=state.admission,
+            alerts=alerts,
             serve=launches.serve_bundle if own_opa else None,
             end_served=launches.end_opa,
         )
@@ -75,6 +78,7 @@ class Interlock:
             render=plane.metrics.render,
             cut=plane.relay.live.cut,
             approvals=plane.approvals,
+            alerts=alerts,
         )
         self.admin_url = await listen_admin(settings, operators, self._stack)
         self.notices += introduction(settings, self.url, self.admin_url, plane.describe())

@@ -14,6 +14,8 @@ from proxy.run import Run
 from proxy.runs import RunBook
 from serving.patterns import shipped_redactor
 from serving.settings import Settings
+from tracing.alerts import Alert, AlertBook
+from tracing.records import Alerted
 
 
 class Operators:
@@ -31,6 +33,7 @@ class Operators:
         render: Callable[[], bytes],
         cut: Callable[[str | None, str | None], None],
         approvals: ApprovalDesk,
+        alerts: AlertBook,
     ) -> None:
         self._settings = settings
         self._runs = runs
@@ -40,6 +43,7 @@ class Operators:
         self.metrics = render
         self._cut = cut
         self._approvals = approvals
+        self._alerts = alerts
         self._mask = shipped_redactor()
 
     async def runs(self, agent: str | None, limit: int) -> Sequence[Mapping[str, Any]]:
@@ -100,6 +104,19 @@ class Operators:
         except AlreadyDecided as first:
             raise Decided(first.operator, first.action) from None
 
+    async def alerts(self) -> Sequence[Mapping[str, Any]]:
+        return [_shown(record) for record in self._alerts.firing()]
+
+    async def acknowledge(self, name: str, *, operator: str, reason: str) -> Mapping[str, Any]:
+        changed = self._alerts.acknowledge(name)
+        firing = next((record for record in self._alerts.firing() if record.fingerprint == name), None)
+        if firing is None:
+            raise Unknown
+        if changed is not None:
+            self._recorder.acknowledged(changed)
+        await self._recorder.commit(self._recorder.operated(operator, "acknowledge", name, reason))
+        return _shown(firing)
+
     def _known(self, run_id: str) -> Run:
         run = self._runs.get(run_id)
         if run is None:
@@ -118,3 +135,8 @@ class Operators:
             "tripped": run.tripped,
             "names": [self._mask(name) for name in run.names],
         }
+
+
+def _shown(record: Alerted) -> dict[str, Any]:
+    """An alert as a webhook gets it, but for who sends it."""
+    return Alert.of(record, "").model_dump(mode="json", exclude={"instance"})

@@ -27,7 +27,18 @@ from tracing.drafts import CallDraft, DecidedDraft, Draft, OpenedDraft, SettledD
 from tracing.journal import Journal, JournalError, JournalOverloaded
 from tracing.metrics import Metrics
 from tracing.prices import Cost, PriceBook
-from tracing.records import UNRECORDED, CallOutcome, Checked, Decided, Opened, Operated, Record, Refused, Settled
+from tracing.records import (
+    UNRECORDED,
+    Alerted,
+    CallOutcome,
+    Checked,
+    Decided,
+    Opened,
+    Operated,
+    Record,
+    Refused,
+    Settled,
+)
 from tracing.writer_link import WriterLink
 
 _log = logging.getLogger(__name__)
@@ -231,6 +242,10 @@ class Recorder:
         """A cause is gone."""
         if (record := self._alerts.resolve(cause, subject, agent)) is not None:
             self._note(record)
+
+    def acknowledged(self, record: Alerted) -> None:
+        """An operator looks after an alert (``tracing.alerts.AlertBook.acknowledge``)."""
+        self._note(record)
 
     def expire_alerts(self) -> None:
         """End alerts whose cause has been quiet for long; called now and then."""

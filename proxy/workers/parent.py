@@ -27,6 +27,7 @@ from proxy.workers.ports import reserve
 from serving.launch.process import Backoff, Child, ChildFailed, ChildSpec, ChildState, Watch
 from serving.settings import Settings
 from tracing.abandoned import settle_abandoned
+from tracing.alerts import AlertBook
 from tracing.journal import Journal
 from tracing.metrics import Metrics
 from tracing.worker_metrics import VARIABLE, WorkerMetrics
@@ -90,7 +91,8 @@ class Parent:
         metrics = Metrics()
         metrics.watch_journal(journal)
         shared = WorkerMetrics(settings.state_dir, metrics)
-        recorder = make_recorder(settings, journal, metrics)
+        alerts = AlertBook()
+        recorder = make_recorder(settings, journal, metrics, alerts)
         self._stack.push_async_callback(every(60.0, recorder.expire_alerts))
         state = State(settings)
         await self._start_workers(settings, state, recorder, metrics, shared)
@@ -106,6 +108,7 @@ class Parent:
             render=shared.render,
             cut=self._desk.cut,
             approvals=self._desk.approvals,
+            alerts=alerts,
         )
         self.admin_url = await listen_admin(settings, operators, self._stack)
         self.notices += introduction(settings, self.url, self.admin_url, self._desk.policies)

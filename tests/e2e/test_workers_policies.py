@@ -57,6 +57,11 @@ class Setting:
             found: list[dict[str, Any]] = (await answer.json())["approvals"]
             return found
 
+    async def alerts(self) -> list[dict[str, Any]]:
+        async with self.session.get("/v1/alerts") as answer:
+            found: list[dict[str, Any]] = (await answer.json())["alerts"]
+            return found
+
     async def says(self, operator: str, word: str, name: str) -> tuple[int, dict[str, Any]]:
         order = {"operator": operator, "reason": "Invoice 7."}
         async with self.session.post(f"/v1/approvals/{name}/{word}", json=order) as answer:
@@ -96,6 +101,10 @@ async def test_operators_answer_what_waits_in_any_worker(opa_binary: Path, tmp_p
         first, second = await it.waiting()
         assert first["asked_ns"] <= second["asked_ns"]
         assert [value["value"] for value in first["decides"]] == ["kim@corp.dk"]
+        alert = next(one for one in await it.alerts() if one["subject"] == f"approval {first['id']}")
+        order = {"operator": "ann", "reason": "I look."}
+        async with it.session.post(f"/v1/alerts/{alert['fingerprint']}/acknowledge", json=order) as answer:
+            assert (answer.status, (await answer.json())["state"]) == (200, "acknowledged")
         sides = [("ann", "approve"), ("bob", "deny")] * 5
         answers = await asyncio.gather(*(it.says(*side, first["id"]) for side in sides))
         (nth,) = (at for at, (status, _) in enumerate(answers) if status == 200)
@@ -111,10 +120,16 @@ async def test_operators_answer_what_waits_in_any_worker(opa_binary: Path, tmp_p
         given = [bool(read_whole((await task).body)[0].calls) for task in asking]
         assert sorted(given) == [False, True]
         assert await it.waiting() == []
-        said = [entry.record for entry in it.interlock.entries() if isinstance(entry.record, Operated)]
-        assert sorted((one.operator, one.action) for one in said) == sorted([sides[nth], ("eve", other)])
+        said = it.interlock.records(Operated)
+        done = [("ann", "acknowledge"), sides[nth], ("eve", other)]
+        assert sorted((one.operator, one.action) for one in said) == sorted(done)
         written = {entry.chain for entry in it.interlock.entries() if isinstance(entry.record, Operated)}
-        assert written == {"local/w1", "local/w2"}
+        assert written == {"local/w0", "local/w1", "local/w2"}
+
+        def states() -> list[str]:
+            return [one.state for one in it.interlock.records(Alerted) if one.subject == alert["subject"]]
+
+        await until(lambda: states() == ["firing", "acknowledged", "resolved"], 20)
 
 
 async def test_what_waits_in_a_worker_goes_with_it(opa_binary: Path, tmp_path: Path) -> None:

@@ -44,6 +44,15 @@ class Desk:
         self.done.append((action, scope, name, operator, reason))
         return {"state": "killed" if action == "kill" else "closed"}
 
+    async def alerts(self) -> Sequence[Mapping[str, Any]]:
+        return [{"fingerprint": "a1"}]
+
+    async def acknowledge(self, name: str, *, operator: str, reason: str) -> Mapping[str, Any]:
+        if name != "a1":
+            raise Unknown
+        self.done.append(("acknowledge", name, operator, reason))
+        return {"fingerprint": name}
+
 
 @pytest.fixture
 def desk() -> Desk:
@@ -126,6 +135,16 @@ async def test_what_an_operator_does_is_done_with_name_and_reason(client: TestCl
         ("kill", "all", "", "ann", "runs in circles"),
         ("release", "run", "r1", "ann", "runs in circles"),
     ]
+
+
+async def test_alerts_are_listed_and_acknowledged(client: TestClient[Any, Any], desk: Desk) -> None:
+    assert await (await client.get("/v1/alerts", headers=TOKEN)).json() == {"alerts": [{"fingerprint": "a1"}]}
+    answer = await client.post("/v1/alerts/a1/acknowledge", headers=TOKEN, json=ORDER)
+    assert (answer.status, await answer.json()) == (200, {"fingerprint": "a1"})
+    assert (await client.post("/v1/alerts/a2/acknowledge", headers=TOKEN, json=ORDER)).status == 404
+    assert (await client.post("/v1/alerts/a1/acknowledge", headers=TOKEN, json={"operator": "ann"})).status == 400
+    assert (await client.post("/v1/alerts/a1/acknowledge", json=ORDER)).status == 401
+    assert desk.done == [("acknowledge", "a1", "ann", "runs in circles")]
 
 
 @pytest.mark.parametrize(
