@@ -60,6 +60,7 @@ Wanted = Literal["enforce", "warn", "shadow", "off"]
 PolicyName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+\.[a-z0-9_]+$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500, strip_whitespace=True)]
 _STRICTNESS: Mapping[Wanted, int] = {"off": 0, "shadow": 1, "warn": 2, "enforce": 3}
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
 _TEAM = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 
 
@@ -80,11 +81,13 @@ class Modes(_Part):
 
 
 class When(_Part):
-    """What an exception is limited to. All that is given must hold; a tool call's values are compared whole."""
+    """What an exception is limited to. All that is given must hold; a tool call's values are compared whole. With
+    ``arguments``, a call that says anything else in text is not covered (``others: any``: it is)."""
 
     tools: list[str] | None = None
     models: list[str] | None = None
     arguments: dict[Annotated[str, StringConstraints(pattern=r"^/")], list[Any]] = {}
+    others: Literal["none", "any"] = "none"
 
     def holds(self, question: DecisionInput) -> bool:
         call = question.call
@@ -96,7 +99,9 @@ class When(_Part):
             return True
         if call is None or call.arguments is None:
             return False
-        return all(_at(call.arguments, path) in map(_exact, values) for path, values in self.arguments.items())
+        if not all(_at(call.arguments, path) in map(_exact, values) for path, values in self.arguments.items()):
+            return False
+        return self.others == "any" or not _says_more(call.arguments, self.arguments.keys())
 
 
 class Exempt(_Part):
@@ -342,6 +347,23 @@ def _at(value: Any, pointer: str) -> Any:
         else:
             return _Missing
     return _exact(value)
+
+
+def _says_more(value: Any, known: Set[str], pointer: str = "") -> bool:
+    """Whether a text stands in ``value`` elsewhere than at or below the ``known`` pointers, be it as a key. Arguments
+    are at most 64 deep."""
+    if pointer in known:
+        return False
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            below = f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}"
+            on_the_way = below in known or any(one.startswith(f"{below}/") for one in known)
+            if not (on_the_way or _PLAIN_KEY.fullmatch(key)) or _says_more(part, known, below):
+                return True
+        return False
+    if isinstance(value, list):
+        return any(_says_more(part, known, f"{pointer}/{step}") for step, part in enumerate(value))
+    return isinstance(value, str)
 
 
 def _exact(value: Any) -> str:

@@ -176,6 +176,26 @@ def test_values_are_compared_exactly(value: Any, holds: bool) -> None:
     assert when.holds(asked("t", {"a": [value]})) is holds
 
 
+@pytest.mark.parametrize(
+    ("more", "holds"),
+    [
+        ({}, True),
+        ({"timeout": 30, "background": False, "env": None}, True),
+        ({"script": "rm -rf /"}, False),
+        ({"cwd": "/etc"}, False),
+        ({"then": [{"run": ["rm -rf /"]}]}, False),
+        ({"rm -rf /": 1}, False),
+        ({"then": {"ghp_" + "a" * 36: True}}, False),
+    ],
+)
+def test_what_else_a_call_says_is_not_covered_by_the_value_that_is(more: dict[str, Any], holds: bool) -> None:
+    """What was found may stand there."""
+    only = {"arguments": {"/command": ["rm -rf ./build"], "/in a/list": [["x"]]}}
+    said = {"command": "rm -rf ./build", "in a": {"list": ["x"]}, **more}
+    assert Exempt.model_validate(EXCEPTION | {"when": only}).when.holds(asked("bash", said)) is holds
+    assert Exempt.model_validate(EXCEPTION | {"when": {**only, "others": "any"}}).when.holds(asked("bash", said))
+
+
 def test_a_signature_is_needed_where_a_key_is_named(tmp_path: Path) -> None:
     folder = written(tmp_path / "rollout", payments="modes: {payments.refunds: enforce}")
     keys = {layer: [make_keys(tmp_path / f"{layer}.pem")] for layer in ("platform", "payments")}
