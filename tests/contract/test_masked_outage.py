@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from policies.asking import Answers, Asking
 from policies.engines.base import EngineError
-from policies.service import Answers, PolicySet
 from tests.support.apis import APIS, heard
 from tests.support.chat import Call, Say
 from tests.support.serving import answering, streaming
@@ -35,16 +35,16 @@ async def test_what_is_to_be_masked_is_not_let_by(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: bool, kind: str
 ) -> None:
     """It answers once, and is away when it is asked again about the matches as a whole, or about what is left."""
-    asks = PolicySet._answers
+    asks = Asking.answers
     asked: list[str] = []
 
-    async def answers(self: PolicySet, stage: str, document: bytes, those: frozenset[str], exchange: str) -> Answers:
+    async def answers(self: Asking, stage: str, document: bytes, those: frozenset[str], *more: Any) -> Answers:
         asked.append(stage)
         if len(asked) > 1:
             return dict.fromkeys(those, EngineError("engine", "gone", True))
-        return await asks(self, stage, document, those, exchange)  # type: ignore[arg-type]
+        return await asks(self, stage, document, those, *more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(PolicySet, "_answers", answers)
+    monkeypatch.setattr(Asking, "answers", answers)
     api, say = APIS["chat"], SAYS[kind]
     async with staged(tmp_path, **POLICIES) as stage:
         stage.script = streaming(api.events(say)) if stream else answering(api.body(say))

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from policies.asking import Answers, Asking
 from policies.engines.base import EngineError
-from policies.service import Answers, PolicySet
 from tests.policies.support import built
 from tests.support.apis import APIS, heard
 from tests.support.chat import Call, Say
@@ -199,16 +199,16 @@ async def test_one_of_two_that_is_away(
 ) -> None:
     """The engine has no answer for one of them, at first or when it is asked again: with a fail-open too, no more than
     what is masked is let by."""
-    asks, asked = PolicySet._answers, 0
+    asks, asked = Asking.answers, 0
 
-    async def answers(self: PolicySet, stage: Any, document: bytes, those: frozenset[str], exchange: str) -> Answers:
+    async def answers(self: Asking, stage: Any, document: bytes, those: frozenset[str], *more: Any) -> Answers:
         nonlocal asked
         asked += 1
-        found = await asks(self, stage, document, those, exchange)
+        found = await asks(self, stage, document, those, *more)
         away = EngineError("engine", "gone", True)
         return found | ({"team.inner": away} if asked == fails and "team.inner" in those else {})
 
-    monkeypatch.setattr(PolicySet, "_answers", answers)
+    monkeypatch.setattr(Asking, "answers", answers)
     modes = OFF | {"team.keys": "enforce", "team.inner": "enforce"}
     async with staged(tmp_path, bundle=bundles[hold], modes=modes, **settings) as stage:
         scripts(stage, "chat", says("text", f"It is {KEY}, or {OTHER}, yes."), stream=stream)
