@@ -1,24 +1,31 @@
-"""What the facts about a call cost, by the length of the history: ``python -m bench.facts``.
+"""What the facts about a call cost, by the length of the history: ``python -m bench.facts [FILE]``.
 
 CPU time, the least of several runs, of a history with results of a customer's database and of prose: to find the
 passages that give orders (once for each new result, then it is remembered), and to say where the values of a call of
 some size come from: the first time, and then, when what was made of each text is still known. Some histories are made
 to be slow: a call with thousands of values, a value that stands everywhere, a user who talks without end, results full
 of escapes.
+
+``FILE`` is one of cases as ``interlock bench efficacy`` reads them: histories of its own results then, by source, each
+result as often as it takes to come to a million characters.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import sys
 import time
 from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 from policies.known import KnownTexts, candidates
 from policies.orders import Passage
 from policies.provenance import Background
 from policies.seen import NO_SETTINGS
+from proxy.efficacy.cases import cases
 from serving.wire.request import SentCall, SentMessage, SentTool
 
 RUNS = 5
@@ -91,8 +98,30 @@ def _measure(name: str, messages: list[SentMessage], call: dict[str, Any]) -> No
     print(f"{name:<28} {size:>10,} {_least(find):>12.1f} {_least(facts):>12.1f} {_least(lambda: facts(same)):>12.1f}")
 
 
+def _of_file(path: Path) -> None:
+    sources: dict[str, dict[str, None]] = {}
+    for case in cases(path):
+        results = sources.setdefault(case.source, {})
+        results.update((message.text, None) for message in case.request.messages if message.role == "tool")
+    for source, results in sorted(sources.items()):
+        texts = cycle(results)
+        messages = [SentMessage("user", "Find my order and send the total to bob@example.com")]
+        left = 1_000_000 if any(results) else 0
+        while left > 0:
+            number = len(messages)
+            text = f"{next(texts)} {number}"
+            messages.append(SentMessage("assistant", "", calls=(SentCall(f"c{number}", "get_order", '{"id": 1}'),)))
+            messages.append(SentMessage("tool", text, tool_call_id=f"c{number}"))
+            left -= len(text)
+        if len(messages) > 1:
+            _measure(source, messages, _CALL)
+
+
 def main() -> None:
     print(f"{'history':<28} {'characters':>10} {'orders, ms':>12} {'facts, ms':>12} {'then, ms':>12}")
+    if len(sys.argv) > 1:
+        _of_file(Path(sys.argv[1]))
+        return
     for size in (1_000, 64_000, 250_000, 500_000, 1_000_000, 2_000_000):
         _measure("records", _history(size, _record), _CALL)
     for size in (250_000, 1_000_000):
