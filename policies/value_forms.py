@@ -7,7 +7,6 @@ case, white space or punctuation needs no needle of its own: it is equal once bo
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
 import unicodedata
@@ -38,6 +37,7 @@ _JSON_ESCAPES = (b"\\n", b"\\r", b"\\t", b"\\b", b"\\f")
 _JSON_UNIT = re.compile(rb"\\+u([0-9a-fA-F]{4})")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{20,}={0,2}")
 _LONG_WORD = re2.compile(rb"[A-Za-z0-9+/_-]{20,}={0,2}")
+_NO_LOWER_CASE = re.compile("[A-Z0-9]")
 _ISO_DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?!\d)")
 _MONTHS = [
     "january",
@@ -198,10 +198,10 @@ def _utf8(data: bytes) -> bytes:
 def from_base64(word: str) -> str | None:
     """The text that ``word`` encodes, if it is text."""
     body = word.rstrip("=").replace("-", "+").replace("_", "/")
-    if len(body) % 4 == 1 or not any(mark.isupper() or mark.isdigit() for mark in body):
+    if len(body) % 4 == 1 or _NO_LOWER_CASE.search(body) is None:
         return None
     try:
-        text = base64.b64decode(body + "=" * (-len(body) % 4), validate=True).decode()
+        text = binascii.a2b_base64(body + "=" * (-len(body) % 4), strict_mode=True).decode()
     except (binascii.Error, ValueError):
         return None
     return text if len(text) >= SHORTEST_SQUEEZED and text.isprintable() else None
