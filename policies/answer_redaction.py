@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from policies.model import Action, Decision, Mode, PolicyFinding, Redaction
-from policies.redaction import CannotRedact
+from policies.redaction import CHANGES, CannotRedact
 from serving.wire import splice
 from serving.wire.masking import Mask, Masks, Surface, joined, masked
 from serving.wire.splice import Span, Unspliceable
@@ -41,7 +41,7 @@ def wanted(decision: Decision) -> list[tuple[str, Redaction]]:
 def _redacting(decision: Decision) -> Iterator[PolicyFinding]:
     for one in decision.findings:
         counts = one.mode is Mode.ENFORCE and one.exception is None
-        if counts and one.finding.action in (Action.REDACT, Action.QUARANTINE):
+        if counts and one.finding.action in CHANGES:
             yield one
 
 

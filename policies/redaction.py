@@ -15,6 +15,8 @@ from policies.model import Action, Decision, Mode, PolicyFinding
 from serving.wire.masking import joined
 from serving.wire.message_texts import TextChange
 
+CHANGES = frozenset({Action.REDACT, Action.QUARANTINE})
+"""What is to be changed; what cannot be is refused."""
 _PATH = re.compile(r"/messages/(0|[1-9][0-9]{0,8})(/text)?")
 
 
@@ -32,7 +34,7 @@ def changes_of(decision: Decision, texts: Sequence[str]) -> dict[int, TextChange
         if found.mode is not Mode.ENFORCE or found.exception is not None:
             continue
         action = found.finding.action
-        if action not in (Action.REDACT, Action.QUARANTINE):
+        if action not in CHANGES:
             continue
         if not found.finding.redactions:
             raise CannotRedact(f"{found.policy}/{found.finding.id} names no place")

@@ -1,4 +1,4 @@
-"""Asks the policies about one exchange, puts every decision on record, and says what follows for the gate.
+"""What is asked about one exchange, stage by stage, and what follows from the decisions for the gate.
 
 A held call is let go, or refused, only after its outcome is on disk. If that cannot be had, the call is
 refused: an action that nobody could account for does not happen.
@@ -9,27 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Set
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from policies.answer_redaction import splices
-from policies.inputs import OF_THE_MOMENT, call_facts, decision_input, object_of, only_then, text_facts
+from policies.inputs import call_facts, object_of, text_facts
 from policies.model import (
     Action,
-    BudgetFacts,
     CallFacts,
-    CheckFact,
     Decision,
-    DecisionInput,
     Mode,
     ResponseFacts,
     Signal,
     Stage,
-    SurfaceFacts,
 )
 from policies.provenance import Facts
-from policies.redaction import CannotRedact, changes_of
+from policies.redaction import CHANGES, CannotRedact, changes_of
 from policies.seen import tools_of_results
 from policies.service import PolicySet
 from policies.signals import signals_of_hits
@@ -39,6 +35,7 @@ from proxy.approvals import Approvals
 from proxy.backgrounds import CALL_FACTS, ORDERS, Backgrounds, Histories
 from proxy.call_logprobs import call_logprobs
 from proxy.coverage import Coverage
+from proxy.deciding import Beside, Deciding
 from proxy.exchange import Exchange, Outcome
 from proxy.gated_choice import Answer, Question, TextQuestion
 from proxy.gated_text import Found, TextRule
@@ -60,13 +57,10 @@ _log = logging.getLogger(__name__)
 TEXT_STAGE_OF: dict[Surface, Stage] = {"reasoning": Stage.REASONING, "text": Stage.OUTPUT}
 _LATER = (Stage.REASONING, Stage.TOOL_CALL, Stage.OUTPUT, Stage.RESPONSE)
 _LARGE = 256 * 1024
-_LATER_KEPT = 64
-CHANGES = frozenset({Action.REDACT, Action.QUARANTINE})
-"""What is to be changed; what cannot be is refused."""
 
 
 class Judge:
-    """``facts`` gives what is known beside the request: the checks' verdicts so far and the budgets."""
+    """``facts``: see :class:`proxy.deciding.Deciding`."""
 
     def __init__(
         self,
@@ -76,7 +70,7 @@ class Judge:
         metrics: Metrics,
         *,
         json_depth: int,
-        facts: Callable[[Exchange], Awaitable[tuple[list[CheckFact], list[BudgetFacts]]]],
+        facts: Beside,
         histories: Histories | None = None,
         approvals: Approvals,
     ) -> None:
@@ -84,7 +78,6 @@ class Judge:
         self._approvals = approvals
         self._recorder = recorder
         self._metrics = metrics
-        self._facts = facts
         self._backgrounds = Backgrounds(policies, histories)
         self._reads_tools = any(policies.reads_field(stage, "request.tools") for stage in Stage)
         self._reads_changes = policies.reads_field(Stage.TOOL_CALL, "call.changed")
@@ -99,12 +92,9 @@ class Judge:
         self._texts_beside = {s: rule for s, rule in rules.items() if rule is not None and not rule.holds}
         self._surfaces = self._enforced_surfaces()
         self._coverage = Coverage(policies, holds_calls=self.holds_calls)
+        self._deciding = Deciding(policies, recorder, metrics, self._coverage, self._backgrounds, facts)
         self.wants_logprobs = policies.wants(Stage.TOOL_CALL, "call.logprobs")
         self._reads_logprobs = policies.reads_field(Stage.TOOL_CALL, "call.logprobs")
-        self._named = {
-            stage: frozenset(f for f in OF_THE_MOMENT if policies.names(stage, f"call.{f}")) for stage in Stage
-        }
-        self._recent = frozenset(stage for stage in Stage if policies.reads_field(stage, "run.recent_calls"))
         self._forgets_messages = not any(policies.reads_field(stage, "request.messages") for stage in _LATER)
         self._forgets_tools = not (
             any(policies.reads_field(stage, "request.tools") for stage in _LATER)
@@ -141,7 +131,7 @@ class Judge:
         if not self._policies.in_force(Stage.REQUEST):
             return {}
         texts = [message.text for message in x.news]
-        decision = await self._decide(x, Stage.REQUEST, "request", signals=await self._signals_of(texts))
+        decision = await self._deciding.decide(x, Stage.REQUEST, "request", signals=await self._signals_of(texts))
         if x.decided_seq == NOT_TAKEN:
             raise Refuse("record_unavailable", "What was decided about it could not be put on record.", retry_after=5)
         problem = ""
@@ -184,6 +174,10 @@ class Judge:
     def over(self, x: Exchange) -> None:
         """Nothing more is asked about ``x``."""
         self._backgrounds.release(x)
+
+    async def late(self, x: Exchange) -> None:
+        """Nobody waits any more: ask the policies that only record and had no answer at once."""
+        await self._deciding.late(x)
 
     async def ask(self, x: Exchange, question: Question | TextQuestion) -> Answer:
         """What follows from a question of the gate."""
@@ -249,7 +243,7 @@ class Judge:
         said = (seen.text if found.surface == "text" else seen.reasoning) if rule.text else None
         exposed = sum(max(0, min(hit.end, found.left) - hit.start) for hit in found.hits)
         masking, place = TextMasking(x, choice, found), f"{found.surface} of choice {choice}"
-        decision = await self._decide(
+        decision = await self._deciding.decide(
             x,
             stage,
             place,
@@ -266,7 +260,7 @@ class Judge:
         masks = decision.action in CHANGES and not masking.problem
         if masks and masking.masks is None:
             return Answer(surface=found.surface)  # nothing leaves by this: all matches are asked about
-        recorded = await self._recorded(x, stage, place, masks)
+        recorded = await self._deciding.recorded(x, stage, place, masks)
         if masks and not recorded:
             return Answer(STOPPED_UNRECORDED)
         if masks:
@@ -295,7 +289,9 @@ class Judge:
             arguments = object_of(call.arguments, self._depth)
             known = await self._backgrounds.call(x, call, arguments)
             facts = self._call_facts(x, call, arguments, known)
-            await self._decide(x, Stage.TOOL_CALL, place, call=facts, known=known, without=self._backgrounds.before)
+            await self._deciding.decide(
+                x, Stage.TOOL_CALL, place, call=facts, known=known, without=self._backgrounds.before
+            )
         x.behind.clear()
 
     async def response(self, x: Exchange) -> None:
@@ -306,7 +302,9 @@ class Judge:
             return
         for number, seen in sorted(x.seen.choices.items()):
             if not seen.responded:
-                await self._decide(x, Stage.RESPONSE, f"choice {number}", response=self._response_facts(x, number))
+                await self._deciding.decide(
+                    x, Stage.RESPONSE, f"choice {number}", response=self._response_facts(x, number)
+                )
 
     async def whole(self, x: Exchange, number: int) -> Answer:
         """Stage ``response`` of a choice that is given as a whole: nothing of it has left, so it can be masked, or be
@@ -316,11 +314,11 @@ class Judge:
         seen = x.seen.choice(number)
         seen.responded, masking = True, ResponseMasking(seen)
         place, facts = f"choice {number}", self._response_facts(x, number)
-        decision = await self._decide(x, Stage.RESPONSE, place, response=facts, masking=masking)
+        decision = await self._deciding.decide(x, Stage.RESPONSE, place, response=facts, masking=masking)
         if not decision.refuses and decision.action not in CHANGES:
             return Answer()
         masks = decision.action in CHANGES and not masking.problem
-        recorded = await self._recorded(x, Stage.RESPONSE, place, masks)
+        recorded = await self._deciding.recorded(x, Stage.RESPONSE, place, masks)
         if masks and not recorded:
             return Answer(STOPPED_UNRECORDED, cut=True, error=self._refusal == "error")
         if masks:
@@ -345,19 +343,6 @@ class Judge:
         )
 
     # -- parts -------------------------------------------------------------------------------------
-
-    async def _recorded(self, x: Exchange, stage: Stage, place: str, gives: bool) -> bool:
-        """Whether the newest decision is on disk. If it is not, and ``gives`` something to the client, that is not
-        given: a second record says so. What it takes away is taken away all the same."""
-        try:
-            await self._recorder.commit(x.decided_seq)
-        except JournalError:
-            _log.error("an answer was stopped%s, and the journal cannot be written", " in place of masked" * gives)
-            if gives:
-                self._metrics.decision(stage.value, Action.DENY.value, "interlock")
-                self._recorder.unrecorded(x, stage, place)
-            return False
-        return True
 
     def _unrecorded(self, x: Exchange, outcome: Outcome) -> None:
         """What was decided may reach the disk later, but is not what happens: a second record says so."""
@@ -394,7 +379,9 @@ class Judge:
             return self._call_facts(x, one, same, known)
 
         async def decide(facts: CallFacts, *, strict: bool = True) -> Decision:
-            return await self._decide(x, Stage.TOOL_CALL, place, call=facts, known=known, without=behind, strict=strict)
+            return await self._deciding.decide(
+                x, Stage.TOOL_CALL, place, call=facts, known=known, without=behind, strict=strict
+            )
 
         facts, given = facts_of(call), call
         decision = await decide(facts, strict=False)
@@ -431,91 +418,6 @@ class Judge:
         logprobs = call_logprobs(x.seen, call) if self._reads_logprobs else None
         changed = self._reads_changes and call.name in x.changed_tools
         return call_facts(call, arguments, x.request.tools, logprobs, known, changed, compared=self._compares)
-
-    async def _decide(
-        self,
-        x: Exchange,
-        stage: Stage,
-        surface: str,
-        *,
-        call: CallFacts | None = None,
-        known: Facts | None = None,
-        response: ResponseFacts | None = None,
-        text: SurfaceFacts | None = None,
-        signals: list[Signal] | None = None,
-        exposed: int = 0,
-        masking: TextMasking | ResponseMasking | None = None,
-        without: Set[str] = frozenset(),
-        strict: bool = False,
-    ) -> Decision:
-        """``known``: what ``call`` has from the history. ``without``: policies that are asked at another time.
-        ``masking`` is told what was decided. ``strict``: something is masked already, so nothing is let by unjudged."""
-        shown = self._policies.shown
-        checks: list[CheckFact] = []
-        budgets: list[BudgetFacts] = []
-        if shown(stage, "checks") or shown(stage, "budgets"):
-            checks, budgets = await self._facts(x)
-        question = decision_input(
-            x,
-            stage,
-            shown,
-            run=x.sighting.run.facts,
-            call=call,
-            response=response,
-            surface=text,
-            signals=self._policies.signals(call) if call is not None else signals,
-            checks=checks,
-            budgets=budgets,
-            orders=() if without and without == self._backgrounds.behind else await self._backgrounds.orders(x, stage),
-            table=self._backgrounds.table,
-        )
-        later: set[str] = set()
-        decision = await self._policies.decide(question, x.opened_ns, without, strict=strict, later=later)
-        note, recent = known.note if known is not None else None, stage in self._recent
-        then = partial(only_then, question, shown, self._named[stage], recent=recent, note=note)
-        parts = masking.of(decision) if masking is not None and decision.action in CHANGES else ()
-        self._decided(x, surface, decision, partial(self._recorder.decided, exposed=exposed, moment=then, masked=parts))
-        if later and len(x.later) < _LATER_KEPT:
-            put = partial(self._recorder.decided, exposed=exposed, moment=then)
-            x.later.append(partial(self._ask_later, x, question, surface, frozenset(later), put))
-        elif later:
-            x.coverage |= self._coverage.left_out(x, stage, later)
-        return decision
-
-    def _decided(self, x: Exchange, surface: str, decision: Decision, put: Callable[..., int]) -> None:
-        """Puts a decision on record, and what it says where it is counted."""
-        self._count(decision)
-        if decision.errors:
-            self._recorder.judge_failed(x, decision)
-            for error in decision.errors:
-                x.coverage |= self._coverage.failed(x, decision.stage, error)
-        for found in decision.findings:
-            x.sighting.run.add_finding(f"{found.policy}/{found.finding.id}")
-        if decision.asked:
-            x.decided_seq = put(x, surface, decision)
-
-    async def _ask_later(
-        self, x: Exchange, question: DecisionInput, surface: str, those: Set[str], put: Callable[..., int]
-    ) -> None:
-        without = self._policies.asked(question.stage).keys() - those
-        self._decided(x, surface, await self._policies.decide(question, x.opened_ns, without), put)
-
-    async def late(self, x: Exchange) -> None:
-        """Nobody waits any more: ask the policies that only record and had no answer at once."""
-        for ask in x.later:
-            await ask()
-        x.later.clear()
-
-    def _count(self, decision: Decision) -> None:
-        self._metrics.decision(decision.stage.value, decision.action.value, (decision.rule or "none").split("/")[0])
-        for error in decision.errors:
-            self._metrics.judge_error(decision.engine, error.cause)
-        for found in decision.findings:
-            if found.exception is not None:
-                self._metrics.excepted(found.policy, found.exception)
-            elif found.mode is not Mode.ENFORCE:
-                action = found.finding.action.value
-                self._metrics.decision(decision.stage.value, action, found.policy, found.mode.value)
 
 
 def _wants_change(decision: Decision) -> str | None:

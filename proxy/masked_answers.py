@@ -12,7 +12,7 @@ from typing import Any
 
 from policies.answer_redaction import keys_of, mask_arguments, masks_of_response, masks_of_text, wanted
 from policies.model import Action, CallFacts, Decision, Signal
-from policies.redaction import CannotRedact
+from policies.redaction import CHANGES, CannotRedact
 from proxy.exchange import ChoiceSeen, Exchange
 from proxy.gated_text import Found
 from serving.wire.masking import Masks, Surface
@@ -112,7 +112,7 @@ async def masked_call(
         if known.isdisjoint((one.set, one.id) for one in signals(facts)):
             return call, decision
         after = await decide(facts)
-        if after.action not in (Action.REDACT, Action.QUARANTINE):
+        if after.action not in CHANGES:
             return call, decision if after.action in (Action.ALLOW, Action.FLAG) else after
         decision = after
     raise CannotRedact(f"{decision.rule} finds more than can be masked")

@@ -26,13 +26,13 @@ from policies.model import (
     Signal,
     Stage,
 )
-from policies.redaction import CannotRedact, changes_of
+from policies.redaction import CHANGES, CannotRedact, changes_of
 from policies.seen import NO_SETTINGS, ToolTable
 from policies.service import PolicySet
 from policies.signals import signals_of_hits
 from policies.text_rules import names_field, reads_field
 from proxy.gated_text import Found, TextRule
-from proxy.judge import CHANGES, TEXT_STAGE_OF
+from proxy.judge import TEXT_STAGE_OF
 from proxy.replay.asking import Asking, Histories
 from proxy.replay.stored import UNFINISHED, UNREAD, Stored, StoredCall, StoredChoice, Unknown
 from proxy.whole import texts_of
