@@ -23,10 +23,12 @@ def digest_of(tool: SentTool) -> str:
 
 
 def digests(tools: Iterable[SentTool]) -> dict[str, str]:
-    """Name → digest. Of several tools of one name, all of them together are one."""
-    found: dict[str, str] = {}
+    """Name → digest. Of several tools of one name, all of them together are one, whatever their order."""
+    found: dict[str, set[str]] = {}
     for tool in tools:
-        own = digest_of(tool)
-        known = found.get(tool.name)
-        found[tool.name] = own if known is None else hashlib.blake2b((known + own).encode(), digest_size=16).hexdigest()
-    return found
+        found.setdefault(tool.name, set()).add(digest_of(tool))
+    return {name: one.pop() if len(one) == 1 else _joined(one) for name, one in found.items()}
+
+
+def _joined(several: Iterable[str]) -> str:
+    return hashlib.blake2b("".join(sorted(several)).encode(), digest_size=DIGEST_BYTES).hexdigest()
