@@ -4,7 +4,8 @@ How to think about it. One question to all costs what one to a single policy doe
 policy that takes long, or fails, must cost the others nothing: so half of the time is left for asking the enforced
 ones alone, each with a share of it, and again with what the quick ones left. And a policy that only records must make
 nobody wait: what has no answer with the others' is asked ``later``, by whoever waits, when nothing waits any more.
-Where all at once took long, the enforced ones are asked alone from the beginning for ``APART_SECONDS``.
+Where all at once took long, the enforced ones are asked alone from the beginning for ``APART_SECONDS``; and so they are
+about a large input, which takes each policy long (where they are many, reading it as often would take longer).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ PATIENCE_SECONDS = 0.05
 LONG_SECONDS = 0.03
 """What takes so long and gives no answer is not tried again at once."""
 
+LARGE_BYTES = 32 * 1024
+FEW = 4
 APART_SECONDS = 60.0
 ORDERS_KEPT = 512
 
@@ -67,10 +70,13 @@ class Asking:
     ) -> dict[str, Any] | EngineError:
         """What all say at once, nothing where that fails; the failure itself, where no other question can do better.
         ``spares``: there are some that nobody may have to wait for."""
-        began = self._clock()
-        if self._apart.get(stage, -math.inf) > began:
+        began, large = self._clock(), len(document) > LARGE_BYTES
+        if self._apart.get(stage, -math.inf) > began or (large and spares and len(enforced) <= FEW):
             return {}
-        most = self._timeout / 2 if enforced or not spares else min(PATIENCE_SECONDS, self._timeout)
+        if enforced or not spares:
+            most = self._timeout * (0.75 if large else 0.5)
+        else:
+            most = min(PATIENCE_SECONDS, self._timeout)
         try:
             return await self._engine.ask_all(stage, document, most, exchange)
         except EngineError as error:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from policies.asking import APART_SECONDS, PATIENCE_SECONDS, Asking
+from policies.asking import APART_SECONDS, LARGE_BYTES, PATIENCE_SECONDS, Asking
 from policies.engines.base import EngineError
 from policies.model import Mode, Stage
 
@@ -57,8 +57,8 @@ class Timed:
         return [who for who, _ in self.asked]
 
 
-async def ask(asking: Asking, *names: str, later: set[str] | None = None) -> dict[str, str]:
-    answers = await asking.answers(CALL, b"{}", frozenset(names), "x", later)
+async def ask(asking: Asking, *names: str, later: set[str] | None = None, document: bytes = b"{}") -> dict[str, str]:
+    answers = await asking.answers(CALL, document, frozenset(names), "x", later)
     return {name: "failed" if isinstance(answer, EngineError) else "found" for name, answer in answers.items()}
 
 
@@ -87,6 +87,18 @@ async def test_where_none_is_enforced_the_wait_is_short_even_at_the_first_time()
     assert await ask(asking, *engine.there, later=later) == {}
     assert later == {"s.slow", "w.quick"} and engine.now - 100.0 == pytest.approx(PATIENCE_SECONDS)
     assert await ask(asking, *engine.there) == {"s.slow": "failed", "w.quick": "found"}, "when nobody waits"
+
+
+async def test_about_a_large_input_those_that_only_record_are_asked_later() -> None:
+    engine = Timed({}, ["b.quick", "w.quick"])
+    asking = Asking(engine, MODES, 0.5, engine.clock)
+    later: set[str] = set()
+    large = b" " * (LARGE_BYTES + 1)
+    assert await ask(asking, *engine.there, later=later, document=large) == {"b.quick": "found"}
+    assert later == {"w.quick"} and engine.names == ["b.quick"]
+    assert set(await ask(asking, *engine.there, document=large)) == set(engine.there), "when nobody waits"
+    assert set(await ask(asking, "b.quick", later=set(), document=large)) == {"b.quick"}
+    assert engine.names == ["b.quick", "all", "all"]
 
 
 async def test_one_that_is_switched_off_and_takes_long_costs_that_once() -> None:
