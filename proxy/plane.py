@@ -43,7 +43,8 @@ from tracing.captures import CaptureModes, Captures
 from tracing.journal import Journal, JournalClosed
 from tracing.metrics import Metrics
 from tracing.prices import PriceBook
-from tracing.writer_link import WriterLink, WriterProcess
+from tracing.writer_link import WriterLink
+from tracing.writer_process import WriterProcess
 
 _CHECKS_GRACE = 2.0
 _STREAMS_GRACE = 2.0

@@ -17,7 +17,6 @@ import asyncio
 import logging
 import socket
 import subprocess
-import sys
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
@@ -33,15 +32,10 @@ from tracing.durable_log import DurableLog
 from tracing.records import AnyRecord, Record
 from tracing.room import FACTS_WEIGHT, JournalClosed, JournalFailed, Room
 from tracing.writer import Entry, FromWriter, Order, Ready, Told, Unready
+from tracing.writer_process import WriterProcess
 
 _log = logging.getLogger(__name__)
 
-# What ``python -m tracing.writer`` does, but from the folder that this file is in.
-_START = """
-import runpy, sys
-sys.path.insert(0, sys.argv.pop(1))
-runpy.run_module("tracing.writer", run_name="__main__", alter_sys=True)
-"""
 _READ = 64 * 1024
 _SEND = 256 * 1024
 _ENOUGH = 128 * 1024  # bytes that do not wait for more
@@ -60,30 +54,6 @@ class _Sent(msgspec.Struct):
     number: int
     weight: int
     data: bytes
-
-
-class WriterProcess:
-    """A writer that was started and waits for its order. It ends when its ``connection`` is closed."""
-
-    def __init__(self) -> None:
-        """Raises ``OSError`` if it cannot be started."""
-        self.connection, its = socket.socketpair()
-        try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _START, str(Path(__file__).parent.parent), str(its.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[its.fileno()],
-            )
-        except OSError:
-            self.connection.close()
-            raise
-        finally:
-            its.close()
-
-    def end(self) -> None:
-        """For one that has got no order."""
-        self.connection.close()
-        self.process.wait()
 
 
 class WriterLink(DurableLog):

@@ -7,7 +7,7 @@ things are not had again: how a stream happened to be cut into pieces, and what 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -21,7 +21,6 @@ from policies.model import (
     CheckFact,
     Decision,
     DecisionInput,
-    Mode,
     ResponseFacts,
     Signal,
     Stage,
@@ -30,10 +29,11 @@ from policies.redaction import CHANGES, CannotRedact, changes_of
 from policies.seen import NO_SETTINGS, ToolTable
 from policies.service import PolicySet
 from policies.signals import signals_of_hits
-from policies.text_rules import names_field, reads_field
+from policies.text_rules import names_field
 from proxy.gated_text import Found, TextRule
 from proxy.judge import TEXT_STAGE_OF
 from proxy.replay.asking import Asking, Histories
+from proxy.replay.missing import Missing, Needs, is_recorded
 from proxy.replay.stored import UNFINISHED, UNREAD, Stored, StoredCall, StoredChoice, Unknown
 from proxy.whole import texts_of
 from serving.wire.dialect import AnswerChoice
@@ -44,18 +44,6 @@ from tracing.records import Decided
 
 MALFORMED = "interlock/malformed_arguments"
 _MOMENT_OF_CALL = {f"call.{name}": UNREAD for name in OF_THE_MOMENT}
-_ASKED_BY_NAME = frozenset({*_MOMENT_OF_CALL, *HISTORY_FIELDS})
-"""Fields that only a policy which names them depends on; one that reads a whole takes what there is."""
-
-
-class Missing(msgspec.Struct, frozen=True):
-    """Why a policy could not be asked: the field that it reads, and what became of it. ``enforced``: its answer might
-    have stopped something."""
-
-    policy: str
-    field: str
-    why: str
-    enforced: bool = True
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -103,7 +91,7 @@ class Rejudge:
         rules = {surface: policies.text_rule(stage) for surface, stage in TEXT_STAGE_OF.items()}
         self._texts: dict[Surface, TextRule] = {s: rule for s, rule in rules.items() if rule is not None and rule.holds}
         self._beside = {s: rule for s, rule in rules.items() if rule is not None and not rule.holds}
-        self._missing: dict[tuple[Stage, frozenset[str]], tuple[tuple[str, str], ...]] = {}
+        self._needs = Needs(policies)
 
     async def exchange(self, x: Stored) -> list[Said]:
         """Everything that is asked about ``x``, in order, up to what stops it."""
@@ -148,7 +136,7 @@ class Rejudge:
         """Texts and calls; whether the answer is cut."""
         x = asking.x
         if not x.ended and (self._texts or self.policies.in_force(Stage.TOOL_CALL)):
-            missing = self._all(UNFINISHED)
+            missing = self._needs.of_answer(UNFINISHED)
             if missing:
                 said.append(Said("answer", Stage.TOOL_CALL, missing=missing))
         for choice in x.choices:
@@ -346,7 +334,7 @@ class Rejudge:
         then = then if then is not None else asking.then(stage, place)
         moment = then.moment if then is not None else {}
         lost = {
-            name: why for name, why in {**asking.x.unknown, **(unknown or {})}.items() if not _recorded(name, moment)
+            name: why for name, why in {**asking.x.unknown, **(unknown or {})}.items() if not is_recorded(name, moment)
         }
         checks = [CheckFact.model_validate(one) for one in moment.get("checks", ())]
         budgets = [BudgetFacts.model_validate(one) for one in moment.get("budgets", ())]
@@ -362,7 +350,7 @@ class Rejudge:
             table=self._histories.tools,
             **surface,
         )
-        missing = self._needed(stage, lost)
+        missing = self._needs.of(stage, lost)
         without = frozenset(one.policy for one in missing)
         decision = await self.policies.decide(question, asking.x.opened_ns, without, orders)
         self.questions += 1
@@ -387,20 +375,6 @@ class Rejudge:
             [name for name in wanted if not any(names_field(asked[name], field) for field in HISTORY_FIELDS)]
         )
 
-    def _needed(self, stage: Stage, lost: Unknown) -> tuple[Missing, ...]:
-        """The policies that read something that is lost."""
-        key = (stage, frozenset(lost))
-        known = self._missing.get(key)
-        if known is None:
-            known = self._missing[key] = tuple(_dependent(self.policies.asked(stage), lost))
-        modes = self.policies.modes
-        return tuple([Missing(policy, name, lost[name], modes[policy] is Mode.ENFORCE) for policy, name in known])
-
-    def _all(self, why: str) -> tuple[Missing, ...]:
-        asked = {**self.policies.asked(Stage.TOOL_CALL), **self.policies.asked(Stage.OUTPUT)}
-        enforced = [policy for policy in sorted(asked) if self.policies.modes[policy] is Mode.ENFORCE]
-        return tuple([Missing(policy, "answer", why) for policy in enforced])
-
 
 def _as_masked(said: Said, text: bytes | None) -> Said:
     """What is masked of a text that waits does not stop the answer; what cannot be does. None: it was masked then, and
@@ -413,21 +387,6 @@ def _as_masked(said: Said, text: bytes | None) -> Said:
     except CannotRedact:
         return said
     return msgspec.structs.replace(said, stopped_by=None)
-
-
-def _dependent(asked: Mapping[str, Collection[str]], lost: Unknown) -> Iterator[tuple[str, str]]:
-    """Each policy that depends on something lost, with the first such field."""
-    for policy, reads in asked.items():
-        for name in lost:
-            if names_field(reads, name) if name in _ASKED_BY_NAME else reads_field(reads, name):
-                yield policy, name
-                break
-
-
-def _recorded(name: str, moment: Mapping[str, Any]) -> bool:
-    """Whether a field is in what was recorded of a moment."""
-    part, _, below = name.partition(".")
-    return part in moment and (not below or (part == "run" and below in moment["run"]))
 
 
 def _utf8(text: str) -> bytes:

@@ -22,7 +22,8 @@ from policies.rollout import Exempt, Rollout
 from policies.seen import ToolTable
 from policies.service import PolicySet, with_settings
 from proxy.replay.asking import Histories
-from proxy.replay.judging import Missing, Rejudge, Said
+from proxy.replay.judging import Rejudge, Said
+from proxy.replay.missing import Missing
 from proxy.replay.stored import Stored, stored
 from proxy.replay.tally import Tally, stopped, stopped_then
 from proxy.replay.turns import InTurns

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from serving.wire.request import SentCall, SentMessage, SentTool
-from tracing import writer_link
+from tracing import writer_process
 from tracing.audit import verify
 from tracing.captures import CaptureModes
 from tracing.drafts import CallDraft, OpenedDraft, SettledDraft
@@ -234,8 +234,8 @@ async def test_content_over_which_two_writers_ended_is_left_out(
 import os, tracing.drafts
 tracing.drafts.OpenedDraft.fill = lambda *_: os._exit(9)
 """
-    head, run = writer_link._START.split("runpy.run_module", 1)
-    monkeypatch.setattr(writer_link, "_START", f"{head}{dies}runpy.run_module{run}")
+    head, run = writer_process.START.split("runpy.run_module", 1)
+    monkeypatch.setattr(writer_process, "START", f"{head}{dies}runpy.run_module{run}")
     link = open_link(tmp_path)
     link.append(opened(0), asked(f"poison {CANARY}"))
     await until_lost(link)
