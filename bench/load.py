@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Literal, cast
 
 import msgspec
@@ -64,6 +66,19 @@ class Seen(msgspec.Struct):
     wrong: int
     first_wrong: str
     first_byte: list[Times]
+
+
+def loaded(task: Task) -> Seen:
+    """What a load generator of its own saw; it is ended a minute after it should have been done."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.load"],
+        cwd=Path(__file__).parent.parent,
+        input=msgspec.json.encode(task),
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=task.seconds + task.warm_seconds + 60.0,
+    )
+    return msgspec.json.decode(done.stdout, type=Seen)
 
 
 class _Client(asyncio.Protocol):

@@ -8,8 +8,6 @@ all; the figure is the median of the rounds.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +15,9 @@ from pathlib import Path
 
 import msgspec
 
-from bench.load import Seen, Task
+from bench.load import Seen, Task, loaded
 from bench.stats import median
-from bench.targets import ROOT, Stage, Target, total
+from bench.targets import Stage, Target, total
 from bench.wire import KINDS, PLAIN, Answers, Kind, Shape
 
 _QUIET_SECONDS = 0.4
@@ -212,15 +210,7 @@ class Measurer:
             history=shape.history,
             events=shape.events,
         )
-        done = subprocess.run(
-            [sys.executable, "-m", "bench.load"],
-            cwd=ROOT,
-            input=msgspec.json.encode(task),
-            stdout=subprocess.PIPE,
-            check=True,
-            timeout=seconds + self._options.warm_seconds + 60.0,
-        )
-        seen = msgspec.json.decode(done.stdout, type=Seen)
+        seen = loaded(task)
         self._first += seen.answers + connections
         return seen
 

@@ -7,17 +7,15 @@ the warm-up and after each part, once the tree of processes is quiet, its reside
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from bench import proc
-from bench.load import Seen, Task
+from bench.load import Seen, Task, loaded
 from bench.measure import Measurer
-from bench.targets import ROOT, StartError, Target
+from bench.targets import StartError, Target
 from bench.wire import Kind
 
 POINTS = 10
@@ -122,12 +120,4 @@ def _load(measurer: Measurer, target: Target, kind: Kind, count: int, connection
         body_bytes=_ANY_SIZE,
         events=events,
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.load"],
-        cwd=ROOT,
-        input=msgspec.json.encode(task),
-        stdout=subprocess.PIPE,
-        check=True,
-        timeout=_PART_SECONDS + 60.0,
-    )
-    return msgspec.json.decode(done.stdout, type=Seen)
+    return loaded(task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import aiohttp
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from checks.verdict import CheckFailed
 
 _ANSWER_BYTES = 4 * 1024 * 1024
+_Answer = TypeVar("_Answer")
 
 
 def check_session(concurrency: int) -> aiohttp.ClientSession:
@@ -46,3 +48,13 @@ async def post(
         raise CheckFailed("connect") from None
     except (aiohttp.ClientError, OSError):
         raise CheckFailed("connection lost") from None
+
+
+def read_answer(body: bytes, shape: type[_Answer]) -> _Answer:
+    """What the answer says. ``CheckFailed``: ``shape``, ``bad json``."""
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except msgspec.ValidationError:
+        raise CheckFailed("shape") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise CheckFailed("bad json") from None

@@ -26,7 +26,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from checks.asking import bearer, post
+from checks.asking import bearer, post, read_answer
 from checks.verdict import CheckFailed, Direction, Finding, Scene
 
 _INTRODUCTION = """\
@@ -144,12 +144,7 @@ class LlmCheck:
         status, body = await post(self._session, self._url, self._question(text, scene), self._headers)
         if status != 200:
             raise CheckFailed(f"http {status}", by_text=status in _TOO_MUCH)
-        try:
-            answer = msgspec.json.decode(body, type=_Answer)
-        except msgspec.ValidationError:
-            raise CheckFailed("shape") from None
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise CheckFailed("bad json") from None
+        answer = read_answer(body, _Answer)
         score = _score(answer)
         usage = answer.usage or _Usage()
         tokens = usage.prompt_tokens + (usage.completion_tokens or 0)

@@ -22,7 +22,7 @@ from typing import Literal
 import aiohttp
 import msgspec
 
-from checks.asking import bearer, post
+from checks.asking import bearer, post, read_answer
 from checks.verdict import CheckFailed, Direction, Finding, Scene
 
 CONFIG_ROOT = Path(__file__).with_name("nemo_config")
@@ -103,12 +103,7 @@ class NemoCheck:
         )
         if status != 200:
             raise CheckFailed(f"http {status}")
-        try:
-            answer = msgspec.json.decode(body, type=_Answer)
-        except msgspec.ValidationError:
-            raise CheckFailed("shape") from None
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise CheckFailed("bad json") from None
+        answer = read_answer(body, _Answer)
         if answer.status == "blocked" and answer.content == INTERNAL_ERROR:
             raise CheckFailed("rail failed")
         if answer.status == "passed" and answer.content != text:

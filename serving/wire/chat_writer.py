@@ -21,7 +21,6 @@ from serving.wire.choice_events import (
     choice_of,
     event_like,
     finish_edits,
-    null,
     value,
 )
 from serving.wire.masking import Masks, Surface, masked, spelled_areas, touching_tokens
@@ -156,8 +155,8 @@ def _cut_choice(body: bytes, choice: Span, change: ChoiceChange) -> list[Edit]:
     message = at(body, choice, "message")
     return [
         *splice.remove_members(body, message, ["tool_calls"]),
-        *null(body, message, "reasoning", "reasoning_content"),
-        *null(body, choice, "logprobs", "token_ids"),
+        *splice.null(body, message, "reasoning", "reasoning_content"),
+        *splice.null(body, choice, "logprobs", "token_ids"),
         splice.set_member(body, message, "content", change.cut),
         splice.set_member(body, choice, "finish_reason", change.finish),
     ]
@@ -173,21 +172,21 @@ def _without_tokens(
     logprobs, ids = splice.member(body, choice, "logprobs"), splice.member(body, choice, "token_ids")
     shown = logprobs is not None and raw_of(body, logprobs.value) != b"null"
     if logprobs is None or not shown:
-        return null(body, choice, "token_ids")
+        return splice.null(body, choice, "token_ids")
     content = locate(body, ("content",), logprobs.value)
     if content is None or body[content.start] != ord("["):
-        return null(body, choice, "logprobs", "token_ids")
+        return splice.null(body, choice, "logprobs", "token_ids")
     tokens = splice.elements(body, content)
     listed = value(body, calls) or [] if calls is not None else []
     gone = hidden_tokens([value(body, token) for token in tokens], listed, hidden, texts)
     if gone is None:
-        return null(body, choice, "logprobs", "token_ids")
+        return splice.null(body, choice, "logprobs", "token_ids")
     edits = splice.remove_elements(body, content, gone)
     if ids is not None and raw_of(body, ids.value) != b"null":
         if len(splice.elements(body, ids.value)) == len(tokens):
             edits += splice.remove_elements(body, ids.value, gone)
         else:
-            edits += null(body, choice, "token_ids")
+            edits += splice.null(body, choice, "token_ids")
     return edits
 
 

@@ -42,16 +42,6 @@ def value(raw: bytes, span: Span) -> Any:
     return json.loads(raw[span.start : span.end])
 
 
-def null(raw: bytes, span: Span, *keys: str) -> list[Edit]:
-    """These members become null where they are there and are not null yet."""
-    found = [splice.member(raw, span, key) for key in keys]
-    return [
-        splice.replace(one.value, None)
-        for one in found
-        if one is not None and raw[one.value.start : one.value.end] != b"null"
-    ]
-
-
 def event_like(template: bytes, number: int, says: Mapping[str, Any], finish: str | None) -> bytes:
     """An event with one choice, ``number``, with ``says`` for its members, and everything beside the choices as in
     ``template``."""
@@ -62,8 +52,8 @@ def event_like(template: bytes, number: int, says: Mapping[str, Any], finish: st
         raise Unspliceable("a template without choices")
     edits = splice.remove_elements(template, listed, range(1, len(pieces)))
     choice = pieces[0]
-    edits += null(template, choice, "logprobs", "token_ids", "stop_reason")
-    edits += null(template, top, "prompt_token_ids", "prompt_text")
+    edits += splice.null(template, choice, "logprobs", "token_ids", "stop_reason")
+    edits += splice.null(template, top, "prompt_token_ids", "prompt_text")
     edits.append(splice.set_member(template, choice, "index", number))
     edits += [splice.set_member(template, choice, key, said) for key, said in says.items()]
     edits.append(splice.set_member(template, choice, "finish_reason", finish))
@@ -109,9 +99,9 @@ class ChoiceEventWriter:
 
 def finish_edits(raw: bytes, choice: Span, change: EventChange) -> list[Edit]:
     """What ``change`` says of the tokens and the finish reason of ``choice``."""
-    edits = null(raw, choice, "logprobs", "token_ids") if change.hide_tokens else []
+    edits = splice.null(raw, choice, "logprobs", "token_ids") if change.hide_tokens else []
     if change.open_end:
-        edits += null(raw, choice, "finish_reason", "stop_reason")
+        edits += splice.null(raw, choice, "finish_reason", "stop_reason")
     elif change.finish is not None:
         edits.append(splice.set_member(raw, choice, "finish_reason", change.finish))
     return edits

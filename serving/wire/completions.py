@@ -16,7 +16,6 @@ from serving.wire.choice_events import (
     choice_of,
     event_like,
     finish_edits,
-    null,
     value,
 )
 from serving.wire.completions_request import FIELDS, read_completions_request
@@ -103,7 +102,7 @@ class CompletionsWriter(ChoiceEventWriter):
         choice = choice_of(raw, change.choice)
         edits = finish_edits(raw, choice, change)
         if change.hide_tokens:
-            edits += null(raw, choice, *_PROMPT)
+            edits += splice.null(raw, choice, *_PROMPT)
         shift = self._shifts.get(change.choice, 0)
         if "text" in change.texts:
             where, told = at(raw, choice, "text"), change.texts["text"]
@@ -127,9 +126,9 @@ class CompletionsWriter(ChoiceEventWriter):
         for change in changes:
             choice = choices[change.position]
             if change.cut is None:
-                edits += [*_masked(body, choice, change.texts["text"]), *null(body, choice, *_PROMPT)]
+                edits += [*_masked(body, choice, change.texts["text"]), *splice.null(body, choice, *_PROMPT)]
                 continue
-            edits += null(body, choice, "logprobs", "token_ids", "stop_reason", *_PROMPT)
+            edits += splice.null(body, choice, "logprobs", "token_ids", "stop_reason", *_PROMPT)
             edits.append(splice.set_member(body, choice, "text", change.cut))
             edits.append(splice.set_member(body, choice, "finish_reason", change.finish))
         return splice.apply(body, edits)
@@ -149,14 +148,14 @@ def _masked(body: bytes, choice: Span, masks: Masks) -> list[Edit]:
     edits = [splice.replace(where, masked(text, masks))]
     logprobs, ids = splice.member(body, choice, "logprobs"), splice.member(body, choice, "token_ids")
     if logprobs is None or body[logprobs.value.start : logprobs.value.end] == b"null":
-        return edits + null(body, choice, "token_ids")
+        return edits + splice.null(body, choice, "token_ids")
     lists = ((name, locate(body, (name,), logprobs.value)) for name in _LISTS)
     found = {name: span for name, span in lists if span is not None and body[span.start : span.start + 1] == b"["}
     tokens = [utf8(token) for token in value(body, found["tokens"])] if "tokens" in found else []
     same = {len(splice.elements(body, span)) for span in found.values()} == {len(tokens)}
     areas = spelled_areas(b"".join(tokens), {text: masks})
     if not same or areas is None:
-        return edits + null(body, choice, "logprobs", "token_ids")
+        return edits + splice.null(body, choice, "logprobs", "token_ids")
     gone = touching_tokens(tokens, areas)
     for name, span in found.items():
         edits += splice.remove_elements(body, span, gone)
@@ -166,7 +165,7 @@ def _masked(body: bytes, choice: Span, masks: Masks) -> list[Edit]:
         if len(splice.elements(body, ids.value)) == len(tokens):
             edits += splice.remove_elements(body, ids.value, gone)
         else:
-            edits += null(body, choice, "token_ids")
+            edits += splice.null(body, choice, "token_ids")
     return edits
 
 

@@ -25,14 +25,14 @@ def given_instead(raw: bytes, top: Span, stage: int, item: Item) -> list[Edit]:
         return edits + ([splice.replace(listed.value, [])] if listed is not None else [])
     if stage == Stage.PART_DONE:
         part = _at(raw, top, "part")
-        return [splice.replace(_at(raw, part, "text"), said), *null(raw, part, "logprobs")]
+        return [splice.replace(_at(raw, part, "text"), said), *splice.null(raw, part, "logprobs")]
     return item_instead(raw, _at(raw, top, "item"), item) if stage == Stage.DONE else []
 
 
 def item_instead(raw: bytes, copy: Span, item: Item) -> list[Edit]:
     """The same for the whole item that stands at ``copy``; without the tokens, if only those are hidden."""
     if item.given is None:
-        return [edit for part in _parts(raw, copy) for edit in null(raw, part, "logprobs")]
+        return [edit for part in _parts(raw, copy) for edit in splice.null(raw, part, "logprobs")]
     said = item.given.decode("utf-8", "surrogatepass")
     if item.type == CALL:
         return [splice.replace(_at(raw, copy, "arguments"), said)]
@@ -40,7 +40,7 @@ def item_instead(raw: bytes, copy: Span, item: Item) -> list[Edit]:
     edits: list[Edit] = []
     for place, part in enumerate(parts):
         edits.append(splice.replace(_at(raw, part, "text"), "" if place else said))
-        edits += null(raw, part, "logprobs")
+        edits += splice.null(raw, part, "logprobs")
     return edits
 
 
@@ -97,16 +97,6 @@ def without_tokens(
         else:
             edits += splice.remove_elements(body, listed.value, gone)
     return edits
-
-
-def null(raw: bytes, span: Span, *keys: str) -> list[Edit]:
-    """These members become null where they are there and are not null yet."""
-    found = [splice.member(raw, span, key) for key in keys]
-    return [
-        splice.replace(one.value, None)
-        for one in found
-        if one is not None and raw[one.value.start : one.value.end] != b"null"
-    ]
 
 
 def _parts(raw: bytes, item: Span) -> list[Span]:

@@ -30,7 +30,7 @@ from serving.wire.responses_items import (
     text_part,
     utf8,
 )
-from serving.wire.responses_masks import given_instead, item_instead, masked_texts, null, whole_masked, without_tokens
+from serving.wire.responses_masks import given_instead, item_instead, masked_texts, whole_masked, without_tokens
 from serving.wire.responses_stream import ResponsesReader
 from serving.wire.splice import Edit, Span, Unspliceable
 from serving.wire.vocabulary import Event, Usage
@@ -148,7 +148,7 @@ class ResponsesWriter:
         if not shown and not masked:
             return raw
         response = _at(raw, _document(raw), "response")
-        edits = null(raw, response, "output_messages")
+        edits = splice.null(raw, response, "output_messages")
         for copy in splice.elements(raw, _at(raw, response, "output")):
             item_id = splice.member(raw, copy, "id")
             name = splice.text(raw, item_id.value) if item_id is not None else ""
@@ -296,7 +296,7 @@ def _without_tokens(raw: bytes, top: Span, own: Said) -> list[Edit]:
         listed = splice.member(raw, top, "logprobs")
         return [splice.replace(listed.value, [])] if listed is not None else []
     if own.stage == Stage.PART_DONE:
-        return null(raw, _at(raw, top, "part"), "logprobs")
+        return splice.null(raw, _at(raw, top, "part"), "logprobs")
     if own.stage == Stage.DONE:
         return _without_logprobs(raw, _at(raw, top, "item"))
     return []
@@ -308,7 +308,7 @@ class WholeResponses:
     def whole(self, body: bytes, changes: Sequence[ChoiceChange]) -> bytes:
         for change in changes:
             top = splice.root(body)
-            edits = null(body, top, "output_messages")
+            edits = splice.null(body, top, "output_messages")
             if change.cut is not None:
                 edits += _cut(body, top, change)
             else:
@@ -393,4 +393,4 @@ def _without_logprobs(raw: bytes, item: Span) -> list[Edit]:
     content = _at(raw, item, "content")
     if raw[content.start : content.start + 1] != b"[":
         return []
-    return [edit for part in splice.elements(raw, content) for edit in null(raw, part, "logprobs")]
+    return [edit for part in splice.elements(raw, content) for edit in splice.null(raw, part, "logprobs")]

@@ -156,6 +156,14 @@ def replace(span: Span, value: object) -> Edit:
     return Edit(span, encode(value))
 
 
+def null(raw: bytes, span: Span, *keys: str) -> list[Edit]:
+    """Make these members null, where they are there and are not null yet."""
+    found = [member(raw, span, key) for key in keys]
+    return [
+        replace(one.value, None) for one in found if one is not None and raw[one.value.start : one.value.end] != b"null"
+    ]
+
+
 def append_to_string(raw: bytes, span: Span, more: str) -> Edit:
     """``more`` is added at the end of the string at ``span``."""
     if raw[span.start] != _QUOTE:
