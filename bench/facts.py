@@ -24,6 +24,7 @@ from typing import Any
 from policies.known import KnownTexts, candidates
 from policies.orders import Passage
 from policies.provenance import Background
+from policies.replaced import Shown
 from policies.seen import NO_SETTINGS
 from proxy.efficacy.cases import cases
 from serving.wire.request import SentCall, SentMessage, SentTool
@@ -91,11 +92,15 @@ def _measure(name: str, messages: list[SentMessage], call: dict[str, Any]) -> No
     def texts() -> KnownTexts:
         return KnownTexts(lambda text: known.get(text, []), most_bytes=64 * 1024 * 1024)
 
-    def facts(before: KnownTexts | None = None) -> None:
-        Background(messages, _TOOLS, NO_SETTINGS, before or texts()).facts("send_mail", call)
+    def facts(before: KnownTexts, shown: Shown) -> None:
+        background = Background(messages, _TOOLS, NO_SETTINGS, before, shown=shown)
+        background.facts("send_mail", call)
+        background.show(shown)
 
-    same = texts()
-    print(f"{name:<28} {size:>10,} {_least(find):>12.1f} {_least(facts):>12.1f} {_least(lambda: facts(same)):>12.1f}")
+    same, run = texts(), Shown()
+    found, first = _least(find), _least(lambda: facts(texts(), Shown()))
+    facts(same, run)
+    print(f"{name:<28} {size:>10,} {found:>12.1f} {first:>12.1f} {_least(lambda: facts(same, run)):>12.1f}")
 
 
 def _of_file(path: Path) -> None:

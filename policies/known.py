@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 from typing import NamedTuple, TypeVar
+from zlib import crc32
 
 from pydantic import TypeAdapter
 
@@ -26,7 +27,7 @@ from policies.naming import ToolNames, delegates
 from policies.orders import GIVES_ORDERS, Passage, passages
 from policies.places import Cut
 from policies.seen import Piece
-from policies.value_forms import squeezed
+from policies.value_forms import squeezed, values_in
 
 DOUBTFUL = 0.05
 """From this score on a passage is held against a call: that it names the call may settle what it is."""
@@ -108,6 +109,11 @@ class KnownText:
     def mark(self) -> bytes:
         """By which it is known again without its words."""
         return blake2b(self.text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+
+    @cached_property
+    def values(self) -> tuple[int, ...]:
+        """Hashes of the values in it that a summary may repeat."""
+        return tuple(map(crc32, values_in(self.text)))
 
     @cached_property
     def squeezed(self) -> bytes:

@@ -32,11 +32,11 @@ from zlib import crc32
 from policies.known import KnownText
 from policies.orders import GIVES_ORDERS
 from policies.seen import Piece
-from policies.value_forms import SHORTEST_SQUEEZED, squeezed, values_in
+from policies.value_forms import SHORTEST_SQUEEZED, squeezed
 
 MOST_BYTES = 16 * 1024 * 1024
 """Of all runs together."""
-MOST_TEXTS = 512
+MOST_TEXTS = 4096
 """Texts of a run that are known again."""
 MOST_RESULTS = 128
 MOST_VALUES = 1024
@@ -166,40 +166,52 @@ class Shown:
     def show(self, pieces: Sequence[tuple[Piece, KnownText]], asked: Set[int], stands_in: Collection[int] = ()) -> None:
         """A history is what the run has shown. ``asked``: the results whose source the user named; ``stands_in``: the
         messages that stand in for what is gone."""
+        results: list[tuple[Piece, KnownText]] = []
         with self._lock:
-            for piece, text in pieces:
-                stands = piece.message in stands_in and piece.source not in ("tool", "call")
+            for piece, text in pieces[-MOST_TEXTS:]:
                 if text.mark in self._texts:
                     continue
+                stands = piece.message in stands_in and piece.source not in ("tool", "call")
                 self._texts[text.mark] = stands
                 if piece.source == "tool":
-                    self._result(piece, text, piece.message in asked)
+                    results.append((piece, text))
                 elif piece.source in ("user", "system") and not stands:
                     self._says(text)
             while len(self._texts) > MOST_TEXTS:
                 del self._texts[next(iter(self._texts))]
+            self._add(results[-MOST_RESULTS:], asked)
 
     def _says(self, text: KnownText) -> None:
         room = MOST_SHINGLES_TOLD - len(self._told)
         if room > 0:
             self._told = array("I", sorted({*self._told, *islice(_rows(text.squeezed, MOST_SHINGLES_TOLD), room)}))
 
-    def _result(self, piece: Piece, text: KnownText, asked: bool) -> None:
-        number = self._count
-        self._count += 1
-        self._results[number] = text.mark, piece.tool
-        for value in map(crc32, values_in(text.text)):
-            self._values[value] = (*self._values.pop(value, ()), number)[-4:]
-            if len(self._values) > MOST_VALUES:
-                del self._values[next(iter(self._values))]
+    def _add(self, results: Sequence[tuple[Piece, KnownText]], asked: Set[int]) -> None:
+        numbered = [*enumerate(results, self._count)]
+        self._count += len(results)
+        values: dict[int, list[int]] = {}
+        for number, (_, text) in reversed(numbered):
+            for value in text.values:
+                values.setdefault(value, []).append(number)
+            if len(values) >= MOST_VALUES:
+                break
+        for value, numbers in reversed(values.items()):
+            self._values[value] = (*self._values.pop(value, ()), *reversed(numbers))[-4:]
+        for value in [*islice(self._values, max(0, len(self._values) - MOST_VALUES))]:
+            del self._values[value]
+        for number, (piece, text) in numbered:
+            self._results[number] = text.mark, piece.tool
+            self._keep_passages(number, text, piece.message in asked)
+        for number in [*islice(self._results, max(0, len(self._results) - MOST_RESULTS))]:
+            del self._results[number]
+
+    def _keep_passages(self, number: int, text: KnownText, asked: bool) -> None:
         told = text.told
         for passage, score, words in zip(told.passages, told.scores, told.words, strict=True):
             if score >= GIVES_ORDERS:
                 rows = array("I", sorted(set(_rows(squeezed(words), MOST_SHINGLES))))
                 self._passages.append(Passage(number, passage.kinds, score, asked, rows))
         del self._passages[:-MOST_PASSAGES]
-        if len(self._results) > MOST_RESULTS:
-            del self._results[next(iter(self._results))]
 
 
 def _rows(tight: bytes, most: int) -> Iterable[int]:

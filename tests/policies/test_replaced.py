@@ -170,6 +170,34 @@ def test_of_many_values_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch
     assert len(shown._values) == 64
 
 
+def test_of_many_results_in_one_history_the_newest_values_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replaced, "MOST_VALUES", 64)
+    monkeypatch.setattr(replaced, "MOST_RESULTS", 8)
+    shown = Shown()
+    pages = []
+    for page in range(12):
+        pages += result(" ".join(f"code_{page}_{at}" for at in range(30)) + " shared_77120", call_id=f"c{page}")
+    seen(shown, SYSTEM, TASK, *pages, to="nobody")
+    assert (len(shown._values), len(shown._results)) == (64, 8)
+    summary = user("Summary: code_11_7 and code_10_7 and shared_77120 are open, code_0_7 is not.")
+    for subject, sources in (("code_11_7", 2), ("code_10_7", 2), ("shared_77120", 2), ("code_0_7", 1)):
+        assert len(value(seen(shown, SYSTEM, summary, subject=subject)).origins) == sources
+
+
+def test_a_history_longer_than_what_is_remembered_shows_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replaced, "MOST_TEXTS", 16)
+    shown = Shown()
+    history = [
+        message for page in range(30) for message in result(f"page {page} has code_{page}_1", call_id=f"c{page}")
+    ]
+    seen(shown, *history, to="nobody")
+    kept = dict(shown._results)
+    seen(shown, *history, to="nobody")
+    assert shown._results == kept
+    seen(shown, *history, *result("the last one has code_99_1", call_id="c99"), to="nobody")
+    assert len(shown._results) == len(kept) + 1
+
+
 def test_runs_that_were_not_seen_for_longest_are_forgotten() -> None:
     runs = ShownRuns(most_bytes=20_000)
     for number in range(40):
