@@ -20,8 +20,9 @@ held and passes at once. After :meth:`Gate.cut` nothing is accepted any more.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 
-from proxy.gated_change import leaving
+from proxy.gated_change import LOOK_AHEAD, leaving
 from proxy.gated_choice import NEXT, Answer, Choice, HeldCall, HeldEvent, Kind, Problem, Question, State, TextQuestion
 from proxy.gated_text import Found, Place, TextRule, TextWatch
 from serving.wire.masking import Surface
@@ -425,6 +426,8 @@ class Gate:
             if texts is not None:
                 if not texts.may_go(queue[0].place):
                     break
+                if self._watch and queue[0].delta.tokens and not _next_may_go(texts, queue):
+                    break
                 texts.gave(queue[0].place)
             held = queue.popleft()
             self.held_bytes -= len(held.event.raw)
@@ -468,3 +471,9 @@ class Gate:
             text = "\n\n" + text
         choice.said = True
         self._out.append(self._writer.text(template, number, text))
+
+
+def _next_may_go(texts: TextWatch, queue: Iterable[HeldEvent]) -> bool:
+    """Whether it is known what is masked of the text after the first event, whose tokens show how that might begin."""
+    places = (one.place for one in islice(queue, 1, 1 + LOOK_AHEAD))
+    return texts.may_go(next(filter(None, places), ()))

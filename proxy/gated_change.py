@@ -2,10 +2,13 @@
 masked, whether its tokens may be shown.
 
 An event's tokens are hidden if they may spell any of what is refused or masked: a call that it touches, a span that its
-text touches, and where they spell something else than its text, a span in what was said about then.
+text touches, and where they spell something else than its text, a span in what was said about then. So are those of the
+event before a span: what else they might have been may be how the span begins.
 """
 
 from __future__ import annotations
+
+from itertools import islice
 
 import msgspec
 
@@ -14,6 +17,9 @@ from proxy.gated_text import TextWatch
 from serving.wire.masking import Surface, masked, touches, utf8
 from serving.wire.vocabulary import ChoiceDelta
 from serving.wire.writer import EventChange
+
+LOOK_AHEAD = 4
+"""Events after one that shows tokens, of which the first that says something is to be judged before that one leaves."""
 
 _SURFACES: tuple[Surface, ...] = ("reasoning", "text")
 
@@ -31,8 +37,8 @@ _AS_IT_IS = Leaving()
 
 
 def leaving(choice: Choice, held: HeldEvent, closing: str) -> Leaving:
-    """What becomes of an event whose calls and texts are judged. ``closing``: the finish reason of a choice whose calls
-    were all refused."""
+    """What becomes of an event whose calls and texts are judged, and which is out of the queue. ``closing``: the finish
+    reason of a choice whose calls were all refused."""
     watch = choice.texts if choice.texts is not None and choice.texts.masked else None
     if watch is None and not choice.calls:
         return _AS_IT_IS
@@ -43,7 +49,9 @@ def leaving(choice: Choice, held: HeldEvent, closing: str) -> Leaving:
         return _AS_IT_IS
     texts: dict[Surface, str] = {}
     if watch is not None:
-        texts, shows = _texts(watch, held), shows or _shows(watch, held)
+        texts = _texts(watch, held)
+        if delta.tokens:
+            shows = shows or _shows(watch, held) or any(_shows(watch, after) for after in _after(choice))
     finish = delta.finish
     if finish is not None and choice.refused and not choice.kept and finish != "length":
         finish = closing
@@ -111,6 +119,13 @@ def _shows(watch: TextWatch, held: HeldEvent) -> bool:
         if touches(watch.masks(surface), start, end):
             return True
     return False
+
+
+def _after(choice: Choice) -> list[HeldEvent]:
+    """The events that come next, up to the first one that says something."""
+    found = list(islice(choice.queue, LOOK_AHEAD))
+    said = (at for at, one in enumerate(found) if one.delta.reasoning or one.delta.text)
+    return found[: next(said, len(found)) + 1]
 
 
 def _said(delta: ChoiceDelta, surface: Surface) -> str:

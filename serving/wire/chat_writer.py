@@ -23,7 +23,7 @@ from serving.wire.choice_events import (
     finish_edits,
     value,
 )
-from serving.wire.masking import Masks, Surface, masked, spelled_areas, touching_tokens
+from serving.wire.masking import Masks, Surface, masked, showing_tokens, spelled_areas, touching_tokens
 from serving.wire.splice import Edit, Span, locate
 from serving.wire.vocabulary import Event
 from serving.wire.writer import ChoiceChange, EventChange
@@ -197,8 +197,8 @@ def raw_of(body: bytes, span: Span) -> bytes:
 def hidden_tokens(
     tokens: Sequence[Any], calls: Sequence[Any], hidden: Collection[int], texts: Mapping[str, Masks]
 ) -> set[int] | None:
-    """Which tokens spell the calls whose indices are ``hidden``, or the masked spans of ``texts``; None if that is not
-    certain.
+    """Which tokens spell the calls whose indices are ``hidden``, or show the masked spans of ``texts``; None if that is
+    not certain.
 
     The raw model text is what the tokens' bytes spell. Each call must be found there as one
     ``<tool_call>…</tool_call>`` that says the same name and arguments, and there must be no other; each text just once.
@@ -207,7 +207,9 @@ def hidden_tokens(
     raw = b"".join(pieces)
     areas = spelled_areas(raw, texts)
     written = _call_areas(raw, calls, hidden) if hidden else []
-    return None if areas is None or written is None else touching_tokens(pieces, areas + written)
+    if areas is None or written is None:
+        return None
+    return showing_tokens(pieces, areas) | touching_tokens(pieces, written)
 
 
 def _call_areas(raw: bytes, calls: Sequence[Any], hidden: Collection[int]) -> list[tuple[int, int]] | None:

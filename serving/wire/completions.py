@@ -21,7 +21,7 @@ from serving.wire.choice_events import (
 from serving.wire.completions_request import FIELDS, read_completions_request
 from serving.wire.completions_stream import CompletionsReader, read_event
 from serving.wire.dialect import AnswerChoice, Api, Coerced, StreamReader, UpstreamRefuses, WholeAnswer
-from serving.wire.masking import Masks, masked, shift_of, spelled_areas, touching_tokens, utf8
+from serving.wire.masking import Masks, masked, shift_of, showing_tokens, spelled_areas, utf8
 from serving.wire.request import ChatRequest
 from serving.wire.splice import Edit, Span, locate
 from serving.wire.vocabulary import Event
@@ -156,7 +156,7 @@ def _masked(body: bytes, choice: Span, masks: Masks) -> list[Edit]:
     areas = spelled_areas(b"".join(tokens), {text: masks})
     if not same or areas is None:
         return edits + splice.null(body, choice, "logprobs", "token_ids")
-    gone = touching_tokens(tokens, areas)
+    gone = showing_tokens(tokens, areas)
     for name, span in found.items():
         edits += splice.remove_elements(body, span, gone)
         if name == "text_offset":

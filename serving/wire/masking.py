@@ -97,6 +97,18 @@ def touching_tokens(pieces: Sequence[bytes], areas: Collection[tuple[int, int]])
     return gone
 
 
+def showing_tokens(pieces: Sequence[bytes], areas: Collection[tuple[int, int]]) -> set[int]:
+    """Those, and of each area the one before: what might have stood in its place may begin what the area says."""
+    gone = touching_tokens(pieces, areas)
+    for place in sorted(gone):
+        while place > 0 and place - 1 not in gone:
+            place -= 1
+            gone.add(place)
+            if pieces[place]:
+                break
+    return gone
+
+
 def spelled_areas(spelled: bytes, texts: Mapping[str, Masks]) -> list[tuple[int, int]] | None:
     """Where the masked spans of ``texts`` (text → its masks) stand in what the tokens spell; None if that is not
     certain: a text that stands there more than once, or not just so."""

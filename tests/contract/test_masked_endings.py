@@ -58,7 +58,7 @@ async def staged(
 
     async def answers(self: Asking, stage_: Any, document: bytes, those: frozenset[str], *more: Any) -> Answers:
         nonlocal count
-        if stage_ in ("output", "reasoning"):
+        if stage_ in ("output", "reasoning") and "team.keys" in those:
             count += 1
             if count == nth:
                 stage.asked.set()
