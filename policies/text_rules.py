@@ -22,9 +22,12 @@ from serving.patterns import Pattern, PatternSet, named_only
 from serving.regex_shape import ShapeError, shape_of
 from serving.stream_patterns import StreamPatterns, StreamScanner
 from serving.whole_matches import Searched, WholeMatches
+from serving.wire.masking import Surface
 
 SIGNALS = "signals"
 TEXT = "surface.text"
+STAGE_OF: Mapping[Surface, Stage] = {"reasoning": Stage.REASONING, "text": Stage.OUTPUT}
+"""The stage of each surface of an answer that is text."""
 
 
 class HoldError(BundleError):

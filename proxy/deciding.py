@@ -38,7 +38,7 @@ from tracing.metrics import Metrics
 _log = logging.getLogger(__name__)
 
 _LATER_KEPT = 64
-Beside = Callable[[Exchange], Awaitable[tuple[list[CheckFact], list[BudgetFacts]]]]
+FactsBeside = Callable[[Exchange], Awaitable[tuple[list[CheckFact], list[BudgetFacts]]]]
 """What is known beside the request: the checks' verdicts so far, and the budgets."""
 
 
@@ -52,7 +52,7 @@ class Deciding:
         metrics: Metrics,
         coverage: Coverage,
         backgrounds: Backgrounds,
-        facts: Beside,
+        facts: FactsBeside,
     ) -> None:
         self._policies = policies
         self._recorder = recorder

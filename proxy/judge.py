@@ -30,12 +30,13 @@ from policies.seen import tools_of_results
 from policies.service import PolicySet
 from policies.signals import signals_of_hits
 from policies.sinks import sink_values
+from policies.text_rules import STAGE_OF
 from policies.tool_digests import digests
 from proxy.approvals import Approvals
 from proxy.backgrounds import CALL_FACTS, ORDERS, Backgrounds, Histories
 from proxy.call_logprobs import call_logprobs
 from proxy.coverage import Coverage
-from proxy.deciding import Beside, Deciding
+from proxy.deciding import Deciding, FactsBeside
 from proxy.exchange import Exchange, Outcome
 from proxy.gated_choice import Answer, Question, TextQuestion
 from proxy.gated_text import Found, TextRule
@@ -54,7 +55,6 @@ from tracing.records import UNRECORDED
 
 _log = logging.getLogger(__name__)
 
-TEXT_STAGE_OF: dict[Surface, Stage] = {"reasoning": Stage.REASONING, "text": Stage.OUTPUT}
 _LATER = (Stage.REASONING, Stage.TOOL_CALL, Stage.OUTPUT, Stage.RESPONSE)
 _LARGE = 256 * 1024
 
@@ -70,7 +70,7 @@ class Judge:
         metrics: Metrics,
         *,
         json_depth: int,
-        facts: Beside,
+        facts: FactsBeside,
         histories: Histories | None = None,
         approvals: Approvals,
     ) -> None:
@@ -87,7 +87,7 @@ class Judge:
         self._depth = json_depth
         self.closing = "content_filter" if settings.refusal == "content_filter" else "stop"
         self.holds_calls = policies.enforced(Stage.TOOL_CALL)
-        rules = {surface: policies.text_rule(stage) for surface, stage in TEXT_STAGE_OF.items()}
+        rules = {surface: policies.text_rule(stage) for surface, stage in STAGE_OF.items()}
         self.texts: dict[Surface, TextRule] = {s: rule for s, rule in rules.items() if rule is not None and rule.holds}
         self._texts_beside = {s: rule for s, rule in rules.items() if rule is not None and not rule.holds}
         self._surfaces = self._enforced_surfaces()
@@ -236,7 +236,7 @@ class Judge:
 
     async def _text_decision(self, x: Exchange, choice: int, found: Found) -> Answer:
         """The refusal with which the answer is cut, or what is masked of it."""
-        stage = TEXT_STAGE_OF[found.surface]
+        stage = STAGE_OF[found.surface]
         rule = self._policies.text_rule(stage)
         assert rule is not None
         seen = x.seen.choices[choice]

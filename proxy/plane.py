@@ -35,7 +35,7 @@ from proxy.judges import Judges
 from proxy.recorder import Recorder
 from proxy.relay import Relay
 from proxy.reloading import Ends, Reloader, Serve, Stamp, fetched_bundle, serials_of, stamp_of
-from proxy.share import ShareMeter
+from proxy.server_time import ShareMeter
 from proxy.state import Alerts, Runs
 from serving.patterns import shipped_redactor
 from serving.settings import Settings

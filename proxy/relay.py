@@ -38,8 +38,8 @@ from proxy.recorder import Recorder
 from proxy.refusals import Refuse, refusal_answer
 from proxy.rewriting import changed
 from proxy.runs import Sighting
+from proxy.server_time import ShareMeter
 from proxy.settling import Settling
-from proxy.share import ShareMeter
 from proxy.state import Runs
 from proxy.trace_context import join
 from serving.allocator import Holes

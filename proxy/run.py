@@ -14,8 +14,8 @@ import msgspec
 
 from policies.model import CheckFact, RecentCall, RunFacts
 from proxy.breakers import loops
+from proxy.fair_shares import Item
 from proxy.history import Step, canonical_arguments
-from proxy.shares import Item
 from serving.wire.message_texts import TextChange
 from serving.wire.request import SentCall
 

@@ -22,7 +22,7 @@ Nodes carry the state of the loop detector, so that it, too, follows the branch 
 that is refused leaves nothing, and counts for no detector.
 
 Everything is kept per agent (the agent is in every hash), in memory, and bounded in number and bytes. What is
-forgotten is fair (``proxy.shares``): the agent that has most loses its run that was not seen for longest, and runs
+forgotten is fair (``proxy.fair_shares``): the agent that has most loses its run that was not seen for longest, and runs
 that are tripped, under way or killed last of all. A forgotten run that goes on is an unknown history.
 """
 
@@ -34,10 +34,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from proxy.breakers import loops
+from proxy.fair_shares import Shares
 from proxy.history import Step, turns
 from proxy.run import Node, Run
 from proxy.shape import Answered, CallKeys, Shape, answered, call_keys, seed_of
-from proxy.shares import Shares
 from serving.settings import BreakerSettings
 from serving.wire.request import ChatRequest, SentCall, SentMessage
 

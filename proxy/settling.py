@@ -12,7 +12,7 @@ from proxy.exchange import Exchange
 from proxy.live import Live
 from proxy.recorder import Recorder
 from proxy.refusals import Refuse
-from proxy.share import ShareMeter
+from proxy.server_time import ShareMeter
 from proxy.state import Runs
 from serving.wire.vocabulary import Usage
 from tracing.journal import JournalError

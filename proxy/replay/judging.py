@@ -29,9 +29,8 @@ from policies.redaction import CHANGES, CannotRedact, changes_of
 from policies.seen import NO_SETTINGS, ToolTable
 from policies.service import PolicySet
 from policies.signals import signals_of_hits
-from policies.text_rules import names_field
+from policies.text_rules import STAGE_OF, names_field
 from proxy.gated_text import Found, TextRule
-from proxy.judge import TEXT_STAGE_OF
 from proxy.replay.asking import Asking, Histories
 from proxy.replay.missing import Missing, Needs, is_recorded
 from proxy.replay.stored import UNFINISHED, UNREAD, Stored, StoredCall, StoredChoice, Unknown
@@ -88,7 +87,7 @@ class Rejudge:
         self.questions = 0
         self._depth = json_depth
         self._holds = policies.enforced(Stage.TOOL_CALL)
-        rules = {surface: policies.text_rule(stage) for surface, stage in TEXT_STAGE_OF.items()}
+        rules = {surface: policies.text_rule(stage) for surface, stage in STAGE_OF.items()}
         self._texts: dict[Surface, TextRule] = {s: rule for s, rule in rules.items() if rule is not None and rule.holds}
         self._beside = {s: rule for s, rule in rules.items() if rule is not None and not rule.holds}
         self._needs = Needs(policies)
@@ -174,7 +173,7 @@ class Rejudge:
                 yield await self._text(asking, choice, found)
 
     async def _text(self, asking: Asking, choice: StoredChoice, found: Found) -> Said:
-        stage = TEXT_STAGE_OF[found.surface]
+        stage = STAGE_OF[found.surface]
         rule = self.policies.text_rule(stage)
         said = (choice.text if found.surface == "text" else choice.reasoning).encode("utf-8", "surrogatepass")
         answered = await self._ask(
@@ -195,7 +194,7 @@ class Rejudge:
 
     async def _text_then(self, asking: Asking, choice: StoredChoice, surface: Surface) -> list[Said]:
         """A text as it was asked about then, by what is on record of that."""
-        stage, place = TEXT_STAGE_OF[surface], f"{surface} of choice {choice.number}"
+        stage, place = STAGE_OF[surface], f"{surface} of choice {choice.number}"
         why = choice.unknown.get(_part_of(surface))
         rule = self.policies.text_rule(stage)
         reads = rule is not None and rule.text and why is None

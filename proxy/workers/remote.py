@@ -23,8 +23,8 @@ from proxy.history import Step, canonical_arguments
 from proxy.refusals import Refuse
 from proxy.run import RECENT_ARGUMENTS, RECENT_CALLS, Run
 from proxy.runs import NAME, Found, Sighting, sight
+from proxy.server_time import ShareMeter
 from proxy.shape import Shape, answered, call_keys, seed_of
-from proxy.share import ShareMeter
 from proxy.workers import words
 from proxy.workers.link import Link
 from serving.frames import NOTICE

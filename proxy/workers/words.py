@@ -228,7 +228,7 @@ class Approved(msgspec.Struct, frozen=True, tag="approved"):
     trouble: str | None = None
 
 
-# The model server's time (``proxy.share``).
+# The model server's time (``proxy.server_time``).
 
 
 class Busy(msgspec.Struct, frozen=True, tag="busy"):

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.shares import Item, Most, Shares
+from proxy.fair_shares import Item, Most, Shares
 
 
 class Thing(Item):
