@@ -13,6 +13,7 @@ history of n bytes are hashed in one pass over the n bytes.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -109,6 +110,35 @@ def prefixes(seed: bytes, messages: Sequence[SentMessage]) -> list[bytes]:
     return chain
 
 
+class _Waiting:
+    """Calls whose results may still come. As many results as calls, in whatever order, are one pass."""
+
+    def __init__(self, calls: Sequence[SentCall] = ()) -> None:
+        self._calls = calls
+        self._next = 0
+        self._taken = bytearray(len(calls))
+        self._places: dict[str | None, deque[int]] = {}
+        for place, call in enumerate(calls):
+            self._places.setdefault(call.id, deque()).append(place)
+
+    def take(self, message: SentMessage) -> SentCall | None:
+        """The call that a result answers: by its id, or in order where the result names none."""
+        if message.tool_call_id is not None:
+            places = self._places.get(message.tool_call_id)
+            while places:
+                place = places.popleft()
+                if not self._taken[place]:
+                    return self._took(place)
+            return None
+        while self._next < len(self._calls) and self._taken[self._next]:
+            self._next += 1
+        return self._took(self._next) if self._next < len(self._calls) else None
+
+    def _took(self, place: int) -> SentCall:
+        self._taken[place] = True
+        return self._calls[place]
+
+
 def turns(messages: Sequence[SentMessage], start: int, key: bytes) -> Iterator[Turn]:
     """What happened from message ``start`` on; calls that stand before it are known to their results."""
     waiting = _waiting(messages, start)
@@ -120,36 +150,28 @@ def turns(messages: Sequence[SentMessage], start: int, key: bytes) -> Iterator[T
         if steps:
             yield Turn(tuple(steps))
             steps = []
-        waiting = list(message.calls) if message.role == ASSISTANT else []
+        waiting = _Waiting(message.calls if message.role == ASSISTANT else ())
         if message.role != ASSISTANT:
             yield Turn()
     if steps:
         yield Turn(tuple(steps))
 
 
-def _waiting(messages: Sequence[SentMessage], start: int) -> list[SentCall]:
+def _waiting(messages: Sequence[SentMessage], start: int) -> _Waiting:
     """The calls before ``start`` whose results may still come."""
     begin = start
     while begin > 0 and messages[begin - 1].role == TOOL:
         begin -= 1
     if begin == 0 or messages[begin - 1].role != ASSISTANT:
-        return []
-    waiting = list(messages[begin - 1].calls)
+        return _Waiting()
+    waiting = _Waiting(messages[begin - 1].calls)
     for message in messages[begin:start]:
-        _take(message, waiting)
+        waiting.take(message)
     return waiting
 
 
-def _take(message: SentMessage, waiting: list[SentCall]) -> SentCall | None:
-    """The call that a result answers: by its id, or in order where the result names none."""
-    for place, call in enumerate(waiting):
-        if message.tool_call_id is None or call.id == message.tool_call_id:
-            return waiting.pop(place)
-    return None
-
-
-def _step(message: SentMessage, waiting: list[SentCall], key: bytes) -> Step:
-    call = _take(message, waiting)
+def _step(message: SentMessage, waiting: _Waiting, key: bytes) -> Step:
+    call = waiting.take(message)
     if call is None:
         return Step(message.tool_call_id, message.name or "", "", None, None)
     arguments = canonical_arguments(call.arguments)
