@@ -22,13 +22,18 @@ def _digits(found: str) -> list[int]:
     return [int(character) for character in found if character.isdigit()]
 
 
+_VALUES = bytes.maketrans(b"0123456789", bytes(range(10)))
+_DOUBLED = bytes.maketrans(bytes(range(10)), bytes(sum(divmod(2 * digit, 10)) for digit in range(10)))
+_NO_DIGITS = bytes(set(range(256)) - set(b"0123456789"))
+_AS_NUMBERS = {ord(letter): str(10 + nth) for nth, letter in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ")}
+
+
 def luhn(found: str) -> bool:
     """ISO/IEC 7812-1, annex B: 13 to 19 digits, every second one from the right doubled; sum divisible by 10."""
-    digits = [int(character) for character in found if character.isdigit()]
-    if not 13 <= len(digits) <= 19 or len(set(digits)) == 1:
+    digits = found.encode().translate(_VALUES, _NO_DIGITS)
+    if not 13 <= len(digits) <= 19 or (sum(digits[-1::-2]) + sum(digits[-2::-2].translate(_DOUBLED))) % 10:
         return False
-    doubled = (sum(divmod(2 * digit, 10)) for digit in digits[-2::-2])
-    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+    return digits.count(digits[0]) < len(digits)
 
 
 def iban(found: str) -> bool:
@@ -36,7 +41,7 @@ def iban(found: str) -> bool:
     plain = "".join(found.split()).upper()
     if not 15 <= len(plain) <= 34 or not plain.isascii() or not plain.isalnum():
         return False
-    return int("".join(str(int(character, 36)) for character in plain[4:] + plain[:4])) % 97 == 1
+    return int((plain[4:] + plain[:4]).translate(_AS_NUMBERS)) % 97 == 1
 
 
 def ssn(found: str) -> bool:
@@ -173,6 +178,5 @@ def iso7064_11_10(found: str) -> bool:
 
 def se_luhn(found: str) -> bool:
     """Sweden's personnummer: Luhn over its last ten digits."""
-    digits = _digits(found)[-10:]
-    doubled = (sum(divmod(2 * digit, 10)) for digit in digits[-2::-2])
-    return len(digits) == 10 and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+    digits = found.encode().translate(_VALUES, _NO_DIGITS)[-10:]
+    return len(digits) == 10 and (sum(digits[-1::-2]) + sum(digits[-2::-2].translate(_DOUBLED))) % 10 == 0

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from serving import checksums
 from serving.checksums import iban, luhn, ssn
 from serving.plain import decoded_parts, normalised
+from serving.readings import Inside, inside_of, readings
 from serving.regex_shape import Shape, shape_of
 
 __all__ = [
@@ -103,7 +104,7 @@ class Pattern(BaseModel):
         return None if self.awaits(shape) else shape.width
 
     def shape(self) -> Shape:
-        return shape_of(self.regex, shortest=not self.weighed)
+        return shape_of(self.regex, shortest=not self.weighed, together=self.check is not None)
 
     def awaits(self, shape: Shape) -> bool:
         """Whether a match needs a keyword beside it: one that does not stand in every match already."""
@@ -139,6 +140,7 @@ class PatternSet:
         options.max_mem = AUTOMATON_BYTES
         self._which = re2.Set.SearchSet(options)
         self._where: list[tuple[Any, int]] = []
+        self._inside: list[Inside | None] = []
         for pattern in self.patterns:
             try:
                 expression = re2.compile(pattern.regex, options)
@@ -146,8 +148,10 @@ class PatternSet:
                 raise PatternError(f"{name}: pattern {pattern.id}: {error}") from error
             if expression.search("") is not None:
                 raise PatternError(f"{name}: pattern {pattern.id} matches the empty text")
-            self._which.Add(pattern.regex)
+            inside = inside_of(pattern.regex) if pattern.check else None
+            self._which.Add(inside.looser if inside else pattern.regex)
             self._where.append((expression, expression.groupindex.get("secret", 0)))
+            self._inside.append(inside)
         if self.patterns:
             self._which.Compile()
 
@@ -166,6 +170,10 @@ class PatternSet:
     def expression(self, index: int) -> tuple[Any, int]:
         """The compiled expression of a pattern, and the group of it that is the hit."""
         return self._where[index]
+
+    def inside(self, index: int) -> Inside | None:
+        """How a pattern is tried at every group; None: it is not, its matches are those that a search finds."""
+        return self._inside[index]
 
     def scan(self, text: str, most: int | None = None, without: Set[str] = frozenset()) -> list[Hit]:
         """The hits, by place: all, or the first ``most`` of each pattern; none of the patterns in ``without``.
@@ -216,7 +224,12 @@ class PatternSet:
                 continue
             expression, group = self._where[index]
             weighed = None if most is None else MOST_WEIGHED
-            hits += islice(_hits(pattern, expression, group, text, weighed), most)
+            inside = self._inside[index]
+            if inside is None:
+                found = _hits(pattern, expression, group, text, weighed)
+            else:
+                found = _inner_hits(pattern, expression, group, inside, text, weighed)
+            hits += islice(found, most)
         hits.sort(key=lambda hit: (hit.start, hit.end, hit.id))
         return hits
 
@@ -297,6 +310,26 @@ def _hits(pattern: Pattern, expression: Any, group: int, text: str, weighed: int
             yield Hit(pattern.id, start, end, pattern.severity)
         else:
             refused.add(found)
+
+
+def _inner_hits(
+    pattern: Pattern, expression: Any, group: int, inside: Inside, text: str, weighed: int | None
+) -> Iterator[Hit]:
+    """As :func:`_hits`, of all that the expression may read. These may overlap: which of two that have their checksum
+    is meant, nobody knows."""
+    data = text.encode()
+    last = done = place = 0
+    for nth, (start, end, match) in enumerate(readings(expression, inside, data, 0, len(data)), 1):
+        if group:
+            start, end = match.span(group)
+        if end <= last or (not stands(pattern, data[start:end].decode()) and nth != weighed):
+            continue
+        last = end
+        place += len(data[done:start].decode()) if len(data) > len(text) else start - done
+        done = start
+        yield Hit(pattern.id, place, place + len(data[start:end].decode()), pattern.severity)
+        if nth == weighed:
+            return
 
 
 def _spans(expression: Any, group: int, text: str) -> Iterator[tuple[int, int]]:

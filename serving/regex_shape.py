@@ -17,49 +17,35 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_parser: Any = re._parser  # type: ignore[attr-defined]
-_codes: Any = re._constants  # type: ignore[attr-defined]
+from serving.regex_characters import (
+    CHARACTERS,
+    MOST_WIDE,
+    Character,
+    Item,
+    ShapeError,
+    character_of,
+)
+from serving.regex_characters import CODES as _codes
 
-MOST_WIDE = 4
-"""Bytes of the widest character in UTF-8."""
+__all__ = ["LOOSE", "MOST_WIDE", "Head", "Shape", "ShapeError", "head_of", "shape_of"]
+
+_parser: Any = re._parser  # type: ignore[attr-defined]
 
 _READ_DIFFERENTLY = re.compile(r"\{,|\(\?[aLux]|\\[ZN]")
 """What Python takes for something else than RE2 does, without a warning."""
 
-_DIGIT = frozenset(range(0x30, 0x3A))
-_WORD = _DIGIT | frozenset(range(0x41, 0x5B)) | frozenset(range(0x61, 0x7B)) | {0x5F}
-_SPACE = frozenset(b"\t\n\f\r ")
-_ASCII = frozenset(range(0x80))
-_HIGH = r"\x80-\xff"
-_FOLDED = set(b"kKsS")
-"""RE2 folds by Unicode: these four have a third form that is not ASCII."""
-
 _REPEATS = (_codes.MAX_REPEAT, _codes.MIN_REPEAT)
-_CHARACTERS = (_codes.LITERAL, _codes.NOT_LITERAL, _codes.ANY, _codes.IN)
-
-Item = tuple[Any, Any]
-"""What Python's parser gives for one part of an expression: its operator and its argument."""
-
-_KINDS = {
-    _codes.CATEGORY_DIGIT: (_DIGIT, False),
-    _codes.CATEGORY_NOT_DIGIT: (_ASCII - _DIGIT, True),
-    _codes.CATEGORY_WORD: (_WORD, False),
-    _codes.CATEGORY_NOT_WORD: (_ASCII - _WORD, True),
-    _codes.CATEGORY_SPACE: (_SPACE, False),
-    _codes.CATEGORY_NOT_SPACE: (_ASCII - _SPACE, True),
-}
-
-
-class ShapeError(ValueError):
-    """An expression that is not read alike by everybody, or has a part that is not known here."""
-
 
 LOOSE = 8
-"""A repeat that may vary by more than this is without limit in a trigger: automata that count are large."""
+"""A repeat that may vary by more than this is without limit in a trigger: automata that count are large. So are those
+that know more alternatives."""
+
+_TOGETHER = 1 << 30
+"""Beside the flags of an expression: more than ``LOOSE`` alternatives are one."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +57,10 @@ class Shape:
     literals: tuple[str, ...]
 
 
-def shape_of(regex: str, shortest: bool) -> Shape:
+def shape_of(regex: str, shortest: bool, together: bool = False) -> Shape:
     """The shape of all matches, or of the shortest from every beginning where those have some text (in the group named
-    ``secret``, if there is one). Raises :class:`ShapeError`."""
+    ``secret``, if there is one). ``together``: alternatives of which there are many may be one in the trigger, which
+    then is looser, and its automaton small. Raises :class:`ShapeError`."""
     strange = _READ_DIFFERENTLY.search(regex)
     if strange:
         raise ShapeError(f"{strange[0]!r} is not read alike by every reader of expressions")
@@ -83,7 +70,7 @@ def shape_of(regex: str, shortest: bool) -> Shape:
             tree = _parser.parse(regex)
     except (re.error, Warning, RecursionError, OverflowError) as error:
         raise ShapeError(str(error)) from error
-    flags = tree.state.flags
+    flags = tree.state.flags | (_TOGETHER if together else 0)
     items = list(tree)
     if shortest:
         short = _trimmed(items)
@@ -91,6 +78,43 @@ def shape_of(regex: str, shortest: bool) -> Shape:
         if _holds_some(short, secret):
             items = short
     return Shape(_width_of_all(items, flags), "".join(_texts(items, flags, last=True)), tuple(_literals(tree)))
+
+
+@dataclass(frozen=True)
+class Head:
+    """What every match begins with: ``trigger`` matches it, in the syntax of Python and over bytes; and ``least``: the
+    letters and digits of the shortest match."""
+
+    trigger: str
+    least: int
+
+
+def head_of(regex: str) -> Head | None:
+    """None for an expression that does not begin with ``\\b``. Takes what :func:`shape_of` takes."""
+    tree = _parser.parse(regex)
+    flags = tree.state.flags
+    if not len(tree) or tree[0] != (_codes.AT, _codes.AT_BOUNDARY):
+        return None
+    head, _ = _head(tree, flags)
+    return Head("".join(character.text for character in head), _least(tree, flags, words=True))
+
+
+def _least(items: Iterable[Item], flags: int, words: bool) -> int:
+    return sum(_least_in(item, flags, words) for item in items)
+
+
+def _least_in(item: Item, flags: int, words: bool) -> int:
+    """The characters of the shortest match; ``words``: only those that must be letters or digits."""
+    operator, argument = item
+    if operator is _codes.AT:
+        return 0
+    if operator is _codes.BRANCH:
+        return min(_least(branch, flags, words) for branch in argument[1])
+    if operator is _codes.SUBPATTERN:
+        return _least(argument[3], _flags_below(argument, flags), words)
+    if operator in _REPEATS:
+        return int(argument[0]) * _least(argument[2], flags, words)
+    return int(not words or character_of(item, flags).word)
 
 
 # -- the shortest matches --------------------------------------------------------------------------
@@ -185,7 +209,7 @@ def _width(item: Item, flags: int) -> int | None:
         if width == 0 or most == 0:
             return 0
         return None if most is _codes.MAXREPEAT or width is None else width * int(most)
-    return _character(item, flags).width
+    return character_of(item, flags).width
 
 
 def _flags_below(argument: Any, flags: int) -> int:
@@ -206,21 +230,23 @@ def _text(item: Item, flags: int, last: bool) -> str:
     if operator is _codes.AT:
         return _assertion(argument, flags)
     if operator is _codes.BRANCH:
+        if flags & _TOGETHER and len(argument[1]) > LOOSE:
+            return _as_one(argument[1], flags)
         branches = ["".join(_texts(list(branch), flags, last)) for branch in argument[1]]
         return f"(?:{'|'.join(branches)})"
     if operator is _codes.SUBPATTERN:
         return f"(?:{''.join(_texts(list(argument[3]), _flags_below(argument, flags), last))})"
     if operator in _REPEATS:
         return _repeated(argument, flags, last)
-    return _character(item, flags).text
+    return character_of(item, flags).text
 
 
 def _repeated(argument: Any, flags: int, last: bool) -> str:
     least, most, inner = argument
     items = list(inner)
     limit = None if most is _codes.MAXREPEAT else int(most)
-    if len(items) == 1 and items[0][0] in _CHARACTERS:
-        character = _character(items[0], flags)
+    if len(items) == 1 and items[0][0] in CHARACTERS:
+        character = character_of(items[0], flags)
         unit = character.unit
         if limit is not None:
             limit *= character.width
@@ -244,70 +270,73 @@ def _assertion(which: Any, flags: int) -> str:
         raise ShapeError(f"{str(which).lower()} is not known here") from None
 
 
-# -- characters ------------------------------------------------------------------------------------
+# -- many alternatives as one -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Character:
-    """One character: a class over its first byte, and whether it may have more of them (any bytes beyond ASCII)."""
-
-    unit: str
-    width: int
-
-    @property
-    def text(self) -> str:
-        return self.unit if self.width == 1 else f"{self.unit}[{_HIGH}]{{0,{self.width - 1}}}"
-
-
-def _character(item: Item, flags: int) -> _Character:
-    operator, argument = item
-    if operator is _codes.ANY:
-        return _Character(r"[\x00-\xff]" if flags & re.DOTALL else r"[^\x0a]", MOST_WIDE)
-    if operator is _codes.LITERAL:
-        members: list[Item] = [(_codes.LITERAL, argument)]
-    elif operator is _codes.NOT_LITERAL:
-        members = [(_codes.NEGATE, None), (_codes.LITERAL, argument)]
-    elif operator is _codes.IN:
-        members = argument
-    else:
-        raise ShapeError(f"{str(operator).lower()} is not known here")
-    codes, beyond = _members(members, bool(flags & re.IGNORECASE))
-    return _Character(f"[{_ranges(codes)}{_HIGH if beyond else ''}]", MOST_WIDE if beyond else 1)
+def _as_one(branches: Sequence[Sequence[Item]], flags: int) -> str:
+    """An expression for whatever one of the branches matches: what they begin with, place by place, then any run of
+    their characters, then (a byte of) one that they end with."""
+    head, whole = _head([(_codes.BRANCH, (None, branches))], flags)
+    begins = "".join(character.text for character in head)
+    alphabet = [character for branch in branches for character in _alphabet(branch, flags)]
+    if whole or not alphabet:
+        return begins
+    run = _united(alphabet).unit
+    rest = min(_least(branch, flags, words=False) for branch in branches) - len(head)
+    if rest < 1:
+        return f"{begins}{run}*"
+    return f"{begins}{run}{{{rest - 1},}}{_united(_last(branch, flags) for branch in branches).unit}"
 
 
-def _members(items: Any, fold: bool) -> tuple[set[int], bool]:
-    """The ASCII characters of a class, and whether it has others."""
-    negated = beyond = False
-    codes: set[int] = set()
+def _united(characters: Iterable[Character]) -> Character:
+    every = [*characters]
+    codes = frozenset[int]().union(*(character.codes for character in every))
+    return Character(codes, any(character.beyond for character in every))
+
+
+def _alphabet(items: Iterable[Item], flags: int) -> Iterator[Character]:
     for operator, argument in items:
-        if operator is _codes.NEGATE:
-            negated = True
-        elif operator is _codes.CATEGORY:
-            members, others = _KINDS[argument]
-            codes |= members
-            beyond = beyond or others
-        else:
-            first, last = (argument, argument) if operator is _codes.LITERAL else argument
-            codes |= set(range(first, min(last, 0x7F) + 1))
-            beyond = beyond or last > 0x7F
-    if negated:  # what is left out may not be taken for more: the sharp S of a fold leaves nothing out
-        if fold:
-            codes |= {ord(chr(code).swapcase()) for code in codes if chr(code).isalpha()}
-        return set(_ASCII) - codes, True
-    if fold:
-        codes |= {ord(chr(code).swapcase()) for code in codes if chr(code).isalpha()}
-        if beyond:
-            codes |= _FOLDED
-        beyond = beyond or bool(codes & _FOLDED)
-    return codes, beyond
+        if operator is _codes.BRANCH:
+            for branch in argument[1]:
+                yield from _alphabet(branch, flags)
+        elif operator is _codes.SUBPATTERN:
+            yield from _alphabet(argument[3], _flags_below(argument, flags))
+        elif operator in _REPEATS:
+            yield from _alphabet(argument[2], flags)
+        elif operator is not _codes.AT:
+            yield character_of((operator, argument), flags)
 
 
-def _ranges(codes: set[int]) -> str:
-    """The inside of a class: ``\\x30-\\x39\\x5f``."""
-    ends: list[tuple[int, int]] = []
-    for code in sorted(codes):
-        if ends and code == ends[-1][1] + 1:
-            ends[-1] = (ends[-1][0], code)
+def _last(items: Sequence[Item], flags: int) -> Character:
+    """What the last character may be."""
+    for operator, argument in reversed(items):
+        if operator in _REPEATS and argument[0] and not all(map(_may_be_empty, argument[2])):
+            return _last(argument[2], flags)
+        if operator in CHARACTERS:
+            return character_of((operator, argument), flags)
+        if operator is not _codes.AT:
+            break
+    return _united(_alphabet(items, flags))
+
+
+def _head(items: Iterable[Item], flags: int) -> tuple[list[Character], bool]:
+    """The characters that every match begins with, as far as each has its place; and whether these are all of it."""
+    head: list[Character] = []
+    for operator, argument in items:
+        if operator is _codes.AT:
+            continue
+        if operator is _codes.BRANCH:
+            parts = [_head(branch, flags) for branch in argument[1]]
+        elif operator is _codes.SUBPATTERN:
+            parts = [_head(argument[3], _flags_below(argument, flags))]
+        elif operator in _REPEATS:
+            least, most, inner = argument
+            once, whole = _head(inner, flags)
+            parts = [(once * (least if whole else min(least, 1)), whole and least == most)]
         else:
-            ends.append((code, code))
-    return "".join(f"\\x{a:02x}" if a == b else f"\\x{a:02x}-\\x{b:02x}" for a, b in ends)
+            parts = [([character_of((operator, argument), flags)], True)]
+        length = min(len(part) for part, _ in parts)
+        head += [_united(part[place] for part, _ in parts) for place in range(length)]
+        if not all(whole and len(part) == length for part, whole in parts):
+            return head, False
+    return head, True

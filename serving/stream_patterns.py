@@ -14,7 +14,8 @@ is certain for the first time.
 - A pattern that is not weighed (no entropy, words or checksum) is certain with its shortest match: the first letters of
   a private key, not its last line.
 - One that is weighed is certain when the next character shows that the match goes no further, or at the end. Groups
-  of digits that may go on after a space are weighed as far as they have come: more may be found than in the whole.
+  of digits that may go on after a space are weighed as far as they have come: more may be found than in the whole. One
+  with a checksum is tried at every group (``serving.readings``), here as in the whole.
 - Text behind URL encoding or between characters without width is read a second time without those, from the first of
   them to where the last is further back than any match can reach. If one of the sets asks for it (``normalise``), so is
   text in look-alike letters, compatibility forms, JSON's escapes and HTML's references, for all sets. What is encoded
@@ -37,6 +38,7 @@ import hyperscan
 
 from serving.patterns import MOST_WEIGHED, Pattern, PatternError, PatternSet, SeverityName, stands
 from serving.plain import NORMALISED, UNFINISHED, instead, may_be_written_otherwise
+from serving.readings import Inside, readings
 from serving.regex_shape import MOST_WIDE, ShapeError, shape_of
 
 UNBOUNDED_WINDOW = 8192
@@ -78,6 +80,7 @@ class _Known(NamedTuple):
     group: int
     width: int | None
     words: tuple[int, ...]
+    inside: Inside | None
 
 
 class StreamPatterns:
@@ -103,7 +106,10 @@ class StreamPatterns:
                 numbers = range(len(words), len(words) + len(beside))
                 words += beside
                 expression, group = patterns.expression(index)
-                self.known.append(_Known(patterns.name, pattern, expression, group, shape.width, tuple(numbers)))
+                inside = patterns.inside(index)
+                self.known.append(
+                    _Known(patterns.name, pattern, expression, group, shape.width, tuple(numbers), inside)
+                )
                 triggers.append(shape.trigger.encode("ascii"))
         known_sets = {known.set for known in self.known}
         self.normalise = any(patterns.normalise for patterns in sets if patterns.name in known_sets)
@@ -188,6 +194,7 @@ class _Track:
         "_patterns",
         "_shifted",
         "_spans",
+        "_weighed",
         "_zero",
         "base",
         "pending",
@@ -201,6 +208,7 @@ class _Track:
         self._automaton = _Automaton(patterns.database)
         self._zero = 0
         self._spans: dict[int, list[tuple[int, int]]] = {}
+        self._weighed: dict[int, int] = {}
         self.pending: dict[int, tuple[int, int, int]] = {}
         self.window = bytearray()
         self.base = 0
@@ -215,6 +223,7 @@ class _Track:
         other.total = self.total - leave
         other.window = self.window[: len(self.window) - leave]
         other._spans = {index: [*spans] for index, spans in self._spans.items()}
+        other._weighed = {index: min(end, other.total - 1) for index, end in self._weighed.items()}
         other.pending = {index: ends for index, ends in self.pending.items() if ends[1] <= other.total}
         other.shifts, other._shifted = self.shifts[:], self._shifted[:]
         other._automaton.scan(other.window)
@@ -276,7 +285,10 @@ class _Track:
                 if place[2] != NOT_OPEN and not final and self._still_open(index, window, place):
                     self.pending[index] = place
                     continue
-                span = self._span(index, window, place[0], place[1], final)
+                if self._patterns.known[index].inside is None:
+                    span = self._span(index, window, place[0], place[1], final)
+                else:
+                    span = self._inner_span(index, window, place[0], place[1], final)
                 if span is not None:
                     state.found[index] = (self.original(span[0]), self.original(span[1]))
 
@@ -326,6 +338,30 @@ class _Track:
             self.pending[index] = (begin, latest, open_at)
         if tried:
             self._spans[index] = tried[-MOST_AGAIN:]
+        return None
+
+    def _inner_span(self, index: int, window: bytes, begin: int, latest: int, final: bool) -> tuple[int, int] | None:
+        """As :meth:`_span`, of a pattern that is tried at every group. What ends where it was weighed before is not
+        weighed again."""
+        known = self._patterns.known[index]
+        assert known.width is not None and known.inside is not None
+        base = self.base
+        at = max(base + 1 if base else 0, begin - known.width)
+        weighed = self._weighed.get(index, 0) - base
+        certain = (latest if final else min(latest, self.total - 1)) - base
+        open_at = NOT_OPEN
+        matches = readings(known.expression, known.inside, window, at - base, latest - base)
+        for nth, (start, end, match) in enumerate(matches, 1):
+            if end > certain:
+                open_at = start + base if open_at == NOT_OPEN else open_at
+            elif end > weighed:
+                if known.group:
+                    start, end = match.span(known.group)
+                if nth == MOST_WEIGHED or stands(known.pattern, window[start:end].decode("utf-8", "replace")):
+                    return base + start, base + end
+        if open_at != NOT_OPEN:
+            self.pending[index] = (begin, latest, open_at)
+        self._weighed[index] = base + certain
         return None
 
 
