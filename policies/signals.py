@@ -5,6 +5,9 @@ call's arguments, decoded, and over the text as the model wrote it, so that what
 is found too. A call that was cut off, or is no strict JSON, is read a third time: as it was written, with its
 JSON escapes decoded, whether they stand in a value, a key or in neither.
 
+A string may be JSON in its turn (a request's body, a notebook's cell), and have escapes of its own. Secrets and
+personal data are looked for in what those decode to, too, as deep as ``UNESCAPED_DEEP``.
+
 The strings of a call are scanned as one text, and a pattern that has been found ``MOST_HITS`` times in a call is
 not looked for again: policies need to know that it is there, not how often. So the work is linear in the call's
 bytes whatever stands in it.
@@ -34,7 +37,16 @@ MOST_MASKED = 1000
 BETWEEN = '"\n"'
 """Stands between two strings that are scanned as one text: no secret goes on behind a quote and a new line."""
 
+UNESCAPED_DEEP = 2
+"""How often the escapes in an argument's string are decoded once more."""
+
+UNESCAPED_SETS = frozenset({"secrets", "pii"})
+"""The sets that are looked for there. Those that normalise decode by themselves."""
+
 _ESCAPE = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|(.))", re.S)
+_HIDING = re.compile(r"\\(?:u[0-9a-fA-F]{4}|/)")
+"""Escapes that may stand for a letter, a digit or a slash of a secret, at any depth."""
+
 _CONTROLS = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
@@ -106,12 +118,9 @@ def signals_of_call(call: CallFacts, patterns: Sequence[PatternSet]) -> list[Sig
     written, and that text without escapes, is all there is. A name that the request did not offer is the model's text
     too."""
     places = [*strings_in(call.arguments)] if call.arguments is not None else []
-    values = BETWEEN.join(text for _, text in places)
-    starts: list[int] = []
-    at = 0
-    for _, text in places:
-        starts.append(at)
-        at += len(text) + len(BETWEEN)
+    values, starts = _joined(places)
+    deeper = _unescaped_again(places) if _HIDING.search(values) else []
+    decoded, begins = _joined(deeper)
     written = [call.raw] if call.offered else [call.raw, call.name]
     if not call.complete and "\\" in call.raw:
         written.append(unescaped(call.raw))
@@ -129,6 +138,10 @@ def signals_of_call(call: CallFacts, patterns: Sequence[PatternSet]) -> list[Sig
             if end <= len(text) and text != path.rpartition("/")[2].replace("~1", "/").replace("~0", "~"):
                 spans[key] = (start, end)
             seen.add(hit.id)
+        if deeper and patterns_of_kind.name in UNESCAPED_SETS:
+            for hit in patterns_of_kind.scan(decoded, MOST_HITS, frozenset(seen)):
+                found[(hit.id, deeper[bisect_right(begins, hit.start) - 1][0], hit.severity)] += 1
+            seen.update(pattern for pattern, _, _ in found)
         for text in written:
             hits = patterns_of_kind.scan(text, MOST_HITS, frozenset(seen))
             found.update((hit.id, RAW_PATH, hit.severity) for hit in hits)
@@ -147,3 +160,25 @@ def signals_of_call(call: CallFacts, patterns: Sequence[PatternSet]) -> list[Sig
                 )
             )
     return signals
+
+
+def _joined(places: Sequence[tuple[str, str]]) -> tuple[str, list[int]]:
+    """The texts as one, and where each begins in it."""
+    starts: list[int] = []
+    at = 0
+    for _, text in places:
+        starts.append(at)
+        at += len(text) + len(BETWEEN)
+    return BETWEEN.join(text for _, text in places), starts
+
+
+def _unescaped_again(places: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The strings that have escapes of their own that hide something, as these decode, and as those of that do."""
+    found: list[tuple[str, str]] = []
+    for path, text in places:
+        for _ in range(UNESCAPED_DEEP):
+            if not _HIDING.search(text):
+                break
+            text = unescaped(text)
+            found.append((path, text))
+    return found

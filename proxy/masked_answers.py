@@ -7,6 +7,7 @@ not every hit of a pattern is told at once. What cannot be masked is refused, as
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from serving.wire.masking import Masks, Surface
 from serving.wire.vocabulary import ToolCall
 
 _ROUNDS = 8
+_KEY_LINE = re.compile(r"-----(BEGIN|END) [A-Z0-9 ]{0,99}PRIVATE KEY")
 
 
 class TextMasking:
@@ -101,7 +103,10 @@ async def masked_call(
     for _ in range(_ROUNDS):
         made = mask_arguments(decision, call.arguments)
         for place in made.places:
-            if (key := _name_of(facts.arguments, place)) and signals(CallFacts(name=call.name, raw=key)):
+            name, value = _at(facts.arguments, place)
+            if isinstance(value, str) and _KEY_LINE.findall(value)[-1:] == ["BEGIN"]:
+                raise CannotRedact(f"{decision.rule} masks the beginning of a key that may go on elsewhere")
+            if name and signals(CallFacts(name=call.name, raw=name, arguments={"": name})):
                 raise CannotRedact(f"{decision.rule} masks a value whose name gives it away")
         if made.text == call.arguments:
             return call, decision
@@ -118,9 +123,11 @@ async def masked_call(
     raise CannotRedact(f"{decision.rule} finds more than can be masked")
 
 
-def _name_of(arguments: Any, place: str) -> str | None:
-    """The name of the value at a JSON pointer; None for one in a list."""
+def _at(arguments: Any, place: str) -> tuple[str | None, Any]:
+    """The name (None in a list) of the value at a JSON pointer, and the value."""
     *above, last = keys_of(place)
     for step in above:
         arguments = arguments[int(step) if isinstance(arguments, list) else step]
-    return last if isinstance(arguments, dict) else None
+    if isinstance(arguments, dict):
+        return last, arguments[last]
+    return None, arguments[int(last)]

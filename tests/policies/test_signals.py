@@ -106,3 +106,34 @@ def test_a_string_that_is_no_secret_hides_none_behind_it() -> None:
 
 def test_two_strings_never_make_one_secret() -> None:
     assert found({"a": ["KEY", "-1", "KEY-2", "3"]}) == {("/a/2", 1)}
+
+
+def nested(text: str, deep: int) -> str:
+    """``text`` as a JSON string in a JSON string …, with each of its letters escaped in the innermost one."""
+    told = "".join(f"\\u{ord(letter):04x}" for letter in text)
+    for _ in range(deep):
+        told = json.dumps({"key": "x", "body": told})
+    return told
+
+
+SECRET = "AKIA" + "Z7FAKE2DEMO3KEY5"
+SHIPPED = [one for one in shipped_patterns() if one.name in ("secrets", "pii")]
+
+
+@pytest.mark.parametrize("deep", [0, 1])
+@pytest.mark.parametrize("said", [SECRET, "4111 1111 1111 1111"])
+def test_secrets_are_found_behind_escapes_of_a_string(deep: int, said: str) -> None:
+    arguments = {"a": "b", "c": [nested(said, deep)]}
+    told = signals_of_call(call("x", arguments, json.dumps(arguments)), SHIPPED)
+    assert [(one.path, one.start) for one in told] == [("/c/0", None)], "its place is all of the string"
+
+
+def test_what_stands_plain_has_its_own_place() -> None:
+    arguments = {"a": f"{SECRET}", "c": nested(SECRET, 0)}
+    told = signals_of_call(call("x", arguments, json.dumps(arguments)), SHIPPED)
+    assert [(one.path, one.start) for one in told] == [("/a", 0)]
+
+
+def test_paths_and_expressions_with_backslashes_are_no_secrets() -> None:
+    arguments = {"path": "C:\\new\\table\\users", "regex": "\\d+\\.\\d+\\s*\\bword\\b", "latex": "\\frac{1}{2}"}
+    assert signals_of_call(call("x", arguments, json.dumps(arguments)), SHIPPED) == []

@@ -23,7 +23,7 @@ def facts_of(call: ToolCall) -> CallFacts:
 
 
 def signals(facts: CallFacts) -> list[Signal]:
-    return [one for one in signals_of_call(facts, shipped_patterns()) if one.id == "payment_card"]
+    return [one for one in signals_of_call(facts, shipped_patterns()) if one.id in ("payment_card", "private_key")]
 
 
 async def decide(facts: CallFacts) -> Decision:
@@ -57,3 +57,42 @@ async def test_a_name_that_is_itself_a_match_cannot_be_masked(name: str, value: 
     for arguments in ({name: value}, {"a": [{name: value}]}):
         with pytest.raises(CannotRedact):
             await given(arguments)
+
+
+ESCAPED = "".join(f"\\u{ord(letter):04x}" for letter in CARD)
+
+
+async def test_what_a_string_hides_behind_its_own_escapes_is_masked_with_all_of_it() -> None:
+    body = json.dumps({"to": "x"}).replace("x", ESCAPED)
+    assert json.loads(body) == {"to": CARD}
+    assert await given({"a": "b", "body": body}) == {"a": "b", "body": MASK}
+    assert await given({"a": f"{CARD} b", "body": json.dumps([body])}) == {"a": f"{MASK} b", "body": MASK}
+
+
+async def test_a_name_that_hides_a_match_behind_escapes_cannot_be_masked() -> None:
+    with pytest.raises(CannotRedact):
+        await given({ESCAPED: "x"})
+
+
+LINES = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n" * 4
+BEGIN, END = "-----BEGIN PRIVATE KEY-----\n", "-----END PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"first": BEGIN + LINES, "rest": LINES + END},
+        {"parts": [BEGIN, LINES, END]},
+        {"a": f"{BEGIN}{LINES}{END} and {BEGIN}{LINES}", "b": LINES},
+    ],
+)
+async def test_a_key_that_may_go_on_in_another_string_cannot_be_masked(arguments: object) -> None:
+    with pytest.raises(CannotRedact):
+        await given(arguments)
+
+
+async def test_a_whole_key_is_masked() -> None:
+    assert await given({"a": f"It is {BEGIN}{LINES}{END}so.", "b": "-----BEGIN CERTIFICATE-----"}) == {
+        "a": f"It is {MASK}\nso.",
+        "b": "-----BEGIN CERTIFICATE-----",
+    }
