@@ -53,6 +53,7 @@ _MONTHS = [
     "november",
     "december",
 ]
+_PLAIN_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$ -]{0,39}")
 _URL = re.compile(r"[a-z][a-z0-9+.-]{1,15}://[^\s\"'<>\\]+", re.I)
 _SPAN = re.compile(
     r"""(?P<url>[a-z][a-z0-9+.-]{1,15}://[^\s"'<>\\]+)
@@ -94,7 +95,8 @@ class Span(NamedTuple):
 
 
 def leaves(arguments: Any) -> Iterator[Leaf]:
-    """Every string and number in ``arguments``, in order. True, false and null say nothing of where they are from."""
+    """Every string and number in ``arguments``, in order. True, false and null say nothing of where they are from. A
+    key that is no plain name is a value as well (an address in a map of rights), before what stands below it."""
     pending: list[tuple[str, tuple[str, ...], Any]] = [("", (), arguments)]
     while pending:
         path, names, value = pending.pop()
@@ -105,10 +107,11 @@ def leaves(arguments: Any) -> Iterator[Leaf]:
         elif isinstance(value, int | float):
             yield Leaf(path, names, _digits(value), True)
         elif isinstance(value, dict):
-            pending += [
-                (f"{path}/{key.replace('~', '~0').replace('/', '~1')}", (*names, key), part)
-                for key, part in reversed(value.items())
-            ]
+            for key, part in reversed(value.items()):
+                below = f"{path}/{key.replace('~', '~0').replace('/', '~1')}"
+                pending.append((below, (*names, key), part))
+                if _PLAIN_NAME.fullmatch(key) is None:
+                    pending.append((below, names, key))
         elif isinstance(value, list):
             pending += [(f"{path}/{at}", names, part) for at, part in reversed([*enumerate(value)])]
 
