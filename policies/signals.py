@@ -133,8 +133,12 @@ def signals_of_call(call: CallFacts, patterns: Sequence[PatternSet]) -> list[Sig
             nth = bisect_right(starts, hit.start) - 1
             path, text = places[nth]
             key = (hit.id, path, hit.severity)
-            found[key] += 1
             start, end = hit.start - starts[nth], hit.end - starts[nth]
+            before = spans.get(key)
+            if before is not None and start < before[1] and end <= len(text):  # two readings of one place
+                spans[key] = (before[0], max(before[1], end))
+                continue
+            found[key] += 1
             if end <= len(text) and text != path.rpartition("/")[2].replace("~1", "/").replace("~0", "~"):
                 spans[key] = (start, end)
             seen.add(hit.id)

@@ -50,6 +50,19 @@ async def test_a_value_is_masked_wherever_it_stands() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("In 2026 4111 1111 1111 1111 12/27 123", f"In 2026 {MASK} 12/27 123"),
+        ("to 6759 6498 2643 8453 6759 6498 2643 8453.", f"to {MASK}."),
+        ("4111 1111 1111 1111, 4111 1111 1111 1111", MASK),
+    ],
+)
+async def test_of_a_number_beside_others_only_the_number_is_masked(text: str, masked: str) -> None:
+    """Where two are read as a third between them, all of it is one place; of several places all of the value goes."""
+    assert await given({"note": text}) == {"note": masked}
+
+
 @pytest.mark.parametrize("value", ["x", MASK, CARD, [CARD], {"a": "x"}, 1])
 @pytest.mark.parametrize("name", [CARD, "4111 1111 1111 1111"])
 async def test_a_name_that_is_itself_a_match_cannot_be_masked(name: str, value: object) -> None:
