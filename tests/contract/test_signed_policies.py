@@ -67,6 +67,11 @@ async def offering(files: dict[str, Any]) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
+def fetching(url: str, key: str) -> dict[str, Any]:
+    """Settings of policies that come from ``url`` and must be signed."""
+    return {"bundle_url": url, "bundle_token": "let-me", "bundle_keys": [key], "reload_seconds": 0.05}
+
+
 async def test_a_signed_bundle_is_fetched_and_the_last_good_one_kept(
     upstream: ScriptedUpstream, two: dict[str, Bundle], tmp_path: Path
 ) -> None:
@@ -81,13 +86,7 @@ async def test_a_signed_bundle_is_fetched_and_the_last_good_one_kept(
 
     files: dict[str, Any] = {"bundle": archive("old", mine)}
     async with offering(files) as url:
-        policies = {
-            "bundle_url": url,
-            "bundle_token": "let-me",
-            "bundle_keys": [key],
-            "modes": ENFORCED,
-            "reload_seconds": 0.05,
-        }
+        policies = fetching(url, key) | {"modes": ENFORCED}
         async with running(upstream.url, state, policies=policies) as interlock:
             await asks(port_of(interlock))
             for content in (archive("new", None), archive("new", others), b"torn", None):
@@ -120,13 +119,7 @@ async def test_an_older_bundle_is_not_fetched_again(
 
     files: dict[str, Any] = {"bundle": archive("old")}
     async with offering(files) as url:
-        policies = {
-            "bundle_url": url,
-            "bundle_token": "let-me",
-            "bundle_keys": [key],
-            "modes": ENFORCED,
-            "reload_seconds": 0.05,
-        }
+        policies = fetching(url, key) | {"modes": ENFORCED}
         async with running(upstream.url, state, policies=policies) as interlock:
             files["bundle"] = archive("new")
             await until(lambda: records(state, Operated), 20)
@@ -194,13 +187,7 @@ async def test_a_rollout_on_disk_is_taken_up_while_the_url_of_the_bundle_is_away
     rollout.mkdir()
     (rollout / "platform.yaml").write_text("modes: {}\n")
     async with offering(files) as url:
-        policies = {
-            "bundle_url": url,
-            "bundle_token": "let-me",
-            "bundle_keys": [key],
-            "rollout": rollout,
-            "reload_seconds": 0.05,
-        }
+        policies = fetching(url, key) | {"rollout": rollout}
         async with running(upstream.url, state, policies=policies):
             files["bundle"] = None
             (rollout / "platform.yaml").write_text(f"modes: {json.dumps(ENFORCED)}\n")

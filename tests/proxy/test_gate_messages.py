@@ -230,14 +230,7 @@ def test_a_refused_call_never_arrives(say: Say, interval: int, sizes: list[int],
     body = b"".join(stream(say, interval=interval))
     assert (CANARY in read_stream(body).everything()) == (BAD in say.calls)
     talk = Conversation(late=True)
-    at = 0
-    for place, size in enumerate([*sizes, len(body)]):
-        talk.upstream_says(body[at : at + size])
-        at += size
-        if place < len(timing) and timing[place] and talk.open:
-            talk.decide()
-    while talk.open:
-        talk.decide()
+    talk.upstream_says_all(body, sizes, timing)
     assert talk.gate.end()
     got = talk.client_gets()
     assert talk.gate.held_bytes == 0
@@ -271,14 +264,7 @@ def test_no_byte_of_a_match_leaves_under_a_hold_and_the_message_is_whole(
 ) -> None:
     body = b"".join(stream(say, interval=interval))
     talk = Conversation(late=True, texts={"text": Rule(hold), "reasoning": Rule(hold)})
-    at = 0
-    for place, size in enumerate([*sizes, len(body)]):
-        talk.upstream_says(body[at : at + size])
-        at += size
-        if place < len(timing) and timing[place] and talk.open:
-            talk.decide()
-    while talk.open:
-        talk.decide()
+    talk.upstream_says_all(body, sizes, timing)
     got = talk.client_gets()
     read = read_stream(got)
     said = say.reasoning + say.text

@@ -269,14 +269,7 @@ def test_a_refused_call_never_arrives(
     body = b"".join(stream(say, interval=interval, logprobs=top is not None, top=top or 0))
     assert (CANARY in read_stream(body).raw) == (BAD in say.calls)
     talk = Conversation(late=True, watch_tokens=top is not None)
-    at = 0
-    for place, size in enumerate([*sizes, len(body)]):
-        talk.upstream_says(body[at : at + size])
-        at += size
-        if place < len(timing) and timing[place] and talk.open:
-            talk.decide()
-    while talk.open:
-        talk.decide()
+    talk.upstream_says_all(body, sizes, timing)
     assert talk.gate.end()
     got = talk.client_gets()
     assert talk.gate.held_bytes == 0
@@ -319,14 +312,7 @@ def test_no_byte_of_a_match_leaves_under_a_hold_and_the_answer_is_whole(
     """Neither in the pieces nor in any of their copies."""
     body = b"".join(stream(say, interval=interval, logprobs=logprobs))
     talk = Conversation(late=True, watch_tokens=logprobs, texts={"text": Rule(hold), "reasoning": Rule(hold)})
-    at = 0
-    for place, size in enumerate([*sizes, len(body)]):
-        talk.upstream_says(body[at : at + size])
-        at += size
-        if place < len(timing) and timing[place] and talk.open:
-            talk.decide()
-    while talk.open:
-        talk.decide()
+    talk.upstream_says_all(body, sizes, timing)
     got = talk.client_gets()
     read = read_stream(got)
     if SECRET not in say.reasoning + say.text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from proxy.gate import Gate
 from proxy.gated_choice import Answer, Question, TextQuestion
@@ -41,6 +42,17 @@ class Talk:
             while self.open and not self.late:
                 self.decide()
             self.client_gets()
+
+    def upstream_says_all(self, body: bytes, sizes: Sequence[int], timing: Sequence[bool]) -> None:
+        """The whole answer in pieces of these sizes; where ``timing`` has it so, a question is answered between two."""
+        at = 0
+        for place, size in enumerate([*sizes, len(body)]):
+            self.upstream_says(body[at : at + size])
+            at += size
+            if place < len(timing) and timing[place] and self.open:
+                self.decide()
+        while self.open:
+            self.decide()
 
     def decide(self) -> None:
         question = self.open.popleft()
