@@ -32,6 +32,29 @@ under(value, names) := [text |
 	lower(step) in names
 ]
 
+# Every string, keys too, that stands below an object key of `names`, at any depth. Names are written as `squashed`
+# writes them: `target_file`, `targetFile` and `target-file` are one.
+below(value, names) := array.concat(
+	[text |
+		walk(value, [path, text])
+		is_string(text)
+		some step in path
+		is_string(step)
+		squashed(step) in names
+	],
+	[key |
+		walk(value, [path, _])
+		count(path) > 1
+		key := path[count(path) - 1]
+		is_string(key)
+		some step in array.slice(path, 0, count(path) - 1)
+		is_string(step)
+		squashed(step) in names
+	],
+)
+
+squashed(name) := replace(replace(lower(name), "_", ""), "-", "")
+
 # The strings of a call: of its arguments if it is complete, else every string literal of the text as far as
 # the model wrote it, the last one perhaps cut off, and that text itself.
 of_call(call) := strings(call.arguments) if is_object(call.arguments)

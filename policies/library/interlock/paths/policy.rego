@@ -40,11 +40,18 @@ tool_call contains finding if {
 	}
 }
 
-# The strings below an argument that holds a path; all of them while the arguments are not complete, because
+# The strings below an argument that holds a path, keys too; all of them while the arguments are not complete, because
 # which argument a string belongs to is then not known.
 paths contains plain(text) if {
-	names := {name | some name in settings.argument_names}
-	some text in values.under(input.call.arguments, names)
+	names := {values.squashed(name) | some name in settings.argument_names}
+	some listed in values.below(input.call.arguments, names)
+	some text in several(listed)
+}
+
+# A file's URL is a path wherever it stands.
+paths contains plain(text) if {
+	some text in values.of_call(input.call)
+	regex.match(file_url, text)
 }
 
 paths contains plain(text) if {
@@ -53,11 +60,23 @@ paths contains plain(text) if {
 	startswith(text, "/")
 }
 
+# A list of paths in one string.
+several(text) := split(replace(text, ";", ","), ",") if {
+	count(text) < 1000
+	not contains(text, "\n")
+} else := [text]
+
+file_url := `(?is)^[\s"'\x60]*file:(?://localhost)?(.*)$`
+
 # One spelling for what file systems and URL readers take as the same path.
-plain(text) := collapse(collapse(trim_prefix(
-	strings.replace_n({"%2e": ".", "%2E": ".", "%2f": "/", "%2F": "/", "\\": "/"}, trim_space(text)),
-	"file://",
+plain(text) := collapse(collapse(strings.replace_n(
+	{"%2e": ".", "%2E": ".", "%2f": "/", "%2F": "/", "%5c": "/", "%5C": "/", "\\": "/"},
+	replace(trim(local(text), " \t\r\n'\"`"), "%25", "%"),
 )))
+
+local(text) := regex.find_all_string_submatch_n(file_url, text, 1)[0][1] if {
+	regex.match(file_url, text)
+} else := text
 
 collapse(text) := replace(replace(text, "/./", "/"), "//", "/")
 
@@ -65,7 +84,10 @@ outside(path) if startswith(path, "~")
 
 outside(path) if startswith(path, "$")
 
-outside(path) if regex.match(`^[A-Za-z]:/`, path)
+outside(path) if regex.match(`^(?:[A-Za-z]:|%[A-Za-z_]+%)`, path)
+
+# Where it ends is not the same for everybody.
+outside(path) if contains(path, "\u0000")
 
 outside(path) if {
 	startswith(path, "/")
