@@ -49,9 +49,8 @@ class Answering:
         kind = answer.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
         plain = answer.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() in ("", "identity")
         if not 200 <= answer.status < 300:
-            x.ending, x.waiting = "done", None
             self._answers.forget(x)
-            return await copy(request, answer)
+            return await self._copied(request, answer, x)
         if kind == "text/event-stream" and plain:
             return await self._streamed(request, answer, x)
         if kind == "application/json" and plain:
@@ -59,10 +58,16 @@ class Answering:
         x.coverage["answer"] = "unjudged: neither JSON nor an event stream"
         if not self._passes_unjudged:
             raise Refuse("unjudged_answer", "The model server's answer is of a kind that cannot be judged.")
+        return await self._copied(request, answer, x)
+
+    async def _copied(
+        self, request: web.BaseRequest, answer: aiohttp.ClientResponse, x: Exchange
+    ) -> web.StreamResponse:
+        """Pass it on as it comes; a kill breaks it off, since no words of ours would fit in there."""
         x.ending = "done"
 
         def end(problem: Stopping | Killed) -> None:
-            if isinstance(problem, Killed):  # no words of ours would fit in there
+            if isinstance(problem, Killed):
                 x.ending = "cut"
                 cut_off(request)
 

@@ -188,6 +188,7 @@ class DataPlane:
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
+            await self.relay.live.settled()  # what is asked last about an answer is asked of the set it began with
             await reloader.close()
 
         self._stack.push_async_callback(end)

@@ -218,16 +218,28 @@ async def test_a_kill_reaches_a_stream_whose_client_reads_nothing(tmp_path: Path
     assert [record.ending for record in settled(tmp_path)] == ["cut"]
 
 
-async def test_a_kill_breaks_off_an_answer_that_nobody_judges(tmp_path: Path) -> None:
-    gone, started = asyncio.Event(), asyncio.Event()
+@pytest.mark.parametrize("hangs", [False, True])
+@pytest.mark.parametrize(
+    "head",
+    [
+        HEAD.replace(b"text/event-stream", b"text/plain"),
+        HEAD.replace(b"200 OK", b"500 Internal Server Error"),
+        HEAD.replace(b"200 OK", b"429 Too Many Requests").replace(b"text/event-stream", b"application/json"),
+    ],
+)
+async def test_a_kill_breaks_off_an_answer_that_nobody_judges(tmp_path: Path, head: bytes, hangs: bool) -> None:
+    """Of a kind that cannot be judged, or an error, which passes as it is; while it flows, and while nothing comes."""
+    gone, started, broken_off = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def script(_request: bytes, writer: asyncio.StreamWriter) -> None:
-        writer.write(HEAD.replace(b"text/event-stream", b"text/plain"))
+        writer.write(head)
         try:
             while True:
                 writer.write(b"5\r\nword \r\n")
                 await writer.drain()
                 started.set()
+                if hangs:
+                    await broken_off.wait()
                 await asyncio.sleep(0.005)
         except ConnectionError:
             gone.set()
@@ -243,10 +255,11 @@ async def test_a_kill_breaks_off_an_answer_that_nobody_judges(tmp_path: Path) ->
             async with aiohttp.ClientSession(headers={"Authorization": "Bearer operators-only"}) as admin:
                 order = {"operator": "ann", "reason": "enough"}
                 assert (await admin.post(f"{it.admin_url}/v1/all/kill", json=order)).status == 200
-            await gone.wait()
             with suppress(ConnectionError):
                 while await reader.read(65536):
                     pass
+            broken_off.set()
+            await gone.wait()
         writer.close()
         await until(lambda: settled(tmp_path), 20)
     assert [record.ending for record in settled(tmp_path)] == ["cut"]
