@@ -117,11 +117,18 @@ class _Group:
         return _Section(b"\x00".join(texts), starts, passages)
 
 
+_NO_GROUP = _Group([], [], False)
+
+
 class Cut:
     """A text cut at its passages. ``passages`` are numbered from 0, in the order given; where two overlap, the one that
     begins first has what they share. ``rest`` is what stands between them."""
 
     def __init__(self, text: str, passages: Sequence[Mark] = ()) -> None:
+        if not passages:
+            self.rest = _Group([text] if text else [], [None] if text else [], may_be_encoded(text))
+            self.orders = self.doubtful = _NO_GROUP
+            return
         rest: list[str] = []
         sure_ones: tuple[list[str], list[int | None]] = [], []
         doubtful: tuple[list[str], list[int | None]] = [], []

@@ -126,7 +126,7 @@ def _digits(value: float) -> str:
 def values_in(text: str) -> frozenset[bytes]:
     """The links, addresses, hosts, paths and words with digits at the beginning of a text, squeezed."""
     found = islice(_VALUE.finditer(text[:MOST_READ].encode("utf-8", "surrogatepass")), MOST_VALUES_OF_TEXT)
-    tight = [squeezed(value[0].decode("utf-8", "replace")) for value in found]
+    tight = squeezed_parts([value[0].decode("utf-8", "replace") for value in found])
     return frozenset(value for value in tight if len(value) >= SHORTEST_SQUEEZED)
 
 
