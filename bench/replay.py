@@ -47,6 +47,8 @@ from serving.wire.request import ChatRequest
 from serving.wire.vocabulary import Usage
 from tracing.lookup import find_exchanges
 from tracing.metrics import Metrics
+from tracing.records import Decided
+from tracing.segments import read
 
 PATH = "/v1/chat/completions"
 STEPS = 12
@@ -68,10 +70,14 @@ COMMANDS = (
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """Times in seconds of CPU, the least of some runs. ``ratio`` is of replay to bare engine."""
+    """Times in seconds of CPU, the least of some runs. ``ratio`` is of replay to bare engine. ``call_bytes``: what the
+    decisions about ``calls`` take of the journal, ``facts_bytes`` of them for what was found in the history."""
 
     exchanges: int
     journal_bytes: int
+    calls: int
+    call_bytes: int
+    facts_bytes: int
     decisions: int
     replay: float
     bare_engine: float
@@ -228,9 +234,13 @@ async def measure(number: int, seed: int, folder: Path, off: Sequence[str] = (),
     place_of = {x.id: at for at, x in enumerate(find_exchanges(settings.state_dir))}
     examples = [one for (kind, _), some in found.tally.examples.items() if kind == "newly_denied" for one in some]
     newly = {place_of[change.exchange] for change in examples}
+    calls, call_bytes, facts_bytes = _of_calls(settings.state_dir)
     return Seen(
         exchanges=found.tally.exchanges,
         journal_bytes=sum(file.stat().st_size for file in (folder / "then").rglob("*.jsonl")),
+        calls=calls,
+        call_bytes=call_bytes,
+        facts_bytes=facts_bytes,
         decisions=len(documents[0].asked),
         replay=cost,
         bare_engine=bare,
@@ -242,6 +252,18 @@ async def measure(number: int, seed: int, folder: Path, off: Sequence[str] = (),
         refused_by_enforcement=len(after),
         agree=newly | {*before} == {*after} and not newly & {*before},
     )
+
+
+def _of_calls(state: Path) -> tuple[int, int, int]:
+    """How many decisions about calls the journal has, their bytes, and those of the facts from the history."""
+    calls = size = facts = 0
+    for record in (entry.record for entry in read(state)):
+        if isinstance(record, Decided) and record.stage == Stage.TOOL_CALL:
+            without = {name: part for name, part in record.moment.items() if name != "history"}
+            bare = msgspec.structs.replace(record, moment=without)
+            whole = len(msgspec.json.encode(record))
+            calls, size, facts = calls + 1, size + whole, facts + whole - len(msgspec.json.encode(bare))
+    return calls, size, facts
 
 
 def _without_data(settings: Settings) -> Settings:
@@ -275,6 +297,10 @@ def main() -> int:
     else:
         size = f"{seen.journal_bytes / 1e6:.1f} MB of journal"
         print(f"{seen.exchanges} stored exchanges, {size}, {seen.decisions} questions")
+        each = [round(part / max(1, seen.calls)) for part in (seen.call_bytes, seen.facts_bytes)]
+        print(
+            f"a call's decision: {each[0]} bytes, {each[1]} of them for where its values come from ({seen.calls} calls)"
+        )
         print(f"replay {seen.replay:.2f} s, bare engine {seen.bare_engine:.2f} s: ratio {seen.ratio:.2f}")
         print(f"newly denied {seen.newly_denied}, newly allowed {seen.newly_allowed}, unanswerable {seen.unanswerable}")
         words = "the same exchanges" if seen.agree else "OTHER exchanges"
