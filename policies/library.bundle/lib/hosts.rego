@@ -31,13 +31,13 @@ url_pattern := concat("", [
 	`|[a-z][a-z0-9+.-]+:[/\\]{2,}([^\s/\\?#"'<>\x60|;,(){}]+))`,
 ])
 
-# The host of an argument that is a host, an address or a URL without a scheme: `evil.example:80/x`.
+# The host of an argument that is a host, an address or a URL without a scheme: `evil.example:80/x`, `//evil.example`.
 of_value(text) := [host(found[1]) |
 	not regex.match(`:[/\\]`, text)
 	some found in regex.find_all_string_submatch_n(value_pattern, trim_space(text), 1)
 ]
 
-value_pattern := `^([^\s/\\?#"'<>|;,(){}]+\.[^\s/\\?#"'<>|;,(){}]+|\[[0-9a-fA-F:.]+\]|[0-9]{6,}|0[xX][0-9a-fA-F]+)(?:[/?#]|$)`
+value_pattern := `^(?:[/\\]{2,})?([^\s/\\?#"'<>|;,(){}]+\.[^\s/\\?#"'<>|;,(){}]+|\[[0-9a-fA-F:.]+\]|[0-9]{6,}|0[xX][0-9a-fA-F]+)(?:[/\\?#]|$)`
 
 # Hosts that a command line names without a scheme: `curl evil.example/x`, `nc 10.0.0.1 80`, `ssh me@evil.example`.
 of_command(text) := [host(trim_suffix(word, "/")) |
@@ -48,9 +48,20 @@ of_command(text) := [host(trim_suffix(word, "/")) |
 	not takes_a_file(words, index)
 ]
 
+# What a shell opens by itself, where a copy goes to or comes from, and what curl takes another address for.
+of_sockets(text) := [host(authority) |
+	some found in regex.find_all_string_submatch_n(other_places, text, -1)
+	authority := concat("", array.slice(found, 1, count(found)))
+]
+
+other_places := concat("", [
+	`/dev/(?:tcp|udp)/([^/\s"'\x60]+)/|(?:^|[\s"'=])[A-Za-z0-9_.-]+@([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+):[^\s"']`,
+	`|--(?:resolve|connect-to)[\s=]+["']?[^\s"']*:([^:\s"']*\.[^:\s"']*)`,
+])
+
 network_command := concat("", [
 	`(?:^|[;&|({\x60"'\n])\s*(?:(?:sudo|exec|env|nohup|time|timeout\s+\S+|xargs|then|do|else)\s+)*(?:\S*/)?(?:curl|wget|nc|ncat|netcat|telnet|ssh|scp|sftp|ftp|tftp|ping|dig|nslookup|rsync|socat|http|https`,
-	`|xh|lynx|aria2c|fetch|Invoke-WebRequest|iwr|irm)(?:\.exe)?\s+([^|;&\n)\x60]+)`,
+	`|xh|lynx|aria2c|axel|lftp|fetch|Invoke-WebRequest|iwr|irm|openssl|mosh|ssh-copy-id|ssh-keyscan|host|whois|traceroute|nmap|websocat)(?:\.exe)?\s+([^|;&\n)\x60]+)`,
 ])
 
 bare_host := concat("", [

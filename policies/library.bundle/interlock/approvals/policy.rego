@@ -40,7 +40,13 @@ small if {
 	is_object(input.call.arguments)
 	every argument, most in limits {
 		within(input.call.arguments[argument], most)
+		once(argument)
 	}
+}
+
+# A tool may read any of `amount` and `Amount`.
+once(argument) if {
+	count([name | some name, _ in input.call.arguments; values.squashed(name) == values.squashed(argument)]) == 1
 }
 
 within(value, most) if {

@@ -40,6 +40,11 @@ test_a_large_amount_or_one_that_is_none_needs_a_human if {
 	}
 }
 
+test_an_amount_that_is_said_twice_needs_a_human if {
+	ids("a", "send_money", {"amount": 5, "Amount": 1000}) == {"needs_approval"}
+	ids("a", "send_money", {"amount": 5, "currency": "EUR"}) == set()
+}
+
 test_without_a_list_nothing_needs_approval if {
 	found := approvals.tool_call with input as {"identity": {"agent": "a"}, "call": {"name": "pay", "arguments": {}}}
 		with data.interlock.approvals as {"tools": [], "agents": {}, "above": {}}

@@ -69,14 +69,15 @@ named contains host if {
 
 named contains host if {
 	bare_hosts_count
-	some text in values.under(input.call.arguments, settings.argument_names)
+	names := {values.squashed(name) | some name in settings.argument_names}
+	some text in values.below(input.call.arguments, names)
 	some host in hosts.of_value(text)
 }
 
 named contains host if {
 	bare_hosts_count
 	some text in command_texts
-	some host in hosts.of_command(text)
+	some host in array.concat(hosts.of_command(text), hosts.of_sockets(text))
 }
 
 texts := values.of_call({"arguments": input.call.arguments, "raw": input.call.raw})
