@@ -26,9 +26,9 @@ MOST_ENDS = 4
 
 
 class Inside(NamedTuple):
-    """``starts`` matches before all that an expression may begin with; ``least`` is the number of letters and digits
-    of its shortest match, and ``earlier`` matches from a beginning to the end of the last group but one, if there are
-    as many; ``looser`` matches what the expression does and more, with fewer states."""
+    """``starts`` matches the first byte of all that an expression may begin with; ``least`` is the number of letters
+    and digits of its shortest match, and ``earlier`` matches from a beginning to the end of the last group but one, if
+    there are as many; ``looser`` matches what the expression does and more, with fewer states."""
 
     starts: re.Pattern[bytes]
     least: int
@@ -38,15 +38,15 @@ class Inside(NamedTuple):
 
 def inside_of(regex: str) -> Inside | None:
     """What is needed to try an expression at every group. None: it is too wide, or does not begin with a group
-    (``\\b``), or its form is not known."""
+    (``\\b`` and a character), or its form is not known."""
     try:
         shape = shape_of(regex, shortest=False, together=True)
         head = head_of(regex)
     except ShapeError:
         return None
-    if head is None or shape.width is None or shape.width > MOST_WIDE:
+    if head is None or not head.first or shape.width is None or shape.width > MOST_WIDE:
         return None
-    starts = re.compile(rf"\b(?={head.trigger})".encode("ascii"))
+    starts = re.compile(rf"{head.first}(?<=\b{head.first})(?={head.then})".encode("ascii"))
     earlier = re.compile(rb"(?:\W*\w){%d,}(?=\W)" % head.least)
     return Inside(starts, head.least, earlier, regex if BEYOND in shape.trigger else shape.trigger)
 

@@ -82,10 +82,11 @@ def shape_of(regex: str, shortest: bool, together: bool = False) -> Shape:
 
 @dataclass(frozen=True)
 class Head:
-    """What every match begins with: ``trigger`` matches it, in the syntax of Python and over bytes; and ``least``: the
-    letters and digits of the shortest match."""
+    """What every match begins with, in the syntax of Python and over bytes: ``first`` is a class of one byte, or
+    nothing, and ``then`` matches what stands behind it. ``least``: the letters and digits of the shortest match."""
 
-    trigger: str
+    first: str
+    then: str
     least: int
 
 
@@ -96,7 +97,8 @@ def head_of(regex: str) -> Head | None:
     if not len(tree) or tree[0] != (_codes.AT, _codes.AT_BOUNDARY):
         return None
     head, _ = _head(tree, flags)
-    return Head("".join(character.text for character in head), _least(tree, flags, words=True))
+    first = head[0].unit if head else ""
+    return Head(first, "".join(one.text for one in head)[len(first) :], _least(tree, flags, words=True))
 
 
 def _least(items: Iterable[Item], flags: int, words: bool) -> int:
@@ -322,9 +324,15 @@ def _last(items: Sequence[Item], flags: int) -> Character:
 def _head(items: Iterable[Item], flags: int) -> tuple[list[Character], bool]:
     """The characters that every match begins with, as far as each has its place; and whether these are all of it."""
     head: list[Character] = []
-    for operator, argument in items:
+    parts: list[tuple[list[Character], bool]]
+    items = [*items]
+    for place, (operator, argument) in enumerate(items):
         if operator is _codes.AT:
             continue
+        if not head and operator in _REPEATS and argument[:2] == (0, 1):
+            behind = items[place + 1 :]
+            parts = [_head([*argument[2], *behind], flags), _head(behind, flags)]
+            return [_united(both) for both in zip(*(part for part, _ in parts), strict=False)], False
         if operator is _codes.BRANCH:
             parts = [_head(branch, flags) for branch in argument[1]]
         elif operator is _codes.SUBPATTERN:

@@ -282,7 +282,7 @@ def test_many_alternatives_as_one_end_and_begin_wherever_one_of_them_does(branch
     options.encoding = re2.Options.Encoding.LATIN1
     looser = re2.compile(trigger.encode("ascii"), options)
     assert head is not None
-    begins = re2.compile(head.trigger.encode("ascii"), options)
+    begins = re2.compile((head.first + head.then).encode("ascii"), options)
     for start in range(len(data)):
         for end in range(start + 1, len(data) + 1):
             match = expression.match(data, start, end)
