@@ -255,15 +255,18 @@ async def measure(number: int, seed: int, folder: Path, off: Sequence[str] = (),
 
 
 def _of_calls(state: Path) -> tuple[int, int, int]:
-    """How many decisions about calls the journal has, their bytes, and those of the facts from the history."""
-    calls = size = facts = 0
+    """How many calls were decided about, the bytes of these decisions (what only records is often asked later, so a
+    call has two), and those of the facts from the history."""
+    calls: set[tuple[str, str]] = set()
+    size = facts = 0
     for record in (entry.record for entry in read(state)):
         if isinstance(record, Decided) and record.stage == Stage.TOOL_CALL:
             without = {name: part for name, part in record.moment.items() if name != "history"}
             bare = msgspec.structs.replace(record, moment=without)
             whole = len(msgspec.json.encode(record))
-            calls, size, facts = calls + 1, size + whole, facts + whole - len(msgspec.json.encode(bare))
-    return calls, size, facts
+            calls.add((record.exchange, record.surface))
+            size, facts = size + whole, facts + whole - len(msgspec.json.encode(bare))
+    return len(calls), size, facts
 
 
 def _without_data(settings: Settings) -> Settings:
@@ -298,9 +301,8 @@ def main() -> int:
         size = f"{seen.journal_bytes / 1e6:.1f} MB of journal"
         print(f"{seen.exchanges} stored exchanges, {size}, {seen.decisions} questions")
         each = [round(part / max(1, seen.calls)) for part in (seen.call_bytes, seen.facts_bytes)]
-        print(
-            f"a call's decision: {each[0]} bytes, {each[1]} of them for where its values come from ({seen.calls} calls)"
-        )
+        facts = f"{each[1]} of them for where its values come from"
+        print(f"a call's decisions: {each[0]} bytes of journal, {facts} ({seen.calls} calls)")
         print(f"replay {seen.replay:.2f} s, bare engine {seen.bare_engine:.2f} s: ratio {seen.ratio:.2f}")
         print(f"newly denied {seen.newly_denied}, newly allowed {seen.newly_allowed}, unanswerable {seen.unanswerable}")
         words = "the same exchanges" if seen.agree else "OTHER exchanges"
