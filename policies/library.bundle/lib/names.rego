@@ -8,7 +8,7 @@ package interlock.lib.names
 listed(name, patterns) if {
 	is_string(name)
 	some pattern in patterns
-	matches(lower(name), lower(pattern))
+	matches(trim(lower(name), " \t\r\n"), lower(pattern))
 }
 
 matches(name, pattern) if name == pattern

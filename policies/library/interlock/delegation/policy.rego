@@ -46,6 +46,8 @@ tool_call contains finding if {
 
 delegates(name) if names.listed(name, settings.tools)
 
+delegates(name) if names.listed(values.squashed(name), [values.squashed(tool) | some tool in settings.tools])
+
 # Every agent that the call names is on the list, and it names one.
 to_one_of(allowed) if "*" in allowed
 
@@ -57,7 +59,14 @@ to_one_of(allowed) if {
 }
 
 named contains name if {
-	some name in values.under(input.call.arguments, settings.argument_names)
+	argument_names := {values.squashed(argument) | some argument in settings.argument_names}
+	walk(input.call.arguments, [path, name])
+	is_string(name)
+	some step in path
+	is_string(step)
+	values.squashed(step) in argument_names
 }
 
 named contains trim_prefix(lower(input.call.name), "transfer_to_") if startswith(lower(input.call.name), "transfer_to_")
+
+named contains trim_prefix(lower(input.call.name), "transferto") if startswith(lower(input.call.name), "transferto")

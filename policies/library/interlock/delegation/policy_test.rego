@@ -46,3 +46,13 @@ test_a_call_that_names_nobody_is_not_to_one_of_the_list if {
 		of("lead", "task", arguments, []) == {"delegate_not_allowed"}
 	}
 }
+
+test_other_spellings_are_the_same if {
+	every name in ["spawnAgent", "spawn-agent", "callAgentNow", "Task"] {
+		of("lead", name, {"agent": "root"}, []) == {"delegate_not_allowed"}
+	}
+	of("lead", "task", {"agent": "tester", "subAgentType": "root"}, []) == {"delegate_not_allowed"}
+	of("lead", "transferToRoot", {}, []) == {"delegate_not_allowed"}
+	of("lead", "transferToTester", {}, []) == set()
+	of("lead", "task", {"agent": {"name": "tester"}}, []) == set()
+}

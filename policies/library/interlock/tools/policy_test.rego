@@ -70,3 +70,8 @@ test_only_a_star_stands_for_other_characters if {
 		of({"agent": "ci"}, name, {}, settings) == set()
 	}
 }
+
+test_white_space_around_a_name_does_not_matter if {
+	of({"agent": "x"}, "format_disk ", {}, given) == of({"agent": "x"}, "format_disk", {}, given)
+	"tool_forbidden" in of({"agent": "x"}, "\tformat_disk\n", {}, given)
+}
