@@ -21,11 +21,11 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from policies.known import KnownTexts, candidates
-from policies.orders import Passage
-from policies.provenance import Background
-from policies.replaced import Shown
-from policies.seen import NO_SETTINGS
+from policies.facts.known import KnownTexts, candidates
+from policies.facts.orders import Passage
+from policies.facts.provenance import Background
+from policies.facts.replaced import Shown
+from policies.facts.seen import NO_SETTINGS
 from proxy.efficacy.cases import cases
 from serving.wire.request import SentCall, SentMessage, SentTool
 

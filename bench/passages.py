@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 import re2
 
 from bench.facts import _history, _prose, _record
-from policies.known import DOUBTFUL
-from policies.orders import Detector
+from policies.facts.known import DOUBTFUL
+from policies.facts.orders import Detector
 
 SIZE = 1_000_000
 RUNS = 5

@@ -13,7 +13,10 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal, Protocol
 
-from policies.argument_faults import argument_faults
+from policies.facts.argument_faults import argument_faults
+from policies.facts.provenance import Facts
+from policies.facts.seen import NO_SETTINGS, ToolTable, is_result
+from policies.facts.tool_digests import digest_of
 from policies.model import (
     BudgetFacts,
     CallFacts,
@@ -31,9 +34,6 @@ from policies.model import (
     Stage,
     SurfaceFacts,
 )
-from policies.provenance import Facts
-from policies.seen import NO_SETTINGS, ToolTable, is_result
-from policies.tool_digests import digest_of
 from serving.wire.dialect import Api
 from serving.wire.request import ChatRequest, SentMessage, SentTool
 from serving.wire.strict import NotStrict, read_arguments
@@ -46,7 +46,7 @@ FROM_THE_WIRE = frozenset({"id", "name", "index", "choice", "arguments", "raw", 
 """The fields of a call that follow from what was sent."""
 
 FROM_THE_HISTORY = ("provenance", "unplaced", "named")
-"""Those that :class:`policies.provenance.Background` makes again from the messages, the tools and the call."""
+"""Those that :class:`policies.facts.provenance.Background` makes again from the messages, the tools and the call."""
 
 HISTORY_FIELDS = (*(f"call.{name}" for name in FROM_THE_HISTORY), "request.orders")
 """What an input says that follows from all messages of the request, as dotted fields."""
@@ -173,7 +173,7 @@ def call_facts(
 ) -> CallFacts:
     """A call as policies see it. ``arguments``: as :func:`object_of` reads them; ``tools``: what the request offers,
     with their schemas; ``compared``: a policy reads what does not fit them; ``facts``: where its values are from
-    (``policies.provenance``), if a policy reads that."""
+    (``policies.facts.provenance``), if a policy reads that."""
     tool = next((tool for tool in tools if tool.name == call.name), None)
     return CallFacts(
         id=call.id,
@@ -222,7 +222,8 @@ def only_then(
     """What of an input cannot be had again from the exchange's own record, as plain data: part → value. Parts that no
     policy was shown are not there; those that are known to be empty are. ``named``: the fields of a call that a policy
     asks for by name, which are there also where there is nothing to say. ``recent``: a policy reads the run's recent
-    calls. ``note``: what was found in the history (``policies.recorded_facts``), which can be had again, at a price."""
+    calls. ``note``: what was found in the history (``policies.facts.recorded_facts``), which can be had again, at a
+    price."""
     kept: dict[str, Any] = {}
     stage = question.stage
     if question.run is not NO_RUN:

@@ -21,8 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from policies.facts.sinks import SinkValue
 from policies.model import Decision
-from policies.sinks import SinkValue
 from proxy.exchange import Exchange
 from proxy.random_ids import random_hex
 from proxy.recorder import Recorder

@@ -12,13 +12,13 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from policies.known import KnownTexts, candidates
+from policies.facts.known import KnownTexts, candidates
+from policies.facts.orders import GIVES_ORDERS, Passage, shipped_detector
+from policies.facts.provenance import Background, Facts, certain_orders
+from policies.facts.recorded_facts import noted
+from policies.facts.replaced import ShownRuns
+from policies.facts.seen import ToolTable, is_result, pieces_of
 from policies.model import Mode, OrderPassage, Stage
-from policies.orders import GIVES_ORDERS, Passage, shipped_detector
-from policies.provenance import Background, Facts, certain_orders
-from policies.recorded_facts import noted
-from policies.replaced import ShownRuns
-from policies.seen import ToolTable, is_result, pieces_of
 from policies.service import PolicySet
 from policies.text_rules import names_field, reads_field
 from proxy.exchange import Exchange

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Set
 from functools import partial
 
+from policies.facts.provenance import Facts
 from policies.inputs import OF_THE_MOMENT, decision_input, only_then
 from policies.model import (
     Action,
@@ -24,7 +25,6 @@ from policies.model import (
     Stage,
     SurfaceFacts,
 )
-from policies.provenance import Facts
 from policies.redaction import CHANGES
 from policies.service import PolicySet
 from proxy.backgrounds import Backgrounds

@@ -14,6 +14,10 @@ from functools import partial
 from typing import Any
 
 from policies.answer_redaction import splices
+from policies.facts.provenance import Facts
+from policies.facts.seen import tools_of_results
+from policies.facts.sinks import sink_values
+from policies.facts.tool_digests import digests
 from policies.inputs import call_facts, object_of, text_facts
 from policies.model import (
     Action,
@@ -24,14 +28,10 @@ from policies.model import (
     Signal,
     Stage,
 )
-from policies.provenance import Facts
 from policies.redaction import CHANGES, CannotRedact, changes_of
-from policies.seen import tools_of_results
 from policies.service import PolicySet
 from policies.signals import signals_of_hits
-from policies.sinks import sink_values
 from policies.text_rules import STAGE_OF
-from policies.tool_digests import digests
 from proxy.approvals import Approvals
 from proxy.backgrounds import CALL_FACTS, ORDERS, Backgrounds, Histories
 from proxy.call_logprobs import call_logprobs

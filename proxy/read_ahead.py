@@ -1,9 +1,9 @@
 """Results of tools are read while the model works, so that a call does not wait for it.
 
 What orders stand in a result, and its text as values are looked for in it, is a function of the text alone
-(``policies.known``): whether it was worked out before the call came or when it came changes nothing but the time that
-the call waits. One thread reads, so that nobody's results keep the event loop from its work more than one thread can.
-Where more waits than :data:`MOST_WAITING`, or what was read is forgotten, a text is read when its call comes.
+(``policies.facts.known``): whether it was worked out before the call came or when it came changes nothing but the time
+that the call waits. One thread reads, so that nobody's results keep the event loop from its work more than one thread
+can. Where more waits than :data:`MOST_WAITING`, or what was read is forgotten, a text is read when its call comes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from policies.known import KnownTexts
+from policies.facts.known import KnownTexts
 
 SHORT = 2048
 """Characters of an exchange's new results that are read in a moment, when a call comes."""

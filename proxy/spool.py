@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from policies.naming import READ
+from policies.facts.naming import READ
 from serving.wire.request import ChatRequest, SentMessage, SentTool
 
 IN_MEMORY = 32 * 1024

@@ -94,7 +94,7 @@ class Decided(Record, frozen=True, tag="decided"):
     """A decision: of a stage, with what fired. ``decision`` is the decision model as plain data. ``exposed``: bytes of
     what was found in a flowing text that had left for the client before it could be stopped. ``moment``: what of the
     input was known at that moment alone, part → value (``policies.inputs.only_then``), and what was found in the
-    history (``policies.recorded_facts``); ``altered`` names its parts that are masked or cut off. ``masked`` are
+    history (``policies.facts.recorded_facts``); ``altered`` names its parts that are masked or cut off. ``masked`` are
     commitments (hex) to the words that it took out of a text of the answer. With the rule :data:`UNRECORDED` it is no
     answer of policies: it stands beside one that could not be brought to disk in time, and says that the answer was
     stopped instead."""

@@ -1,4 +1,4 @@
-"""Fit the weights of ``policies/orders.yaml`` to the sentences of ``texts.yaml``.
+"""Fit the weights of ``policies/facts/orders.yaml`` to the sentences of ``texts.yaml``.
 
     python -m bench.orders            # prints what is found, at the weights as they are
     python -m bench.orders fit        # fits the weights and writes them
@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from policies.orders import GIVES_ORDERS, Detector
+from policies.facts.orders import GIVES_ORDERS, Detector
 
 TEXTS = Path(__file__).with_name("texts.yaml")
 WEIGHTS = Path(__file__).parents[2] / "policies" / "orders.yaml"

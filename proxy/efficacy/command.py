@@ -14,7 +14,7 @@ from rich.table import Table
 
 from checks.verdict import CheckFailed
 from policies.bundle import Bundle, BundleError
-from policies.seen import NO_SETTINGS, ToolTable
+from policies.facts.seen import NO_SETTINGS, ToolTable
 from proxy.efficacy.cases import Case, CaseError, cases
 from proxy.efficacy.gaps import WHAT
 from proxy.efficacy.judging import Scorer, Verdict, injection_policies

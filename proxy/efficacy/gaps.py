@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from policies.facts.orders import GIVES_ORDERS
 from policies.model import CallNamed, OrderPassage
-from policies.orders import GIVES_ORDERS
 
 WHAT = {
     "nothing reads as an order": "no passage of a result looks like an order, not even a doubtful one",

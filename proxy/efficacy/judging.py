@@ -10,11 +10,11 @@ import msgspec
 
 from policies.bundle import Bundle, PolicyEntry
 from policies.engines.embedded import EmbeddedEngine
+from policies.facts.orders import GIVES_ORDERS
+from policies.facts.provenance import Background
+from policies.facts.seen import NO_SETTINGS, ToolTable, tools_of_results
 from policies.inputs import call_facts, decision_input, object_of
 from policies.model import CallFacts, Mode, OrderPassage, RunFacts, Stage
-from policies.orders import GIVES_ORDERS
-from policies.provenance import Background
-from policies.seen import NO_SETTINGS, ToolTable, tools_of_results
 from policies.service import PolicySet
 from proxy.efficacy.cases import Case
 from proxy.efficacy.gaps import gap_of

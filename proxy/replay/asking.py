@@ -13,13 +13,13 @@ from typing import Any
 import msgspec
 from pydantic import ValidationError
 
+from policies.facts.known import MOST_BYTES, KnownTexts
+from policies.facts.orders import GIVES_ORDERS
+from policies.facts.provenance import Background, Facts, certain_orders
+from policies.facts.recorded_facts import Note, facts_of, found_as_now, orders_of, read_note, tell, was_replaced
+from policies.facts.seen import NO_SETTINGS, ToolTable, pieces_of
 from policies.inputs import HISTORY_FIELDS
-from policies.known import MOST_BYTES, KnownTexts
 from policies.model import TEXT_STAGES, Decision, Finding, OrderPassage, RunFacts, Stage
-from policies.orders import GIVES_ORDERS
-from policies.provenance import Background, Facts, certain_orders
-from policies.recorded_facts import Note, facts_of, found_as_now, orders_of, read_note, tell, was_replaced
-from policies.seen import NO_SETTINGS, ToolTable, pieces_of
 from proxy.replay.stored import REPLACED, Stored
 from tracing.records import Decided
 

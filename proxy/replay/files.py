@@ -24,8 +24,8 @@ from typing import Any
 import msgspec
 from pydantic import ValidationError
 
+from policies.facts.seen import tools_of_results
 from policies.model import BudgetFacts, CheckFact, RunFacts, Stage
-from policies.seen import tools_of_results
 from proxy.call_logprobs import call_logprobs
 from proxy.exchange import Seen
 from proxy.replay.followed import NotOneRun, followed

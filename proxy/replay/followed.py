@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.tool_digests import digests
+from policies.facts.tool_digests import digests
 from proxy.runs import RunBook, Sighting
 from serving.settings import BreakerSettings
 from serving.wire.dialect import WholeAnswer

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from policies.answer_redaction import mask_arguments, masks_of_response, masks_of_text
+from policies.facts.seen import NO_SETTINGS, ToolTable
 from policies.inputs import HISTORY_FIELDS, OF_THE_MOMENT, call_facts, decision_input, object_of, text_facts
 from policies.model import (
     Action,
@@ -26,7 +27,6 @@ from policies.model import (
     Stage,
 )
 from policies.redaction import CHANGES, CannotRedact, changes_of
-from policies.seen import NO_SETTINGS, ToolTable
 from policies.service import PolicySet
 from policies.signals import signals_of_hits
 from policies.text_rules import STAGE_OF, names_field

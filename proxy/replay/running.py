@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from policies.bundle import Bundle
 from policies.engines.base import Engine
 from policies.engines.embedded import EmbeddedEngine
+from policies.facts.seen import ToolTable
 from policies.model import Mode
 from policies.modes import unknown_policies
 from policies.rollout import Exempt, Rollout
-from policies.seen import ToolTable
 from policies.service import PolicySet, with_settings
 from proxy.replay.asking import Histories
 from proxy.replay.judging import Rejudge, Said

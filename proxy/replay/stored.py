@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
+from policies.facts.seen import tools_of_results
 from policies.inputs import HISTORY_FIELDS
 from policies.model import RunFacts
-from policies.seen import tools_of_results
 from serving.wire.dialect import Api
 from serving.wire.request import ChatRequest, SentCall, SentMessage, SentTool
 from serving.wire.vocabulary import ToolCall

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.argument_faults import MOST_FAULTS, MOST_STEPS, argument_faults
+from policies.facts.argument_faults import MOST_FAULTS, MOST_STEPS, argument_faults
 
 CITY = {
     "type": "object",

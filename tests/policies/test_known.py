@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.known import KnownTexts
-from policies.orders import Passage
-from policies.provenance import MOST_PASSAGES, Background
-from policies.seen import NO_SETTINGS
-from policies.value_forms import decoded_squeezed, may_be_encoded, squeezed, squeezed_parts
+from policies.facts.known import KnownTexts
+from policies.facts.orders import Passage
+from policies.facts.provenance import MOST_PASSAGES, Background
+from policies.facts.seen import NO_SETTINGS
+from policies.facts.value_forms import decoded_squeezed, may_be_encoded, squeezed, squeezed_parts
 from serving.wire.request import SentCall, SentMessage, SentTool
 
 TOOLS = (SentTool("send_mail", "Send a mail to somebody."), SentTool("read_mail", "Read the user's mail."))

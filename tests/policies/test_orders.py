@@ -12,10 +12,10 @@ import re2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import order_heads, sentences
-from policies.order_features import Features
-from policies.order_heads import Heads
-from policies.orders import _CALL, _ENCODED, GIVES_ORDERS, most_weighed, passages, shipped_detector
+from policies.facts import order_heads, sentences
+from policies.facts.order_features import Features
+from policies.facts.order_heads import Heads
+from policies.facts.orders import _CALL, _ENCODED, GIVES_ORDERS, most_weighed, passages, shipped_detector
 from serving.plain import decoded_parts
 
 ORDERS = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from policies.orders import passages, shipped_detector
+from policies.facts.orders import passages, shipped_detector
 
 SENTENCES: dict[str, dict[str, list[str]]] = yaml.safe_load(
     Path(__file__).with_name("orders_abroad.yaml").read_text("utf-8")

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.known import KnownTexts
-from policies.literals import MOST_HITS, find_all
+from policies.facts.known import KnownTexts
+from policies.facts.literals import MOST_HITS, find_all
+from policies.facts.orders import Passage
+from policies.facts.provenance import MOST_VALUES, Background
+from policies.facts.seen import ToolTable, pieces_of
+from policies.facts.sinks import sink_values
+from policies.facts.value_forms import MOST_SPANS, spans
 from policies.model import Origin, ValueProvenance
-from policies.orders import Passage
-from policies.provenance import MOST_VALUES, Background
-from policies.seen import ToolTable, pieces_of
-from policies.sinks import sink_values
-from policies.value_forms import MOST_SPANS, spans
 from serving.settings import ToolSettings
 from serving.wire.request import SentCall, SentMessage, SentTool
 

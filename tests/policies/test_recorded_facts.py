@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies import recorded_facts
-from policies.known import KnownTexts
+from policies.facts import recorded_facts
+from policies.facts.known import KnownTexts
+from policies.facts.orders import Passage
+from policies.facts.provenance import MOST_PASSAGES, Background
+from policies.facts.recorded_facts import Note, facts_of, noted, orders_of, read_note, tell
+from policies.facts.seen import NO_SETTINGS, ToolTable
 from policies.model import DecisionInput, Identity, RequestFacts, RunFacts, Stage
-from policies.orders import Passage
 from policies.projection import Orders, document_of, include_of
-from policies.provenance import MOST_PASSAGES, Background
-from policies.recorded_facts import Note, facts_of, noted, orders_of, read_note, tell
-from policies.seen import NO_SETTINGS, ToolTable
 from serving.settings import ToolSettings
 from serving.wire.request import SentMessage
 from tests.policies.test_known import PIECES, TOOLS, WORDS, bracketed, turn

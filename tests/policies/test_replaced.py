@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from policies import replaced
-from policies.known import KnownTexts
+from policies.facts import replaced
+from policies.facts.known import KnownTexts
+from policies.facts.provenance import Background, Facts
+from policies.facts.replaced import Shown, ShownRuns
+from policies.facts.seen import ToolTable
 from policies.model import ValueProvenance
-from policies.provenance import Background, Facts
-from policies.replaced import Shown, ShownRuns
-from policies.seen import ToolTable
 from serving.settings import ToolSettings
 from serving.wire.request import SentCall, SentMessage
 from tests.policies.test_provenance import TOOLS, marked, result, user

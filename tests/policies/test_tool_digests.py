@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from policies.tool_digests import digest_of, digests
+from policies.facts.tool_digests import digest_of, digests
 from serving.wire.request import SentTool
 
 SCHEMA: dict[str, Any] = {

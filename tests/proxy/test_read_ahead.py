@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from policies.known import KnownTexts
-from policies.orders import Passage
+from policies.facts.known import KnownTexts
+from policies.facts.orders import Passage
 from proxy import read_ahead
 from proxy.read_ahead import SHORT, ReadAhead
 from tests.support.served import until

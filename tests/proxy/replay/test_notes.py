@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import policies.provenance
+import policies.facts.provenance
 from bench.replay import judged
 from policies.bundle import Bundle
 from policies.rollout import Rollout
@@ -48,13 +48,13 @@ async def test_the_record_gives_what_looking_again_gives(
     settings = Settings.model_validate({"state_dir": tmp_path, "tracing": {"capture": "full", "fsync": False}})
     await judged(NUMBER, 5, Sets(bundle, settings, rollout=Rollout.of_modes({})).of("", None), settings)
     looked_at: list[object] = []
-    facts = policies.provenance.Background.facts
+    facts = policies.facts.provenance.Background.facts
 
-    def counting(self: policies.provenance.Background, *rest: object) -> object:
+    def counting(self: policies.facts.provenance.Background, *rest: object) -> object:
         looked_at.append(rest)
         return facts(self, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(policies.provenance.Background, "facts", counting)
+    monkeypatch.setattr(policies.facts.provenance.Background, "facts", counting)
     taken = await said(tmp_path, Sets(bundle, settings))
     assert not looked_at
     monkeypatch.setattr(Histories, "notes", lambda self, x: {})

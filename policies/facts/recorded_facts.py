@@ -21,21 +21,21 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from policies.known import KnownTexts
+from policies.facts.known import KnownTexts
+from policies.facts.orders import Passage
+from policies.facts.provenance import MOST_PASSAGES, Background, Facts
+from policies.facts.seen import ToolTable, pieces_of
 from policies.model import CallMismatch, CallNamed, OrderPassage, UnplacedValue, ValueProvenance
-from policies.orders import Passage
 from policies.projection import Orders
-from policies.provenance import MOST_PASSAGES, Background, Facts
-from policies.seen import ToolTable, pieces_of
 from serving.wire.request import SentMessage
 
-_ROOT = Path(__file__).parent.parent
-_SOURCES = ("policies/*.py", "policies/*.yaml", "serving/*.py", "serving/wire/request.py")
+_ROOT = Path(__file__).parents[2]
+_SOURCES = ("policies/*.py", "policies/facts/*.py", "policies/facts/*.yaml", "serving/*.py", "serving/wire/request.py")
 _LIBRARIES = ("google-re2", "hyperscan", "pydantic")
 
 
 class _Call(BaseModel):
-    """What is known of the call, as :class:`policies.provenance.Facts`."""
+    """What is known of the call, as :class:`policies.facts.provenance.Facts`."""
 
     provenance: list[ValueProvenance] = []
     unplaced: list[UnplacedValue] = []
@@ -137,8 +137,8 @@ def tell(note: Note, messages: Sequence[SentMessage], texts: KnownTexts) -> None
 def orders_of(
     note: Note, messages: Sequence[SentMessage], table: ToolTable, texts: KnownTexts
 ) -> Sequence[OrderPassage] | None:
-    """The passages of a history that give orders, as :class:`policies.provenance.Background` has them; None if not all
-    of them count."""
+    """The passages of a history that give orders, as :class:`policies.facts.provenance.Background` has them; None if
+    not all of them count."""
     found: list[OrderPassage] = []
     written: list[bytes] = []
     asked = frozenset(note.asked)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import yaml
 
-from policies.value_forms import squeezed
+from policies.facts.value_forms import squeezed
 from serving.wire.request import SentTool
 
 NAMES = 1.6

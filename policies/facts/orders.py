@@ -30,10 +30,10 @@ from typing import NamedTuple
 import re2
 import yaml
 
-from policies.order_features import Features
-from policies.order_heads import Heads
-from policies.order_surroundings import AROUND, related, standing
-from policies.sentences import FIELD, Sentence, Sentences
+from policies.facts.order_features import Features
+from policies.facts.order_heads import Heads
+from policies.facts.order_surroundings import AROUND, related, standing
+from policies.facts.sentences import FIELD, Sentence, Sentences
 from serving.block_scan import BlockScan
 from serving.plain import ENCODED, decoded_parts, plain
 

@@ -12,8 +12,8 @@ listed in ``unplaced``, as are values that are too short to say anything. Sinks 
 
 What cannot be seen: a value that was put into other words, or made out of several; and whose words a summary repeats.
 In a history that a client has shortened, where a tool's result is gone and its text stands in a message of the user or
-the model, a value has the origin that it has there, and those that it had (``policies.replaced``), as far as the run
-remembers them.
+the model, a value has the origin that it has there, and those that it had (``policies.facts.replaced``), as far as the
+run remembers them.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from policies.known import NOTHING, KnownText, KnownTexts, surely
-from policies.mismatch import conceals, refuses
+from policies.facts.known import NOTHING, KnownText, KnownTexts, surely
+from policies.facts.mismatch import conceals, refuses
+from policies.facts.naming import ASKS, NAMES, tool_names
+from policies.facts.orders import GIVES_ORDERS, Passage
+from policies.facts.places import Cut, Places
+from policies.facts.replaced import Gone, Shown
+from policies.facts.seen import OWN, TOLD, Piece, Source, ToolTable, calls_of_results, pieces_of
+from policies.facts.sinks import sink_of
+from policies.facts.value_forms import SHORTEST, leaves, squeezed
+from policies.facts.value_search import ValueSearch
 from policies.model import CallMismatch, CallNamed, OrderedBy, OrderPassage, UnplacedValue, ValueProvenance
-from policies.naming import ASKS, NAMES, tool_names
-from policies.orders import GIVES_ORDERS, Passage
-from policies.places import Cut, Places
-from policies.replaced import Gone, Shown
-from policies.seen import OWN, TOLD, Piece, Source, ToolTable, calls_of_results, pieces_of
-from policies.sinks import sink_of
-from policies.value_forms import SHORTEST, leaves, squeezed
-from policies.value_search import ValueSearch
 from serving.wire.request import SentCall, SentMessage, SentTool
 
 MOST_VALUES = 2048
@@ -57,7 +57,7 @@ class Facts(NamedTuple):
     named: CallNamed
     mismatch: CallMismatch
     note: dict[str, Any] | None = None
-    """What is put on record of them (``policies.recorded_facts``)."""
+    """What is put on record of them (``policies.facts.recorded_facts``)."""
 
 
 class Background:

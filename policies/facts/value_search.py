@@ -5,7 +5,7 @@
     search.values, search.unplaced
 
 First all values are looked for as a whole, then those that stand nowhere, span by span. The history is read once for
-each of the two, however many values there are (``policies.places``).
+each of the two, however many values there are (``policies.facts.places``).
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from policies.model import Origin, Sink, ValueProvenance
-from policies.places import Needle, Places, Stretch
-from policies.seen import OWN, TOLD
-from policies.value_forms import (
+from policies.facts.places import Needle, Places, Stretch
+from policies.facts.seen import OWN, TOLD
+from policies.facts.value_forms import (
     SHORTEST,
     SHORTEST_SQUEEZED,
     Leaf,
@@ -30,6 +29,7 @@ from policies.value_forms import (
     spans,
     squeezed,
 )
+from policies.model import Origin, Sink, ValueProvenance
 
 MOST_NEEDLES = 4096
 """Texts that are looked for, for one call: each value and each span has a few forms."""

@@ -29,10 +29,10 @@ from itertools import islice
 from typing import NamedTuple
 from zlib import crc32
 
-from policies.known import KnownText
-from policies.orders import GIVES_ORDERS
-from policies.seen import Piece
-from policies.value_forms import SHORTEST_SQUEEZED, squeezed
+from policies.facts.known import KnownText
+from policies.facts.orders import GIVES_ORDERS
+from policies.facts.seen import Piece
+from policies.facts.value_forms import SHORTEST_SQUEEZED, squeezed
 
 MOST_BYTES = 16 * 1024 * 1024
 """Of all runs together."""

@@ -22,12 +22,12 @@ from zlib import crc32
 
 from pydantic import TypeAdapter
 
+from policies.facts.naming import ToolNames, delegates
+from policies.facts.orders import GIVES_ORDERS, Passage, passages
+from policies.facts.places import Cut
+from policies.facts.seen import Piece
+from policies.facts.value_forms import squeezed, values_in
 from policies.model import OrderPassage, Trust
-from policies.naming import ToolNames, delegates
-from policies.orders import GIVES_ORDERS, Passage, passages
-from policies.places import Cut
-from policies.seen import Piece
-from policies.value_forms import squeezed, values_in
 
 DOUBTFUL = 0.05
 """From this score on a passage is held against a call: that it names the call may settle what it is."""

@@ -17,9 +17,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from policies.literals import Hits, find_all
-from policies.seen import Piece
-from policies.value_forms import decoded_squeezed, may_be_encoded, squeezed_parts
+from policies.facts.literals import Hits, find_all
+from policies.facts.seen import Piece
+from policies.facts.value_forms import decoded_squeezed, may_be_encoded, squeezed_parts
 
 MOST_PLACES = 24
 """Stretches of one shelf in which a text is reported."""

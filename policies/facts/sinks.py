@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from policies.facts.seen import ToolTable
+from policies.facts.value_forms import Leaf, leaves
 from policies.model import Sink
-from policies.seen import ToolTable
-from policies.value_forms import Leaf, leaves
 
 MOST_VALUES = 4096
 """Values of one call that are looked at."""

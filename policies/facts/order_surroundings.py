@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from operator import itemgetter
 
-from policies.sentences import FIELD, LINE, STOP, TEXT, Sentence
+from policies.facts.sentences import FIELD, LINE, STOP, TEXT, Sentence
 
 AROUND = 500
 """Characters on each side that a sentence is compared with."""
