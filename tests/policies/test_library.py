@@ -234,5 +234,12 @@ def test_only_shell_and_secrets_are_enforced_without_settings(policies: PolicySe
     assert policies.reads(Stage.REQUEST) == frozenset()
 
 
+def test_no_shipped_policy_reads_all_of_a_call(policies: PolicySet) -> None:
+    """Who reads all of it reads the tools' schemas too, which then wait in memory for every answer's end."""
+    reading = dict(policies.asked(Stage.TOOL_CALL))
+    assert "interlock.paths" in reading
+    assert [name for name, reads in reading.items() if reads & {"call", "request", "*"}] == []
+
+
 def test_the_shipped_sets_are_secrets_and_pii() -> None:
     assert [patterns.name for patterns in shipped_patterns()] == ["secrets", "pii"]

@@ -50,7 +50,7 @@ paths contains plain(text) if {
 
 # A file's URL is a path wherever it stands.
 paths contains plain(text) if {
-	some text in values.of_call(input.call)
+	some text in values.of_call({"arguments": input.call.arguments, "raw": input.call.raw})
 	regex.match(file_url, text)
 }
 
