@@ -57,18 +57,25 @@ def _prose(chance: random.Random) -> str:
     return " ".join(chance.choice(_WORDS) for _ in range(12)).capitalize() + ". "
 
 
+ASKS = SentMessage("user", "Find my order and send the total to bob@example.com")
+
+
+def _result(number: int, text: str) -> list[SentMessage]:
+    """A call and its result."""
+    call = SentCall(f"c{number}", "get_order", '{"id": 1}')
+    return [SentMessage("assistant", "", calls=(call,)), SentMessage("tool", text, tool_call_id=call.id)]
+
+
 def _history(size: int, piece: Callable[[int, random.Random], str], role: str = "tool") -> list[SentMessage]:
     chance = random.Random(size)
-    messages = [SentMessage("user", "Find my order and send the total to bob@example.com")]
+    messages = [ASKS]
     number = 0
     while size > 0:
         text = ""
         while len(text) < min(8192, size):
             text += piece(number, chance)
             number += 1
-        if role == "tool":
-            messages.append(SentMessage("assistant", "", calls=(SentCall(f"c{number}", "get_order", '{"id": 1}'),)))
-        messages.append(SentMessage(role, text, tool_call_id=f"c{number}"))
+        messages += _result(number, text) if role == "tool" else [SentMessage(role, text)]
         size -= len(text)
     return messages
 
@@ -100,7 +107,8 @@ def _measure(name: str, messages: list[SentMessage], call: dict[str, Any]) -> No
     same, run = texts(), Shown()
     found, first = _least(find), _least(lambda: facts(texts(), Shown()))
     facts(same, run)
-    print(f"{name:<28} {size:>10,} {found:>12.1f} {first:>12.1f} {_least(lambda: facts(same, run)):>12.1f}")
+    then = _least(lambda: facts(same, run))
+    print(f"{name:<20} {len(messages):>8,} {size:>10,} {found:>12.1f} {first:>12.1f} {then:>12.1f}")
 
 
 def _of_file(path: Path) -> None:
@@ -110,20 +118,19 @@ def _of_file(path: Path) -> None:
         results.update((message.text, None) for message in case.request.messages if message.role == "tool")
     for source, results in sorted(sources.items()):
         texts = cycle(results)
-        messages = [SentMessage("user", "Find my order and send the total to bob@example.com")]
+        messages = [ASKS]
         left = 1_000_000 if any(results) else 0
         while left > 0:
             number = len(messages)
             text = f"{next(texts)} {number}"
-            messages.append(SentMessage("assistant", "", calls=(SentCall(f"c{number}", "get_order", '{"id": 1}'),)))
-            messages.append(SentMessage("tool", text, tool_call_id=f"c{number}"))
+            messages += _result(number, text)
             left -= len(text)
         if len(messages) > 1:
             _measure(source, messages, _CALL)
 
 
 def main() -> None:
-    print(f"{'history':<28} {'characters':>10} {'orders, ms':>12} {'facts, ms':>12} {'then, ms':>12}")
+    print(f"{'history':<20} {'messages':>8} {'characters':>10} {'orders, ms':>12} {'facts, ms':>12} {'then, ms':>12}")
     if len(sys.argv) > 1:
         _of_file(Path(sys.argv[1]))
         return
